@@ -1,0 +1,18 @@
+//! The API server: one pipeline for every kind, one store behind it.
+
+pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod cache;
+pub mod codec;
+pub mod discovery;
+pub mod http;
+pub mod kinds;
+pub mod node;
+pub mod openapi;
+pub mod patch;
+pub mod pki;
+pub mod registry;
+pub mod schema;
+pub mod server;
+pub mod store;

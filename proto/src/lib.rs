@@ -1,0 +1,11 @@
+//! What two components must agree on, and nothing else: the kind table, metadata, quantities,
+//! selectors, time, Status errors and the CRI messages. Anyone may use it; no I/O may happen here.
+
+pub mod kind;
+pub mod meta;
+pub mod quantity;
+pub mod selector;
+pub mod status;
+pub mod time;
+pub mod user;
+pub mod view;

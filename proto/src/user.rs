@@ -1,0 +1,17 @@
+//! Who asks.
+
+/// An authenticated identity. In one process it travels as a request extension; over the wire it
+/// comes from a certificate (CN, O) or a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: String,
+    pub groups: Vec<String>,
+}
+
+impl User {
+    pub fn new(name: &str, groups: &[&str]) -> User {
+        let groups = groups.iter().map(|group| group.to_string()).collect();
+        User { name: name.into(), uid: String::new(), groups }
+    }
+}

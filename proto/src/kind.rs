@@ -103,95 +103,68 @@ pub const STANDARD: &[Str] = &[
 const NO_DELETECOLLECTION: &[Str] =
     &[s("create"), s("delete"), s("get"), s("list"), s("patch"), s("update"), s("watch")];
 
-/// A row with what nearly every row has; tables name only what differs.
-const fn row(
-    group: &'static str,
-    version: &'static str,
-    kind: &'static str,
-    resource: &'static str,
-    singular: &'static str,
-) -> Row {
-    Row {
-        group: s(group),
-        version: s(version),
-        kind: s(kind),
-        resource: s(resource),
-        singular: s(singular),
-        namespaced: true,
-        short_names: Cow::Borrowed(&[]),
-        categories: Cow::Borrowed(&[]),
-        subresources: Cow::Borrowed(&[]),
-        verbs: Cow::Borrowed(STANDARD),
-        storage: s(resource),
-    }
+/// `static NAME: group/version Kind resource/singular, scope, [short names], [categories],
+/// [subresources], verbs, storage;`
+macro_rules! rows {
+    ($($(#[$doc:meta])* $name:ident: $group:literal / $version:literal $kind:literal
+       $resource:literal / $singular:literal, $namespaced:expr, [$($short:literal),*],
+       [$($category:literal),*], [$($subresource:literal),*], $verbs:expr, $storage:literal;)*) => {
+        $($(#[$doc])*
+        pub static $name: Row = Row {
+            group: s($group),
+            version: s($version),
+            kind: s($kind),
+            resource: s($resource),
+            singular: s($singular),
+            namespaced: $namespaced,
+            short_names: Cow::Borrowed(&[$(s($short)),*]),
+            categories: Cow::Borrowed(&[$(s($category)),*]),
+            subresources: Cow::Borrowed(&[$(s($subresource)),*]),
+            verbs: Cow::Borrowed($verbs),
+            storage: s($storage),
+        };)*
+    };
 }
 
-macro_rules! strs {
-    ($($text:literal),*) => { Cow::Borrowed(&[$(s($text)),*]) };
-}
+const NAMESPACED: bool = true;
+const CLUSTER: bool = false;
 
-pub static NAMESPACE: Row = Row {
-    namespaced: false,
-    short_names: strs!["ns"],
-    subresources: strs!["finalize", "status"],
-    verbs: Cow::Borrowed(NO_DELETECOLLECTION),
-    ..row("", "v1", "Namespace", "namespaces", "namespace")
-};
-pub static NODE: Row = Row {
-    namespaced: false,
-    short_names: strs!["no"],
-    subresources: strs!["status"],
-    storage: s("minions"),
-    ..row("", "v1", "Node", "nodes", "node")
-};
-pub static POD: Row = Row {
-    short_names: strs!["po"],
-    categories: strs!["all"],
-    subresources: strs!["binding", "eviction", "exec", "log", "status"],
-    ..row("", "v1", "Pod", "pods", "pod")
-};
-pub static SERVICE: Row = Row {
-    short_names: strs!["svc"],
-    categories: strs!["all"],
-    subresources: strs!["status"],
-    storage: s("services/specs"),
-    ..row("", "v1", "Service", "services", "service")
-};
-pub static CONFIG_MAP: Row =
-    Row { short_names: strs!["cm"], ..row("", "v1", "ConfigMap", "configmaps", "configmap") };
-pub static SECRET: Row = row("", "v1", "Secret", "secrets", "secret");
-pub static SERVICE_ACCOUNT: Row = Row {
-    short_names: strs!["sa"],
-    ..row("", "v1", "ServiceAccount", "serviceaccounts", "serviceaccount")
-};
-pub static EVENT: Row =
-    Row { short_names: strs!["ev"], ..row("", "v1", "Event", "events", "event") };
-/// The same storage as [`EVENT`], with other field names.
-pub static EVENTS_EVENT: Row =
-    Row { short_names: strs!["ev"], ..row("events.k8s.io", "v1", "Event", "events", "event") };
-pub static ENDPOINTS: Row = Row {
-    short_names: strs!["ep"],
-    storage: s("services/endpoints"),
-    ..row("", "v1", "Endpoints", "endpoints", "endpoints")
-};
-pub static POD_TEMPLATE: Row = row("", "v1", "PodTemplate", "podtemplates", "podtemplate");
-pub static LEASE: Row = row("coordination.k8s.io", "v1", "Lease", "leases", "lease");
-pub static ENDPOINT_SLICE: Row =
-    row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "endpointslice");
-pub static REPLICA_SET: Row = Row {
-    short_names: strs!["rs"],
-    categories: strs!["all"],
-    subresources: strs!["scale", "status"],
-    ..row("apps", "v1", "ReplicaSet", "replicasets", "replicaset")
-};
-pub static DEPLOYMENT: Row = Row {
-    short_names: strs!["deploy"],
-    categories: strs!["all"],
-    subresources: strs!["scale", "status"],
-    ..row("apps", "v1", "Deployment", "deployments", "deployment")
-};
-pub static CONTROLLER_REVISION: Row =
-    row("apps", "v1", "ControllerRevision", "controllerrevisions", "controllerrevision");
+rows! {
+    CONFIG_MAP: ""/"v1" "ConfigMap" "configmaps"/"configmap", NAMESPACED,
+        ["cm"], [], [], STANDARD, "configmaps";
+    ENDPOINTS: ""/"v1" "Endpoints" "endpoints"/"endpoints", NAMESPACED,
+        ["ep"], [], [], STANDARD, "services/endpoints";
+    EVENT: ""/"v1" "Event" "events"/"event", NAMESPACED,
+        ["ev"], [], [], STANDARD, "events";
+    NAMESPACE: ""/"v1" "Namespace" "namespaces"/"namespace", CLUSTER,
+        ["ns"], [], ["finalize", "status"], NO_DELETECOLLECTION, "namespaces";
+    NODE: ""/"v1" "Node" "nodes"/"node", CLUSTER,
+        ["no"], [], ["status"], STANDARD, "minions";
+    POD: ""/"v1" "Pod" "pods"/"pod", NAMESPACED,
+        ["po"], ["all"], ["binding", "eviction", "exec", "log", "status"], STANDARD, "pods";
+    POD_TEMPLATE: ""/"v1" "PodTemplate" "podtemplates"/"podtemplate", NAMESPACED,
+        [], [], [], STANDARD, "podtemplates";
+    SECRET: ""/"v1" "Secret" "secrets"/"secret", NAMESPACED,
+        [], [], [], STANDARD, "secrets";
+    SERVICE: ""/"v1" "Service" "services"/"service", NAMESPACED,
+        ["svc"], ["all"], ["status"], STANDARD, "services/specs";
+    SERVICE_ACCOUNT: ""/"v1" "ServiceAccount" "serviceaccounts"/"serviceaccount", NAMESPACED,
+        ["sa"], [], [], STANDARD, "serviceaccounts";
+    CONTROLLER_REVISION:
+        "apps"/"v1" "ControllerRevision" "controllerrevisions"/"controllerrevision", NAMESPACED,
+        [], [], [], STANDARD, "controllerrevisions";
+    DEPLOYMENT: "apps"/"v1" "Deployment" "deployments"/"deployment", NAMESPACED,
+        ["deploy"], ["all"], ["scale", "status"], STANDARD, "deployments";
+    REPLICA_SET: "apps"/"v1" "ReplicaSet" "replicasets"/"replicaset", NAMESPACED,
+        ["rs"], ["all"], ["scale", "status"], STANDARD, "replicasets";
+    LEASE: "coordination.k8s.io"/"v1" "Lease" "leases"/"lease", NAMESPACED,
+        [], [], [], STANDARD, "leases";
+    ENDPOINT_SLICE: "discovery.k8s.io"/"v1" "EndpointSlice" "endpointslices"/"endpointslice",
+        NAMESPACED, [], [], [], STANDARD, "endpointslices";
+    /// The same storage as [`EVENT`], with other field names.
+    EVENTS_EVENT: "events.k8s.io"/"v1" "Event" "events"/"event", NAMESPACED,
+        ["ev"], [], [], STANDARD, "events";
+}
 
 /// Every built-in kind that is stored, in the order of discovery.
 pub static ROWS: &[&Row] = &[

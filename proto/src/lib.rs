@@ -1,6 +1,13 @@
 //! What two components must agree on, and nothing else: the kind table, metadata, quantities,
 //! selectors, time, Status errors and the CRI messages. Anyone may use it; no I/O may happen here.
 
+/// The Container Runtime Interface v1 (`runtime.v1`), generated from `cri/`: messages, clients
+/// and servers.
+pub mod cri {
+    #![allow(clippy::all, missing_docs)]
+    tonic::include_proto!("runtime.v1");
+}
+
 pub mod kind;
 pub mod meta;
 pub mod quantity;

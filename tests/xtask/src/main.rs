@@ -1,1 +1,42 @@
-fn main() {}
+//! `cargo xtask`: what a person or CI runs in a checkout. It depends on nothing but the standard
+//! library, so that it is there within a second on a machine that has only a Rust toolchain.
+
+mod bench;
+mod image;
+mod machine;
+mod step;
+mod test;
+mod up;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  up      install what is missing, build, start a three-node cluster with the hello Deployment
+  down    delete that cluster
+  image   build the hello image archive and print its path
+  test    install what is missing and pass all tests
+  bench   print the measured figures, as ratios against references of the same run
+  soak    a hundred cluster lives, looking for leaks (--lives N)";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let rest = arguments.get(1..).unwrap_or_default();
+    let result = match arguments.first().map(String::as_str) {
+        Some("up") => up::up(rest),
+        Some("down") => up::down(),
+        Some("image") => image::build().map(|path| println!("{}", path.display())),
+        Some("test") => test::test(rest),
+        Some("bench") => bench::bench(rest),
+        Some("soak") => bench::soak(rest),
+        _ => Err(USAGE.to_string()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}

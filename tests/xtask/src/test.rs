@@ -1,0 +1,55 @@
+//! `cargo xtask test`: everything a change must pass, in one build. All of it runs in release, so
+//! that the programs under test are those that ship and nothing is compiled twice.
+
+use crate::step::{cargo, command, find, is_root, run};
+use crate::{image, machine};
+
+/// Arguments, if any, are names of tests to run instead of all.
+pub fn test(names: &[String]) -> Result<(), String> {
+    machine::install(&[machine::TO_BUILD, machine::TO_RUN, machine::TO_TEST])?;
+    if !is_root() {
+        eprintln!("!! not root: the tests that start containers or networks will be skipped");
+    }
+    if names.is_empty() {
+        run("format", cargo(&["fmt", "--all", "--check"]))?;
+        deny()?;
+        run("clippy", {
+            let mut clippy =
+                cargo(&["clippy", "--release", "--workspace", "--all-targets", "--quiet"]);
+            clippy.args(["--", "--deny", "warnings"]);
+            clippy
+        })?;
+    }
+    run("build", cargo(&["build", "--release", "--workspace", "--bins"]))?;
+    let image = image::build()?;
+    let mut tests = cargo(&["test", "--release", "--workspace", "--no-fail-fast"]);
+    tests.env("CORACLE_HELLO_IMAGE", &image);
+    if !names.is_empty() {
+        tests.arg("--").args(names);
+    }
+    run("test", tests)
+}
+
+/// Licences, bans and sources need no network; advisories need their database.
+fn deny() -> Result<(), String> {
+    if find("cargo-deny").is_none() {
+        eprintln!(
+            "!! cargo-deny is not installed: dependencies are not checked \
+                   (cargo install cargo-deny --locked)"
+        );
+        return Ok(());
+    }
+    run("dependencies", cargo(&["deny", "check", "licenses", "bans", "sources"]))?;
+    let database = "https://github.com/rustsec/advisory-db";
+    let mut reach = command("git", &["ls-remote", "--quiet", "--exit-code", database, "HEAD"]);
+    reach.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    match reach.status() {
+        Ok(status) if status.success() => {
+            run("advisories", cargo(&["deny", "check", "advisories"]))
+        }
+        _ => {
+            eprintln!("!! the advisory database is out of reach: advisories are not checked");
+            Ok(())
+        }
+    }
+}

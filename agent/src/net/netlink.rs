@@ -13,8 +13,8 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -237,10 +237,8 @@ impl Netlink {
         &self,
         mut each: impl FnMut(NetlinkHeader, NetlinkPayload<RouteNetlinkMessage>),
     ) -> Result<(), NetlinkError> {
-        let (datagram, _) = self
-            .socket
-            .recv_from_full()
-            .map_err(NetlinkError::of("receive from rtnetlink"))?;
+        let (datagram, _) =
+            self.socket.recv_from_full().map_err(NetlinkError::of("receive from rtnetlink"))?;
         let mut rest = &datagram[..];
         while !rest.is_empty() {
             let message = NetlinkMessage::deserialize(rest).map_err(|error| NetlinkError {
@@ -266,7 +264,6 @@ impl Request {
             LinkAttribute::Address(mac.to_vec()),
             LinkAttribute::Mtu(mtu),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
-            no_link_local(),
         ]);
         Self::create(format!("create bridge {name}"), RouteNetlinkMessage::NewLink(message))
     }
@@ -366,13 +363,6 @@ fn up(message: &mut LinkMessage) {
     message.header.change_mask = LinkFlags::Up;
 }
 
-/// Without IPv6 link-local addresses a link coming up sends nothing.
-fn no_link_local() -> LinkAttribute {
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
-        In6AddrGenMode::None,
-    )])])
-}
-
 fn address_message(link: u32, address: Ipv4Addr, length: u8) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
@@ -400,9 +390,9 @@ fn route_message(route: &Route, protocol: u8) -> RouteMessage {
         let destination = RouteAddress::Inet(route.destination.address());
         message.attributes.push(RouteAttribute::Destination(destination));
     }
-    message.attributes.extend(
-        route.gateway.map(|gateway| RouteAttribute::Gateway(RouteAddress::Inet(gateway))),
-    );
+    message
+        .attributes
+        .extend(route.gateway.map(|gateway| RouteAttribute::Gateway(RouteAddress::Inet(gateway))));
     message.attributes.extend(route.link.map(RouteAttribute::Oif));
     message
 }

@@ -16,8 +16,8 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use self::addresses::{AddressError, Addresses};
-use super::{Cidr, namespace};
 use super::netlink::{Netlink, NetlinkError, Request, Route, Veth};
+use super::{Cidr, namespace};
 
 /// The pod network of this node. Cheap to clone.
 #[derive(Clone)]

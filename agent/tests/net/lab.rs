@@ -38,10 +38,7 @@ impl Host {
     }
 
     /// As [`Self::run`], with the runtime entered, so that sockets can be registered with it.
-    pub async fn sockets<T: Send + 'static>(
-        &self,
-        act: impl FnOnce() -> T + Send + 'static,
-    ) -> T {
+    pub async fn sockets<T: Send + 'static>(&self, act: impl FnOnce() -> T + Send + 'static) -> T {
         let handle = tokio::runtime::Handle::current();
         self.run(move || {
             let _entered = handle.enter();

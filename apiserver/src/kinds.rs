@@ -1,1 +1,275 @@
+//! What each kind does differently: defaults that depend on other fields, preparation, validation,
+//! deletion, selectable fields, table cells. The registry calls it on the way of every write, in
+//! the order of the hooks of [`Strategy`]. Everything here is pure but [`Strategy::reserve`], which
+//! may read the store; nothing here may write it, nor read a clock or a source of randomness.
+//!
+//! Objects that arrive have been through `schema::check` and `schema::default`: they hold known,
+//! correctly typed fields and the static defaults; nulls are gone.
 
+pub mod lens;
+pub mod metadata;
+pub mod name;
+pub mod path;
+pub mod table;
+
+use proto::kind::{self, Row};
+use proto::status::FieldError;
+use proto::time::Time;
+use proto::user::User;
+use serde_json::Value;
+
+pub use self::name::NameRule;
+
+use self::lens::Lens;
+
+/// What a strategy may know about the request.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    pub row: &'a Row,
+    pub now: Time,
+    /// Drawn anew for every request.
+    pub random: u64,
+    pub user: &'a User,
+}
+
+/// A selectable field beyond metadata.name and metadata.namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// As the client writes it: `spec.nodeName`.
+    pub label: &'static str,
+    /// Where it is in the stored object; almost always the label.
+    pub path: &'static str,
+    /// What a missing field compares as: "", "false" or "0".
+    pub absent: &'static str,
+}
+
+/// A column of a Table (metav1.TableColumnDefinition). `kind` is string, integer, boolean, …;
+/// `format` is "name" for the name, else empty; priority 0 shows always, 1 in the wide view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: &'static str,
+    pub kind: &'static str,
+    pub format: &'static str,
+    pub description: &'static str,
+    pub priority: i32,
+}
+
+/// The two shapes of a kind that shares its storage with another (Events).
+#[derive(Clone, Copy)]
+pub struct Conversion {
+    pub to_storage: fn(Value) -> Value,
+    pub from_storage: fn(Value) -> Value,
+}
+
+/// The differences of one kind. Every hook has the default of an ordinary object: an optional
+/// status that only its subresource writes, and no rules beyond metadata's.
+///
+/// Create: `default` → admission → `default` → `prepare_create` → [`validate_create`] → `reserve`.
+/// Update: `default` → admission → `default` → `prepare_update` → [`validate_update`] → `reserve`.
+/// Status: `default` → admission → `prepare_status` → [`validate_status`].
+/// `reserve` (arrives with the store's trait; only Services have one):
+/// `async fn reserve(&self, change: Change, ctx: &Context, store: &dyn Store)
+/// -> Result<Reservation { guards, ops }, Status>` with `enum Change { Create(&mut Value),
+/// Update(&mut Value, &Value /* old */), Delete(&Value) }`: sets clusterIP and ports in the new
+/// object and says which guards and ops belong in the same transaction. When one of those guards
+/// conflicts, the registry starts again from the object as it was before `reserve`.
+///
+/// Around them the registry does what is the same for all kinds: name generation, uid,
+/// creationTimestamp, the immutable part of metadata taken over from the old object,
+/// resourceVersion, deletionTimestamp, managedFields.
+pub trait Strategy: Send + Sync {
+    fn name_rule(&self) -> NameRule {
+        NameRule::Subdomain
+    }
+
+    /// PUT of a name that does not exist creates it.
+    fn create_on_update(&self) -> bool {
+        false
+    }
+
+    /// PUT may leave out metadata.resourceVersion. Where not, the registry answers 422:
+    /// `metadata.resourceVersion: Invalid value: 0: must be specified for an update`.
+    fn unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Set when requests speak another shape than the store: convert after decoding and checking,
+    /// convert back before answering. All other hooks see the stored shape.
+    fn conversion(&self) -> Option<Conversion> {
+        None
+    }
+
+    /// Defaults that depend on other fields. Idempotent.
+    fn default(&self, _object: &mut Value) {}
+
+    /// JSON pointers whose change raises metadata.generation; none: the kind has no generation.
+    fn counted(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Drops what a client may not set and sets generation 1.
+    fn prepare_create(&self, new: &mut Value, ctx: &Context) {
+        begin(self.counted(), new, ctx);
+    }
+
+    /// Takes the status over from the old object and raises the generation.
+    fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Context) {
+        carry_on(self.counted(), new, old, ctx);
+    }
+
+    /// Takes over everything but status and metadata from the old object.
+    fn prepare_status(&self, new: &mut Value, old: &Value, _ctx: &Context) {
+        only_status(new, old);
+    }
+
+    fn validate(&self, _object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// All of it, also what `validate` would say about the new object.
+    fn validate_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+        self.validate(new)
+    }
+
+    fn validate_status(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Sentences for `Warning: 299` headers, on create and update.
+    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The grace in seconds when a deletion of this object is graceful: above 0 the object stays
+    /// with deletionTimestamp (now + grace) and deletionGracePeriodSeconds until its holder
+    /// deletes it again with 0. None or Some(0): it goes at once (finalizers permitting).
+    fn grace(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// Something other than metadata.finalizers keeps a deleted object in the store
+    /// (Namespace: spec.finalizers).
+    fn held(&self, _object: &Value) -> bool {
+        false
+    }
+
+    /// Called on an object that stays, in the write that sets its deletionTimestamp.
+    fn begin_delete(&self, _object: &mut Value) {}
+
+    fn fields(&self) -> &'static [Field] {
+        &[]
+    }
+
+    /// The Table's columns; the first is the name. Default: Name and Age.
+    fn columns(&self) -> &'static [Column] {
+        &[table::NAME, table::AGE]
+    }
+
+    /// One cell per column.
+    fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
+        vec![table::name(object), table::age(object, now)]
+    }
+}
+
+/// The strategy of a row; a kind without a strategy of its own (custom resources) gets the default.
+pub fn strategy(row: &Row) -> &'static dyn Strategy {
+    all()
+        .iter()
+        .find(|(known, _)| known.kind == row.kind && known.group == row.group)
+        .map_or(&Plain, |(_, strategy)| *strategy)
+}
+
+/// Every built-in row with its strategy.
+pub fn all() -> &'static [(&'static Row, &'static dyn Strategy)] {
+    KINDS
+}
+
+/// Validates metadata and the kind's own rules of a new object.
+pub fn validate_create(object: &Value, ctx: &Context) -> Vec<FieldError> {
+    let strategy = strategy(ctx.row);
+    let mut errors = metadata::validate(object.at("metadata"), ctx.row, strategy.name_rule());
+    errors.extend(strategy.validate(object));
+    errors
+}
+
+/// Validates metadata, its immutable fields, and the kind's own rules of a replacement.
+pub fn validate_update(new: &Value, old: &Value, ctx: &Context) -> Vec<FieldError> {
+    let strategy = strategy(ctx.row);
+    let mut errors = metadata::validate_update(new.at("metadata"), old.at("metadata"), ctx.row);
+    errors.extend(strategy.validate_update(new, old));
+    errors
+}
+
+/// The same for a write through the status subresource.
+pub fn validate_status(new: &Value, old: &Value, ctx: &Context) -> Vec<FieldError> {
+    let strategy = strategy(ctx.row);
+    let mut errors = metadata::validate_update(new.at("metadata"), old.at("metadata"), ctx.row);
+    errors.extend(strategy.validate_status(new, old));
+    errors
+}
+
+/// The selectable field with this label; None: `field label not supported: x` (400).
+pub fn field(strategy: &dyn Strategy, label: &str) -> Option<&'static Field> {
+    static METADATA: [Field; 2] = [
+        Field { label: "metadata.name", path: "metadata.name", absent: "" },
+        Field { label: "metadata.namespace", path: "metadata.namespace", absent: "" },
+    ];
+    METADATA.iter().chain(strategy.fields()).find(|field| field.label == label)
+}
+
+/// A kind with nothing of its own.
+struct Plain;
+impl Strategy for Plain {}
+
+static KINDS: &[(&Row, &dyn Strategy)] = &[
+    (&kind::CONFIG_MAP, &Plain),
+    (&kind::ENDPOINTS, &Plain),
+    (&kind::EVENT, &Plain),
+    (&kind::NAMESPACE, &Plain),
+    (&kind::NODE, &Plain),
+    (&kind::POD, &Plain),
+    (&kind::POD_TEMPLATE, &Plain),
+    (&kind::SECRET, &Plain),
+    (&kind::SERVICE, &Plain),
+    (&kind::SERVICE_ACCOUNT, &Plain),
+    (&kind::CONTROLLER_REVISION, &Plain),
+    (&kind::DEPLOYMENT, &Plain),
+    (&kind::REPLICA_SET, &Plain),
+    (&kind::LEASE, &Plain),
+    (&kind::ENDPOINT_SLICE, &Plain),
+    (&kind::EVENTS_EVENT, &Plain),
+];
+
+fn begin(counted: &[&str], new: &mut Value, ctx: &Context) {
+    if ctx.row.has_subresource("status") {
+        new.drop("status");
+    }
+    if !counted.is_empty() {
+        new.section("metadata").set("generation", 1);
+    }
+}
+
+fn carry_on(counted: &[&str], new: &mut Value, old: &Value, ctx: &Context) {
+    if ctx.row.has_subresource("status") {
+        new.take_over("status", old);
+    }
+    if counted.is_empty() {
+        return;
+    }
+    let changed = counted.iter().any(|pointer| new.pointer(pointer) != old.pointer(pointer));
+    let generation = old.at("metadata").int("generation").unwrap_or(0) + i64::from(changed);
+    if generation > 0 {
+        new.section("metadata").set("generation", generation);
+    }
+}
+
+fn only_status(new: &mut Value, old: &Value) {
+    let (Some(fields), Some(old)) = (new.as_object_mut(), old.as_object()) else { return };
+    fields.retain(|name, _| matches!(name.as_str(), "metadata" | "status"));
+    for (name, value) in old {
+        if !matches!(name.as_str(), "metadata" | "status") {
+            fields.insert(name.clone(), value.clone());
+        }
+    }
+    new.section("metadata").take_over("generation", old.get("metadata").unwrap_or(&Value::Null));
+}

@@ -1,0 +1,319 @@
+//! Pod: placement, resources, readiness.
+
+use crate::meta::{Labels, ObjectMeta};
+use crate::selector::{Expression, LabelSelector};
+use crate::time::Time;
+use crate::view::node::Taint;
+use crate::view::{Condition, Resources, object, views};
+
+views! {
+    pub struct Pod {
+        pub metadata: ObjectMeta,
+        pub spec: PodSpec,
+        pub status: PodStatus,
+    }
+
+    pub struct PodSpec {
+        pub node_name: String,
+        pub scheduler_name: String,
+        pub containers: Vec<Container>,
+        pub init_containers: Vec<Container>,
+        pub overhead: Resources,
+        /// Of the pod as a whole.
+        pub resources: Requirements,
+        pub node_selector: Labels,
+        pub affinity: Option<Box<Affinity>>,
+        pub tolerations: Vec<Toleration>,
+        pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+        pub priority: Option<i32>,
+        pub priority_class_name: String,
+        /// `PreemptLowerPriority` or `Never`.
+        pub preemption_policy: String,
+        pub host_network: bool,
+        pub hostname: String,
+        pub subdomain: String,
+        pub service_account_name: String,
+        pub termination_grace_period_seconds: Option<i64>,
+        pub scheduling_gates: Vec<SchedulingGate>,
+        pub restart_policy: String,
+        pub volumes: Vec<Volume>,
+        pub readiness_gates: Vec<ReadinessGate>,
+    }
+
+    pub struct Container {
+        pub name: String,
+        pub image: String,
+        pub resources: Requirements,
+        pub ports: Vec<ContainerPort>,
+        /// `Always` makes an init container a sidecar.
+        pub restart_policy: String,
+        pub readiness_probe: Option<Probe>,
+    }
+
+    /// Only whether there is one matters here.
+    pub struct Probe {
+        pub period_seconds: i32,
+        pub initial_delay_seconds: i32,
+    }
+
+    pub struct Requirements {
+        pub requests: Resources,
+        pub limits: Resources,
+    }
+
+    pub struct ContainerPort {
+        pub name: String,
+        pub container_port: i32,
+        pub host_port: i32,
+        #[serde(rename = "hostIP")]
+        pub host_ip: String,
+        pub protocol: String,
+    }
+
+    /// What of a volume bears on placement.
+    pub struct Volume {
+        pub name: String,
+        pub persistent_volume_claim: Option<ClaimVolume>,
+    }
+
+    pub struct ClaimVolume {
+        pub claim_name: String,
+        pub read_only: bool,
+    }
+
+    pub struct SchedulingGate {
+        pub name: String,
+    }
+
+    pub struct ReadinessGate {
+        pub condition_type: String,
+    }
+
+    pub struct Toleration {
+        /// Empty with `Exists`: every key.
+        pub key: String,
+        /// `Equal` (or empty) or `Exists`.
+        pub operator: String,
+        pub value: String,
+        /// Empty: every effect.
+        pub effect: String,
+        pub toleration_seconds: Option<i64>,
+    }
+
+    pub struct Affinity {
+        pub node_affinity: NodeAffinity,
+        pub pod_affinity: PodAffinity,
+        pub pod_anti_affinity: PodAffinity,
+    }
+
+    pub struct NodeAffinity {
+        #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+        pub required: Option<NodeSelector>,
+        #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution")]
+        pub preferred: Vec<PreferredNodes>,
+    }
+
+    /// Terms are alternatives.
+    pub struct NodeSelector {
+        pub node_selector_terms: Vec<NodeSelectorTerm>,
+    }
+
+    /// Expressions and fields must all hold; a term without any matches nothing.
+    pub struct NodeSelectorTerm {
+        pub match_expressions: Vec<Expression>,
+        pub match_fields: Vec<Expression>,
+    }
+
+    pub struct PreferredNodes {
+        pub weight: i32,
+        pub preference: NodeSelectorTerm,
+    }
+
+    pub struct PodAffinity {
+        #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+        pub required: Vec<PodAffinityTerm>,
+        #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution")]
+        pub preferred: Vec<PreferredPods>,
+    }
+
+    pub struct PodAffinityTerm {
+        pub label_selector: Option<LabelSelector>,
+        pub namespaces: Vec<String>,
+        pub namespace_selector: Option<LabelSelector>,
+        pub topology_key: String,
+        pub match_label_keys: Vec<String>,
+        pub mismatch_label_keys: Vec<String>,
+    }
+
+    pub struct PreferredPods {
+        pub weight: i32,
+        pub pod_affinity_term: PodAffinityTerm,
+    }
+
+    pub struct TopologySpreadConstraint {
+        pub max_skew: i32,
+        pub topology_key: String,
+        /// `DoNotSchedule` or `ScheduleAnyway`.
+        pub when_unsatisfiable: String,
+        pub label_selector: Option<LabelSelector>,
+        pub min_domains: Option<i32>,
+        pub node_affinity_policy: Option<String>,
+        pub node_taints_policy: Option<String>,
+        pub match_label_keys: Vec<String>,
+    }
+
+    pub struct PodStatus {
+        pub phase: String,
+        pub conditions: Vec<Condition>,
+        pub reason: String,
+        pub message: String,
+        #[serde(rename = "podIP")]
+        pub pod_ip: String,
+        #[serde(rename = "podIPs")]
+        pub pod_ips: Vec<PodIp>,
+        #[serde(rename = "hostIP")]
+        pub host_ip: String,
+        pub start_time: Option<Time>,
+        pub container_statuses: Vec<ContainerStatus>,
+        pub init_container_statuses: Vec<ContainerStatus>,
+        pub nominated_node_name: String,
+        pub qos_class: String,
+    }
+
+    pub struct PodIp {
+        pub ip: String,
+    }
+
+    pub struct ContainerStatus {
+        pub name: String,
+        pub ready: bool,
+        pub restart_count: i32,
+        pub state: ContainerState,
+    }
+
+    /// One of them is set.
+    pub struct ContainerState {
+        pub waiting: Option<Waiting>,
+        pub running: Option<Running>,
+        pub terminated: Option<Terminated>,
+    }
+
+    pub struct Waiting {
+        pub reason: String,
+        pub message: String,
+    }
+
+    pub struct Running {
+        pub started_at: Option<Time>,
+    }
+
+    pub struct Terminated {
+        pub exit_code: i32,
+        pub reason: String,
+        pub message: String,
+        pub started_at: Option<Time>,
+        pub finished_at: Option<Time>,
+    }
+}
+
+object!(Pod, POD);
+
+impl Pod {
+    /// Whether it has ended for good.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    pub fn is_terminating(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Neither ended nor being deleted: what controllers count.
+    pub fn is_active(&self) -> bool {
+        !self.is_terminal() && !self.is_terminating()
+    }
+
+    pub fn is_ready(&self) -> bool {
+        Condition::is_true(&self.status.conditions, "Ready")
+    }
+
+    /// Since when it is ready.
+    pub fn ready_since(&self) -> Option<Time> {
+        let ready = Condition::find(&self.status.conditions, "Ready")?;
+        if ready.status == "True" { ready.last_transition_time } else { None }
+    }
+
+    /// Ready for at least `min_ready_seconds` at `now`.
+    pub fn is_available(&self, min_ready_seconds: i64, now: Time) -> bool {
+        self.is_ready()
+            && (min_ready_seconds == 0
+                || self.ready_since().is_some_and(|since| {
+                    let seconds = std::time::Duration::from_secs(min_ready_seconds.max(0) as u64);
+                    since.plus(seconds) <= now
+                }))
+    }
+
+    /// All its addresses, the primary first.
+    pub fn ips(&self) -> impl Iterator<Item = &str> {
+        let status = &self.status;
+        let only = status.pod_ips.is_empty() && !status.pod_ip.is_empty();
+        let primary = only.then_some(status.pod_ip.as_str());
+        primary.into_iter().chain(status.pod_ips.iter().map(|ip| ip.ip.as_str()))
+    }
+}
+
+impl Toleration {
+    pub fn tolerates(&self, taint: &Taint) -> bool {
+        let effect = self.effect.is_empty() || self.effect == taint.effect;
+        let key = self.key.is_empty() || self.key == taint.key;
+        let value = match self.operator.as_str() {
+            "Exists" => true,
+            "" | "Equal" => self.value == taint.value,
+            _ => false,
+        };
+        // An empty key tolerates every taint only together with `Exists`.
+        effect && key && value && (!self.key.is_empty() || self.operator == "Exists")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tolerations() {
+        let taint = Taint {
+            key: "k".into(),
+            value: "v".into(),
+            effect: "NoSchedule".into(),
+            ..Taint::default()
+        };
+        for (key, operator, value, effect, expected) in [
+            ("", "Exists", "", "", true),
+            ("k", "Exists", "", "NoSchedule", true),
+            ("k", "", "v", "", true),
+            ("k", "Equal", "w", "", false),
+            ("k", "Equal", "v", "NoExecute", false),
+            ("", "", "v", "", false),
+        ] {
+            let toleration = Toleration {
+                key: key.into(),
+                operator: operator.into(),
+                value: value.into(),
+                effect: effect.into(),
+                toleration_seconds: None,
+            };
+            assert_eq!(toleration.tolerates(&taint), expected, "{toleration:?}");
+        }
+    }
+
+    #[test]
+    fn availability_counts_from_readiness() {
+        let text = r#"{"status":{"conditions":[{"type":"Ready","status":"True",
+            "lastTransitionTime":"1970-01-01T00:00:10Z"}]}}"#;
+        let pod: Pod = serde_json::from_str(text).unwrap();
+        assert!(pod.is_available(0, Time::from_unix(10)));
+        assert!(!pod.is_available(5, Time::from_unix(14)));
+        assert!(pod.is_available(5, Time::from_unix(15)));
+    }
+}

@@ -4,7 +4,21 @@
 //! API server.
 
 pub mod clock;
+pub mod error;
+pub mod kubeconfig;
+pub mod object;
+pub mod request;
 pub mod rng;
+pub mod transport;
+mod watch;
+pub mod websocket;
 
 pub use clock::Clock;
+pub use error::Error;
+pub use kubeconfig::{Config, Kubeconfig};
+pub use object::{
+    DeleteOptions, Entry, Key, List, ListOptions, Object, Patch, Propagation, WatchEvent,
+};
+pub use request::{Body, BoxError, Client, Service};
 pub use rng::Rng;
+pub use transport::ConnectError;

@@ -1,0 +1,281 @@
+//! Makes the schema table: the types that the served kinds reach, from k8s-openapi's JSON schemas,
+//! joined with the hand-kept facts in `src/schema/*.txt`. Two compressed files come out: the table,
+//! and the descriptions (which only OpenAPI reads). A new kind needs a row in `proto::kind` and a
+//! name in `kinds!` below.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use k8s_openapi::Resource;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+/// Registers each kind's schema and names its group, version and kind.
+macro_rules! kinds {
+    ($generator:ident, $kinds:ident, $($module:path { $($kind:ident),* })*) => {
+        $($({
+            use $module as module;
+            type Kind = module::$kind;
+            $generator.subschema_for::<Kind>();
+            let name = <Kind as schemars::JsonSchema>::schema_name().into_owned();
+            $kinds.insert(name, json!([Kind::GROUP, Kind::VERSION, Kind::KIND]));
+        })*)*
+    };
+}
+
+fn main() {
+    let mut generator = SchemaSettings::draft07().into_generator();
+    let mut kinds: BTreeMap<String, Value> = BTreeMap::new();
+    kinds!(generator, kinds,
+        k8s_openapi::api::core::v1 {
+            Binding, ConfigMap, Endpoints, Event, Namespace, Node, Pod, PodTemplate, Secret, Service,
+            ServiceAccount
+        }
+        k8s_openapi::api::apps::v1 { ControllerRevision, Deployment, ReplicaSet }
+        k8s_openapi::api::autoscaling::v1 { Scale }
+        k8s_openapi::api::coordination::v1 { Lease }
+        k8s_openapi::api::discovery::v1 { EndpointSlice }
+        k8s_openapi::api::events::v1 { Event }
+        k8s_openapi::api::policy::v1 { Eviction }
+        k8s_openapi::apimachinery::pkg::apis::meta::v1 { Status }
+    );
+    let options = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+    generator.subschema_for::<k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions>();
+    kinds.insert(options.into(), json!(["", "v1", "DeleteOptions"]));
+
+    let facts = Facts::read(Path::new("src/schema"));
+    let mut descriptions = Map::new();
+    let types: Vec<Value> = generator
+        .take_definitions(false)
+        .iter()
+        .filter(|(name, schema)| scalar(name).is_none() && schema["properties"].is_object())
+        .map(|(name, schema)| type_row(name, schema, &kinds, &facts, &mut descriptions))
+        .collect();
+    facts.all_used(&types);
+    write("schema.json.zst", &Value::Array(types));
+    write("descriptions.json.zst", &Value::Object(descriptions));
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=src/schema");
+}
+
+fn write(file: &str, value: &Value) {
+    let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+    let bytes = zstd::encode_all(value.to_string().as_bytes(), 19).expect("zstd in memory");
+    std::fs::write(Path::new(&out).join(file), bytes).expect("OUT_DIR is writable");
+}
+
+/// The hand-kept facts, keyed by full type name.
+struct Facts {
+    /// Type → field (or `+Inlined`) → what follows the equals sign.
+    fields: BTreeMap<String, BTreeMap<String, String>>,
+    /// `type.field` → words.
+    lists: BTreeMap<String, Vec<String>>,
+    /// Types that server-side apply takes as a whole.
+    atomic: BTreeSet<String>,
+    /// Type → its defaults, in order: path, value, condition.
+    defaults: BTreeMap<String, Vec<(String, Value, String)>>,
+}
+
+impl Facts {
+    fn read(folder: &Path) -> Facts {
+        let text = |file: &str| {
+            let text = std::fs::read_to_string(folder.join(file)).expect(file);
+            text.lines()
+                .filter(|line| !line.starts_with('#') && !line.trim().is_empty())
+                .map(str::to_string)
+                .collect::<Vec<_>>()
+        };
+        let mut facts = Facts {
+            fields: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            atomic: BTreeSet::new(),
+            defaults: BTreeMap::new(),
+        };
+        let mut current = String::new();
+        for line in text("fields.txt") {
+            if !line.starts_with(' ') {
+                current = full(&line);
+                continue;
+            }
+            let fields = facts.fields.entry(current.clone()).or_default();
+            for word in line.split_whitespace() {
+                let (name, rest) = word.split_once('=').expect(word);
+                fields.insert(name.into(), rest.into());
+            }
+        }
+        for line in text("lists.txt") {
+            let (name, words) = line.split_once(' ').expect("a field and words");
+            match name {
+                "atomic" => drop(facts.atomic.insert(full(words))),
+                field => {
+                    let words = words.split(' ').map(str::to_string).collect();
+                    facts.lists.insert(full(field), words);
+                }
+            }
+        }
+        for line in text("defaults.txt") {
+            let (rest, condition) = line.split_once(" when ").unwrap_or((&line, ""));
+            let (name, value) = rest.split_once(' ').expect("a field and a value");
+            let end = name.match_indices('.').nth(2).expect("group.version.Type.field").0;
+            facts.defaults.entry(full(&name[..end])).or_default().push((
+                name[end + 1..].into(),
+                serde_json::from_str(value).expect(value),
+                condition.into(),
+            ));
+        }
+        facts
+    }
+
+    /// A fact about a field that does not exist is a typing mistake; facts about types that are not
+    /// served yet may stand.
+    fn all_used(&self, types: &[Value]) {
+        let fields: BTreeMap<&str, BTreeSet<&str>> = types
+            .iter()
+            .map(|row| {
+                let names = row["fields"].as_array().expect("fields").iter();
+                (
+                    row["name"].as_str().expect("name"),
+                    names.flat_map(|f| f["name"].as_str()).collect(),
+                )
+            })
+            .collect();
+        let check = |name: &str, field: &str| {
+            let known = fields.get(name).is_none_or(|fields| fields.contains(field));
+            assert!(known, "src/schema: {name} has no field {field}");
+        };
+        for name in self.lists.keys() {
+            let (name, field) = name.rsplit_once('.').expect("type.field");
+            check(name, field);
+        }
+        for (name, defaults) in &self.defaults {
+            defaults
+                .iter()
+                .for_each(|(path, ..)| check(name, path.split('.').next().unwrap_or("")));
+        }
+    }
+}
+
+/// `core.v1.Pod` → `io.k8s.api.core.v1.Pod`.
+fn full(short: &str) -> String {
+    match short {
+        name if name.starts_with("io.") => name.into(),
+        name if name.starts_with("meta.v1.") => format!("io.k8s.apimachinery.pkg.apis.{name}"),
+        name => format!("io.k8s.api.{name}"),
+    }
+}
+
+/// The types that are one value on the wire.
+fn scalar(name: &str) -> Option<&'static str> {
+    Some(match name.rsplit('.').next()? {
+        "Time" => "time",
+        "MicroTime" => "microtime",
+        "Quantity" => "quantity",
+        "IntOrString" => "intorstring",
+        "RawExtension" => "raw",
+        "FieldsV1" => "fields",
+        _ => return None,
+    })
+}
+
+fn type_row(
+    name: &str,
+    schema: &Value,
+    kinds: &BTreeMap<String, Value>,
+    facts: &Facts,
+    descriptions: &mut Map<String, Value>,
+) -> Value {
+    let nothing = BTreeMap::new();
+    let numbers = facts.fields.get(name).unwrap_or(&nothing);
+    let required: Vec<&str> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let mut texts = Map::new();
+    texts.insert("".into(), schema["description"].clone());
+    let empty = Map::new();
+    let mut fields = Vec::new();
+    for (field, schema) in schema["properties"].as_object().unwrap_or(&empty) {
+        let description = schema["description"].as_str().unwrap_or("");
+        texts.insert(field.clone(), description.into());
+        let mut row = json!({ "name": field, "shape": shape(schema) });
+        if required.contains(&field.as_str()) {
+            row["required"] = true.into();
+        }
+        if let Some(fact) = numbers.get(field) {
+            row["fact"] = fact.as_str().into();
+        } else if !matches!(field.as_str(), "apiVersion" | "kind")
+            && !inlined(numbers, field, facts)
+        {
+            panic!("src/schema/fields.txt: {name} lacks {field}");
+        }
+        if let Some(words) = facts.lists.get(&format!("{name}.{field}")) {
+            row["list"] = words.clone().into();
+        }
+        let values = enum_values(description);
+        if !values.is_empty() {
+            row["enum"] = values.into();
+        }
+        fields.push(row);
+    }
+    descriptions.insert(name.into(), Value::Object(texts));
+    let mut row = json!({ "name": name, "fields": fields });
+    if let Some(kind) = kinds.get(name) {
+        row["kind"] = kind.clone();
+    }
+    if facts.atomic.contains(name) {
+        row["atomic"] = true.into();
+    }
+    if let Some(defaults) = facts.defaults.get(name) {
+        row["defaults"] = json!(defaults);
+    }
+    let messages: Vec<Value> = numbers
+        .iter()
+        .filter(|(field, _)| field.starts_with('+'))
+        .map(|(_, fact)| {
+            let (number, name) = fact.split_once(':').expect("+Name=number:type");
+            let number: u32 = number.trim_end_matches(['*', '!']).parse().expect(fact);
+            // The inlined type's own numbers are all that is needed: it has no schema of its own.
+            json!([number, facts.fields.get(&full(name))])
+        })
+        .collect();
+    if !messages.is_empty() {
+        row["inlined"] = messages.into();
+    }
+    row
+}
+
+fn inlined(numbers: &BTreeMap<String, String>, field: &str, facts: &Facts) -> bool {
+    numbers.iter().filter(|(name, _)| name.starts_with('+')).any(|(_, fact)| {
+        let name = full(fact.split_once(':').expect("+Name=number:type").1);
+        facts.fields.get(&name).is_some_and(|fields| fields.contains_key(field))
+    })
+}
+
+/// A word for what the value is: a scalar, `#Type`, `[]` + shape, `{}` + shape.
+fn shape(schema: &Value) -> String {
+    let reference = schema["$ref"].as_str().or_else(|| schema["allOf"][0]["$ref"].as_str());
+    if let Some(reference) = reference {
+        let name = reference.rsplit('/').next().expect("a reference has a name");
+        return scalar(name).map_or_else(|| format!("#{name}"), str::to_string);
+    }
+    match (schema["type"].as_str(), schema["format"].as_str()) {
+        (Some("array"), _) => format!("[]{}", shape(&schema["items"])),
+        (Some("object"), _) if schema["additionalProperties"].is_object() => {
+            format!("{{}}{}", shape(&schema["additionalProperties"]))
+        }
+        (Some("string"), Some("byte")) => "bytes".into(),
+        (Some("string"), _) => "string".into(),
+        (Some("boolean"), _) => "bool".into(),
+        (Some("integer"), Some("int64")) => "int64".into(),
+        (Some("integer"), _) => "int32".into(),
+        (Some("number"), _) => "double".into(),
+        other => panic!("no shape for {other:?}: {schema}"),
+    }
+}
+
+/// The values that a description lists under "Possible enum values".
+fn enum_values(description: &str) -> Vec<String> {
+    let Some((_, list)) = description.split_once("Possible enum values:") else {
+        return Vec::new();
+    };
+    let values = list.lines().filter_map(|line| line.trim().strip_prefix("- `\""));
+    values.filter_map(|rest| rest.split_once("\"`")).map(|(value, _)| value.into()).collect()
+}

@@ -1,0 +1,114 @@
+//! YAML as kubectl reads it: YAML 1.1 booleans (`yes`, `on`, `y`) and octal numbers (`0644` is
+//! 420), merge keys, any scalar as a key. Aliases, depth and size are budgeted, so that no document
+//! costs much more than it is long.
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer};
+use serde_json::Value;
+use serde_saphyr::{DuplicateKeyPolicy, Options};
+
+use super::{Decoded, json};
+
+/// Nodes that a document may have once its aliases are followed.
+const MOST_NODES: usize = 500_000;
+const DEEPEST: usize = 100;
+
+/// Reads one document; none is `null`. Duplicate fields are noted, the last one wins.
+pub fn parse(body: &[u8]) -> Result<Decoded, String> {
+    let text = std::str::from_utf8(body).map_err(|error| format!("yaml: {error}"))?;
+    let document: Document = serde_saphyr::from_str_with_options(text, options())
+        .map_err(|error| format!("yaml: {}", error.to_string().replace('\n', " ")))?;
+    Ok(Decoded { value: document.value, strict: document.duplicates })
+}
+
+fn options() -> Options {
+    let budget = serde_saphyr::budget! {
+        max_depth: DEEPEST,
+        max_nodes: MOST_NODES,
+        max_events: 2 * MOST_NODES,
+    };
+    let aliases = serde_saphyr::alias_limits! { max_total_replayed_events: MOST_NODES };
+    serde_saphyr::options! {
+        budget: budget,
+        alias_limits: aliases,
+        duplicate_keys: DuplicateKeyPolicy::LastWins,
+        legacy_octal_numbers: true,
+        with_snippet: false,
+    }
+}
+
+/// A value and its duplicate fields.
+struct Document {
+    value: Value,
+    duplicates: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Document, D::Error> {
+        let mut duplicates = Vec::new();
+        let node = json::Node { duplicates: &mut duplicates, path: &json::Path::Root };
+        let value = node.deserialize(deserializer)?;
+        Ok(Document { value, duplicates })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn value(text: &str) -> Value {
+        parse(text.as_bytes()).unwrap().value
+    }
+
+    #[test]
+    fn scalars_as_kubectl_reads_them() {
+        for (text, expected) in [
+            ("a: 0644", json!({"a": 420})),
+            ("a: 0o644", json!({"a": 420})),
+            ("a: 0x1F", json!({"a": 31})),
+            ("a: 1_000", json!({"a": 1000})),
+            ("a: yes", json!({"a": true})),
+            ("a: On", json!({"a": true})),
+            ("a: y", json!({"a": true})),
+            ("a: NO", json!({"a": false})),
+            ("a: \"yes\"", json!({"a": "yes"})),
+            ("a: 'y'", json!({"a": "y"})),
+            ("a: ~", json!({"a": null})),
+            ("a:", json!({"a": null})),
+            ("a: 1.5", json!({"a": 1.5})),
+            ("a: 1e3", json!({"a": 1000.0})),
+            ("a: 1.10.0", json!({"a": "1.10.0"})),
+            ("a: 12:30", json!({"a": "12:30"})),
+            ("a: 2024-01-01", json!({"a": "2024-01-01"})),
+            ("a: 100m", json!({"a": "100m"})),
+            ("1: b", json!({"1": "b"})),
+            ("true: b", json!({"true": "b"})),
+            ("a: |\n  x\n  y\n", json!({"a": "x\ny\n"})),
+            ("{a: [1, 2]}", json!({"a": [1, 2]})),
+            ("x: &x {a: 1}\ny: {<<: *x, b: 2}", json!({"x": {"a": 1}, "y": {"a": 1, "b": 2}})),
+        ] {
+            assert_eq!(value(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn duplicates_are_noted_and_the_last_wins() {
+        let decoded = parse(b"spec:\n  a: 1\n  a: 2\n").unwrap();
+        assert_eq!(decoded.value, json!({"spec": {"a": 2}}));
+        assert_eq!(decoded.strict, ["duplicate field \"spec.a\""]);
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        let mut bomb = String::from("a: &a [x,x,x,x,x,x,x,x,x]\n");
+        for (this, last) in ('b'..='i').zip('a'..) {
+            let items = vec![format!("*{last}"); 9].join(",");
+            bomb += &format!("{this}: &{this} [{items}]\n");
+        }
+        assert!(parse(bomb.as_bytes()).is_err());
+        assert!(parse("[".repeat(100_000).as_bytes()).is_err());
+        assert!(parse("a: b: c".as_bytes()).is_err());
+        assert!(parse(b"\xff\xfe").is_err());
+    }
+}

@@ -5,8 +5,12 @@
 
 pub mod clock;
 pub mod error;
+pub mod informer;
 pub mod kubeconfig;
+pub mod lead;
 pub mod object;
+pub mod queue;
+pub mod recorder;
 pub mod request;
 pub mod rng;
 pub mod transport;
@@ -15,10 +19,16 @@ pub mod websocket;
 
 pub use clock::Clock;
 pub use error::Error;
+pub use informer::{Change, Changes, Informer, Informers, Snapshot};
 pub use kubeconfig::{Config, Kubeconfig};
+pub use lead::{LeaseName, lead};
 pub use object::{
     DeleteOptions, Entry, Key, List, ListOptions, Object, Patch, Propagation, WatchEvent,
 };
+pub use queue::WorkQueue;
+pub use recorder::Recorder;
 pub use request::{Body, BoxError, Client, Service};
 pub use rng::Rng;
+/// Cancelled when the program is to end.
+pub use tokio_util::sync::CancellationToken;
 pub use transport::ConnectError;

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use crate::{Body, Client, Entry, Error, ListOptions, Object, WatchEvent};
 
 /// Opens a watch and yields its events; the stream ends when the server ends it, or after the
-/// first error.
+/// first error other than an object that cannot be read.
 pub(crate) fn watch<T: Object>(
     client: Client,
     row: &Row,
@@ -39,6 +39,7 @@ pub(crate) fn watch<T: Object>(
         match lines.next().await {
             Ok(Some(line)) => match line.event() {
                 Ok(event) => Some((Ok(event), State::Open(lines))),
+                Err(error @ Error::Decode { .. }) => Some((Err(error), State::Open(lines))),
                 Err(error) => Some((Err(error), State::Ended)),
             },
             Ok(None) => None,

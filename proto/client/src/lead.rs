@@ -1,0 +1,208 @@
+//! Leader election on a Lease: of several copies of a component one works at a time. A leader
+//! that cannot renew stops before anyone else may start; one that ends in order gives the Lease
+//! back, so that the next one need not wait.
+
+use std::future::Future;
+use std::time::Duration;
+
+use proto::time::MicroTime;
+use proto::view::lease::{Lease, LeaseSpec};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Client, Clock, Entry, Error, Rng};
+
+/// How long others wait after the last renewal they saw.
+const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// How long a leader tries to renew before it stops.
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+const RETRY_PERIOD: Duration = Duration::from_secs(2);
+const JITTER: f64 = 1.2;
+
+/// Which Lease is fought over.
+#[derive(Clone, Debug)]
+pub struct LeaseName {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl LeaseName {
+    /// A Lease in `kube-system`, as upstream's components use.
+    pub fn system(name: &str) -> LeaseName {
+        LeaseName { namespace: "kube-system".into(), name: name.into() }
+    }
+}
+
+/// The leader could not renew its Lease in time; its work was stopped.
+#[derive(Debug, thiserror::Error)]
+#[error("leader election lost: lease {namespace}/{name} was not renewed in time")]
+pub struct Lost {
+    pub namespace: String,
+    pub name: String,
+}
+
+struct Election<'a> {
+    client: &'a Client,
+    clock: &'a Clock,
+    rng: &'a Rng,
+    lease: &'a LeaseName,
+    identity: &'a str,
+    /// The Lease as last seen, and when by our own clock: other machines' clocks are not trusted.
+    seen: Option<(Entry<Lease>, Instant)>,
+}
+
+/// Waits to become leader, then runs `task` while renewing. When `shutdown` is cancelled, the
+/// token given to the task is, the task is awaited and the Lease released. Returns early when the
+/// task ends by itself. When the Lease is lost, the task is dropped where it stands.
+pub async fn lead<F: Future>(
+    client: Client,
+    clock: Clock,
+    rng: Rng,
+    lease: LeaseName,
+    identity: String,
+    shutdown: CancellationToken,
+    task: impl FnOnce(CancellationToken) -> F,
+) -> Result<Option<F::Output>, Lost> {
+    let mut election = Election {
+        client: &client,
+        clock: &clock,
+        rng: &rng,
+        lease: &lease,
+        identity: &identity,
+        seen: None,
+    };
+    tokio::select! {
+        () = election.acquire() => {}
+        () = shutdown.cancelled() => return Ok(None),
+    }
+    tracing::info!(lease = %lease.name, %identity, "became leader");
+    let mut working = std::pin::pin!(task(shutdown.clone()));
+    let outcome = tokio::select! {
+        output = &mut working => Ok(Some(output)),
+        () = election.renew() => Err(Lost { namespace: lease.namespace.clone(), name: lease.name.clone() }),
+    };
+    if outcome.is_ok() {
+        election.release().await;
+    }
+    outcome
+}
+
+impl Election<'_> {
+    async fn acquire(&mut self) {
+        loop {
+            match self.try_hold().await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(lease = %self.lease.name, %error, "cannot become leader yet");
+                }
+            }
+            self.clock.sleep(self.rng.jitter(RETRY_PERIOD, JITTER)).await;
+        }
+    }
+
+    /// Renews until that fails for too long or someone else holds the Lease.
+    async fn renew(&mut self) {
+        loop {
+            self.clock.sleep(RETRY_PERIOD).await;
+            let deadline = self.clock.instant() + RENEW_DEADLINE;
+            loop {
+                let left = deadline.duration_since(self.clock.instant());
+                let clock = self.clock.clone();
+                match clock.timeout(left, self.try_hold()).await {
+                    Ok(Ok(true)) => break,
+                    Ok(Ok(false)) => return,
+                    Ok(Err(error)) => {
+                        tracing::warn!(lease = %self.lease.name, %error, "cannot renew the lease");
+                    }
+                    Err(_) => return,
+                }
+                if self.clock.instant() >= deadline {
+                    return;
+                }
+                self.clock.sleep(RETRY_PERIOD).await;
+            }
+        }
+    }
+
+    /// Creates, takes or renews the Lease. False: someone else holds it.
+    async fn try_hold(&mut self) -> Result<bool, Error> {
+        let LeaseName { namespace, name } = self.lease;
+        let current = match self.client.get::<Lease>(namespace, name).await {
+            Ok(current) => current,
+            Err(error) if error.is_not_found() => {
+                let object = self.object(json!({ "name": name, "namespace": namespace }), 0, None);
+                let made = self.client.create::<Lease>(namespace, &object).await?;
+                self.seen = Some((made, self.clock.instant()));
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        };
+        let spec = current.spec.clone();
+        let unchanged = self.seen.as_ref().is_some_and(|(seen, _)| seen.spec == spec);
+        if !unchanged {
+            self.seen = Some((current.clone(), self.clock.instant()));
+        }
+        let ours = spec.holder_identity == self.identity;
+        if !ours && !spec.holder_identity.is_empty() && !self.expired() {
+            return Ok(false);
+        }
+        let acquired = if ours { spec.acquire_time } else { None };
+        let transitions = spec.lease_transitions + i32::from(!ours);
+        let metadata = current.value()["metadata"].take();
+        let object = self.object(metadata, transitions, acquired);
+        match self.client.update::<Lease>(namespace, name, "", &object).await {
+            Ok(held) => {
+                self.seen = Some((held, self.clock.instant()));
+                Ok(true)
+            }
+            // Someone was faster; the next try sees who.
+            Err(error) if error.is_conflict() && !ours => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn expired(&self) -> bool {
+        let Some((lease, at)) = &self.seen else { return false };
+        let said = lease.spec.lease_duration_seconds.unwrap_or(0).max(0) as u64;
+        *at + Duration::from_secs(said) < self.clock.instant()
+    }
+
+    fn object(&self, metadata: Value, transitions: i32, acquired: Option<MicroTime>) -> Value {
+        let now = MicroTime(self.clock.now());
+        let spec = LeaseSpec {
+            holder_identity: self.identity.into(),
+            lease_duration_seconds: Some(LEASE_DURATION.as_secs() as i32),
+            acquire_time: Some(acquired.unwrap_or(now)),
+            renew_time: Some(now),
+            lease_transitions: transitions,
+        };
+        json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": metadata, "spec": spec,
+        })
+    }
+
+    /// Gives the Lease back, if it is still ours.
+    async fn release(&mut self) {
+        let Some((lease, _)) = self.seen.take() else { return };
+        let now = MicroTime(self.clock.now());
+        let mut object = lease.value();
+        let spec = LeaseSpec {
+            holder_identity: String::new(),
+            lease_duration_seconds: Some(1),
+            acquire_time: Some(now),
+            renew_time: Some(now),
+            lease_transitions: lease.spec.lease_transitions,
+        };
+        object["spec"] = json!(spec);
+        let LeaseName { namespace, name } = self.lease;
+        let write = self.client.update::<Lease>(namespace, name, "", &object);
+        match self.clock.timeout(RETRY_PERIOD, write).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%name, %error, "the lease was not released"),
+            Err(_) => tracing::debug!(%name, "the lease was not released in time"),
+        }
+    }
+}

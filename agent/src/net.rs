@@ -8,5 +8,6 @@ pub mod cidr;
 pub mod namespace;
 pub mod netlink;
 pub mod pod;
+pub mod proxy;
 
 pub use cidr::Cidr;

@@ -4,4 +4,5 @@
 mod net {
     mod lab;
     mod pod;
+    mod proxy;
 }

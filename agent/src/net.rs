@@ -5,6 +5,7 @@
 //! (links, routes of our protocol number, one nftables table) and touches nothing else of it.
 
 pub mod cidr;
+pub mod dns;
 pub mod namespace;
 pub mod netlink;
 pub mod pod;

@@ -98,3 +98,31 @@ fn command(program: &str) -> Command {
     command.env("PATH", format!("{path}:/usr/sbin:/sbin")).env("LC_ALL", "C");
     command
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_udp_leaves_something_behind() {
+        let ip = |last| Ipv4Addr::new(10, 0, 0, last);
+        let port = |protocol, endpoints: &[u8]| {
+            let endpoints = endpoints.iter().map(|last| (ip(*last), 53)).collect();
+            let cluster_ips = vec![ip(100)];
+            let port =
+                ServicePort { protocol, port: 53, cluster_ips, endpoints, ..Default::default() };
+            BTreeMap::from([("a".to_owned(), port)])
+        };
+        let (udp, tcp, none) = (Protocol::Udp, Protocol::Tcp, BTreeMap::new());
+        for (old, new, expected) in [
+            (port(udp, &[1, 2]), port(udp, &[2, 3]), vec![Stale::Endpoint(ip(1))]),
+            (port(udp, &[1]), none.clone(), vec![Stale::Endpoint(ip(1))]),
+            (port(udp, &[]), port(udp, &[1]), vec![Stale::Service(ip(100), 53)]),
+            (none.clone(), port(udp, &[1]), vec![Stale::Service(ip(100), 53)]),
+            (port(tcp, &[1]), port(tcp, &[2]), vec![]),
+            (port(udp, &[1]), port(udp, &[1]), vec![]),
+        ] {
+            assert_eq!(stale(&old, &new), BTreeSet::from_iter(expected));
+        }
+    }
+}

@@ -220,3 +220,112 @@ fn addresses<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<Ipv4Addr> {
 fn number(port: i32) -> Option<u16> {
     u16::try_from(port).ok().filter(|port| *port > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn one(spec: Value, status: Value, endpoints: Value) -> ServicePort {
+        let service: Service = serde_json::from_value(json!({
+            "metadata": {"namespace": "default", "name": "web"}, "spec": spec, "status": status,
+        }))
+        .unwrap();
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"namespace": "default", "name": "web-abc",
+                         "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "endpoints": endpoints,
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"},
+                      {"name": "dns", "port": 5353, "protocol": "UDP"}],
+        }))
+        .unwrap();
+        service_ports([&service], [&slice], Some("n1")).into_values().next().unwrap()
+    }
+
+    #[test]
+    fn fields_and_their_defaults() {
+        let http = json!({"name": "http", "port": 80, "nodePort": 30080});
+        let port = one(
+            json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"],
+                   "ports": [http], "externalIPs": ["192.0.2.9"], "sessionAffinity": "ClientIP",
+                   "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["10.0.0.0/8"]}),
+            json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.200"}, {"hostname": "x"},
+                                                {"ip": "10.0.0.201", "ipMode": "Proxy"}]}}),
+            json!([{"addresses": ["10.1.0.2"], "nodeName": "n1"},
+                   {"addresses": ["10.1.1.2"], "nodeName": "n2"}]),
+        );
+        let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+        assert_eq!(
+            port,
+            ServicePort {
+                id: "default/web/tcp/http".into(),
+                protocol: Protocol::Tcp,
+                port: 80,
+                cluster_ips: vec![ip("10.96.0.1")],
+                external_ips: vec![ip("192.0.2.9")],
+                load_balancer_ips: vec![ip("10.0.0.200")],
+                source_ranges: vec!["10.0.0.0/8".parse().unwrap()],
+                node_port: Some(30080),
+                affinity: Some(10800),
+                internal_local: false,
+                external_local: true,
+                endpoints: vec![(ip("10.1.0.2"), 8080), (ip("10.1.1.2"), 8080)],
+                local_endpoints: vec![(ip("10.1.0.2"), 8080)],
+            }
+        );
+    }
+
+    #[test]
+    fn which_endpoints_are_used() {
+        let ready = json!({"addresses": ["10.1.0.1"]});
+        let unready = json!({"addresses": ["10.1.0.2"], "conditions": {"ready": false}});
+        let draining = json!({"addresses": ["10.1.0.3"],
+            "conditions": {"ready": false, "serving": true, "terminating": true}});
+        let gone = json!({"addresses": ["10.1.0.4"],
+            "conditions": {"ready": false, "serving": false, "terminating": true}});
+        for (endpoints, used) in [
+            (json!([ready, unready, draining, gone, ready]), &[1][..]),
+            (json!([unready, draining, gone]), &[3]),
+            (json!([unready, gone]), &[]),
+        ] {
+            let spec = json!({"clusterIP": "10.96.0.1",
+                              "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]});
+            let port = one(spec, json!({}), endpoints.clone());
+            let last: Vec<_> = port.endpoints.iter().map(|(ip, _)| ip.octets()[3]).collect();
+            assert_eq!(last, used, "{endpoints}");
+            assert!(port.endpoints.iter().all(|(_, number)| *number == 5353));
+        }
+    }
+
+    #[test]
+    fn services_that_are_not_ours() {
+        for spec in [
+            json!({"type": "ExternalName", "ports": [{"port": 80}]}),
+            json!({"clusterIP": "None", "ports": [{"port": 80}]}),
+        ] {
+            let service: Service = serde_json::from_value(json!({"spec": spec})).unwrap();
+            assert!(service_ports([&service], [], None).is_empty());
+        }
+    }
+
+    #[test]
+    fn host_ports_of_pods() {
+        let pod = |spec: Value| {
+            let status = json!({"podIP": "10.1.0.7", "phase": "Running"});
+            serde_json::from_value::<Pod>(json!({"spec": spec, "status": status})).unwrap()
+        };
+        let containers = json!([{"ports": [
+            {"containerPort": 80, "hostPort": 8080}, {"containerPort": 81},
+            {"containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "127.0.0.9"}]}]);
+        let found = host_ports([
+            &pod(json!({"containers": containers})),
+            &pod(json!({"containers": containers, "hostNetwork": true})),
+        ]);
+        let found: Vec<_> = found
+            .iter()
+            .map(|p| format!("{} {:?} {} -> {}", p.protocol, p.ip, p.port, p.target.1))
+            .collect();
+        assert_eq!(found, ["tcp None 8080 -> 80", "udp Some(127.0.0.9) 53 -> 53"]);
+    }
+}

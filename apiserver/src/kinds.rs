@@ -6,11 +6,17 @@
 //! Objects that arrive have been through `schema::check` and `schema::default`: they hold known,
 //! correctly typed fields and the static defaults; nulls are gone.
 
+pub mod check;
+pub mod deployment;
 pub mod lens;
 pub mod metadata;
 pub mod name;
 pub mod path;
+pub mod pod;
+pub mod replica_set;
+pub mod scale;
 pub mod table;
+pub mod template;
 
 use proto::kind::{self, Row};
 use proto::status::FieldError;
@@ -41,6 +47,13 @@ pub struct Field {
     pub path: &'static str,
     /// What a missing field compares as: "", "false" or "0".
     pub absent: &'static str,
+}
+
+impl Field {
+    /// A text at the path that the client writes.
+    pub const fn text(label: &'static str) -> Field {
+        Field { label, path: label, absent: "" }
+    }
 }
 
 /// A column of a Table (metav1.TableColumnDefinition). `kind` is string, integer, boolean, …;
@@ -227,14 +240,14 @@ static KINDS: &[(&Row, &dyn Strategy)] = &[
     (&kind::EVENT, &Plain),
     (&kind::NAMESPACE, &Plain),
     (&kind::NODE, &Plain),
-    (&kind::POD, &Plain),
-    (&kind::POD_TEMPLATE, &Plain),
+    (&kind::POD, &pod::Pod),
+    (&kind::POD_TEMPLATE, &template::PodTemplate),
     (&kind::SECRET, &Plain),
     (&kind::SERVICE, &Plain),
     (&kind::SERVICE_ACCOUNT, &Plain),
     (&kind::CONTROLLER_REVISION, &Plain),
-    (&kind::DEPLOYMENT, &Plain),
-    (&kind::REPLICA_SET, &Plain),
+    (&kind::DEPLOYMENT, &deployment::Deployment),
+    (&kind::REPLICA_SET, &replica_set::ReplicaSet),
     (&kind::LEASE, &Plain),
     (&kind::ENDPOINT_SLICE, &Plain),
     (&kind::EVENTS_EVENT, &Plain),
@@ -273,3 +286,8 @@ fn only_status(new: &mut Value, old: &Value) {
     }
     new.section("metadata").take_over("generation", old.get("metadata").unwrap_or(&Value::Null));
 }
+
+const SELECTOR_DESCRIPTION: &str = "Selector is a label query over pods that should match the \
+    replica count. Label keys and values that must match in order to be controlled by this \
+    workload. It must match the pod template's labels. More info: \
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors";

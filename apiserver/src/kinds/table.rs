@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use proto::selector::LabelSelector;
 use proto::time::Time;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::Column;
@@ -87,10 +89,23 @@ pub fn labels(labels: &Value) -> String {
     if pairs.is_empty() { "<none>".into() } else { pairs.join(",") }
 }
 
-/// Values joined with commas, or `<none>`.
-pub fn joined<'a>(values: impl Iterator<Item = &'a str>) -> String {
-    let text = values.collect::<Vec<_>>().join(",");
-    if text.is_empty() { "<none>".into() } else { text }
+/// Values joined with commas, as they are.
+pub fn list<'a>(values: impl Iterator<Item = &'a str>) -> String {
+    values.collect::<Vec<_>>().join(",")
+}
+
+/// The text, or `<none>`.
+pub fn or_none(text: &str) -> &str {
+    if text.is_empty() { "<none>" } else { text }
+}
+
+/// A label selector as queries write it: `app=web,tier in (a,b),!canary`, or `<none>`.
+pub fn selector(selector: &Value) -> String {
+    let parsed = LabelSelector::deserialize(selector).ok().map(|selector| selector.selector());
+    match parsed {
+        Some(Ok(selector)) => or_none(&selector.to_string()).to_string(),
+        Some(Err(_)) | None => "<error>".into(),
+    }
 }
 
 fn two(large: u64, unit: &str, small: u64, small_unit: &str) -> String {

@@ -1,0 +1,140 @@
+//! Checks that many kinds make on one field, in upstream's sentences.
+
+use std::net::IpAddr;
+
+use proto::status::FieldError;
+use serde_json::Value;
+
+use super::lens::Lens;
+use super::metadata::sentences;
+use super::name;
+use super::path::Path;
+
+pub type Errors = Vec<FieldError>;
+
+/// Required and one of `supported`.
+pub fn one_of(path: &Path, value: &str, supported: &[&str], errors: &mut Errors) {
+    match value {
+        "" => errors.push(FieldError::required(path, "")),
+        value => optional_one_of(path, value, supported, errors),
+    }
+}
+
+/// One of `supported`, or nothing.
+pub fn optional_one_of(path: &Path, value: &str, supported: &[&str], errors: &mut Errors) {
+    if !value.is_empty() && !supported.contains(&value) {
+        errors.push(FieldError::not_supported(path, value, supported));
+    }
+}
+
+pub fn required(path: &Path, object: &Value, field: &str, errors: &mut Errors) {
+    if object.vacant(field) {
+        errors.push(FieldError::required(path.field(field), ""));
+    }
+}
+
+/// `must be greater than or equal to 0`, for each of the fields that is there.
+pub fn nonnegative(path: &Path, object: &Value, fields: &[&str], errors: &mut Errors) {
+    for field in fields {
+        if let Some(number) = object.int(field).filter(|number| *number < 0) {
+            let detail = "must be greater than or equal to 0";
+            errors.push(FieldError::invalid(path.field(field), number, detail));
+        }
+    }
+}
+
+/// That no count of a workload's status is greater than the count that includes it.
+pub fn counts(path: &Path, status: &Value, pairs: &[(&str, &str)], errors: &mut Errors) {
+    for (field, bound) in pairs {
+        let count = status.int(field).unwrap_or(0);
+        if count > status.int(bound).unwrap_or(0) {
+            let prefix = if *bound == "replicas" { "status." } else { "" };
+            let detail = format!("cannot be greater than {prefix}{bound}");
+            errors.push(FieldError::invalid(path.field(field), count, detail));
+        }
+    }
+}
+
+pub fn between(path: &Path, number: i64, low: i64, high: i64, errors: &mut Errors) {
+    if !(low..=high).contains(&number) {
+        let detail = format!("must be between {low} and {high}, inclusive");
+        errors.push(FieldError::invalid(path, number, detail));
+    }
+}
+
+pub fn port_number(path: &Path, number: i64, errors: &mut Errors) {
+    between(path, number, 1, 65535, errors);
+}
+
+/// A number or the name of a port (IntOrString).
+pub fn port(path: &Path, port: &Value, errors: &mut Errors) {
+    match port {
+        Value::String(name) => errors.extend(sentences(path, name, name::port(name))),
+        port => port_number(path, port.as_i64().unwrap_or(0), errors),
+    }
+}
+
+pub fn ip(path: &Path, text: &str, errors: &mut Errors) {
+    if text.parse::<IpAddr>().is_err() {
+        let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+        errors.push(FieldError::invalid(path, text, detail));
+    }
+}
+
+pub fn label(path: &Path, text: &str, errors: &mut Errors) {
+    errors.extend(sentences(path, text, name::label(text)));
+}
+
+pub fn subdomain(path: &Path, text: &str, errors: &mut Errors) {
+    errors.extend(sentences(path, text, name::subdomain(text)));
+}
+
+/// A label's key, and everything else that looks like one.
+pub fn qualified(path: &Path, text: &str, errors: &mut Errors) {
+    errors.extend(sentences(path, text, name::qualified(text)));
+}
+
+/// A label selector (metav1.LabelSelector).
+pub fn label_selector(path: &Path, selector: &Value, errors: &mut Errors) {
+    super::metadata::labels(&path.field("matchLabels"), selector.at("matchLabels"), errors);
+    let path = path.field("matchExpressions");
+    for (index, expression) in selector.items("matchExpressions").iter().enumerate() {
+        let path = path.index(index);
+        match expression.text("operator") {
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {
+                set_operator(&path, expression, errors);
+            }
+            other => {
+                let detail = "not a valid selector operator";
+                errors.push(FieldError::invalid(path.field("operator"), other, detail));
+            }
+        }
+        qualified(&path.field("key"), expression.text("key"), errors);
+        for (index, value) in expression.items("values").iter().enumerate() {
+            let text = value.as_str().unwrap_or("");
+            let path = path.field("values");
+            errors.extend(sentences(&path.index(index), text, name::label_value(text)));
+        }
+    }
+}
+
+/// That `In` and `NotIn` have values, `Exists` and `DoesNotExist` none.
+pub fn set_operator(path: &Path, expression: &Value, errors: &mut Errors) {
+    let (path, vacant) = (path.field("values"), expression.vacant("values"));
+    match expression.text("operator") {
+        "In" | "NotIn" if vacant => {
+            let detail = "must be specified when `operator` is 'In' or 'NotIn'";
+            errors.push(FieldError::required(path, detail));
+        }
+        "Exists" | "DoesNotExist" if !vacant => {
+            let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+            errors.push(FieldError::forbidden(path, detail));
+        }
+        _ => {}
+    }
+}
+
+/// A list of text values.
+pub fn texts<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = &'a str> {
+    object.items(field).iter().filter_map(Value::as_str)
+}

@@ -1,0 +1,136 @@
+//! Validation of resource requirements and names.
+
+use proto::quantity::Quantity;
+use proto::status::FieldError;
+use serde_json::Value;
+
+use crate::kinds::check::{self, Errors};
+use crate::kinds::lens::Lens;
+use crate::kinds::path::Path;
+
+/// Validates the `resources` of a container.
+pub fn validate(path: &Path, resources: &Value, errors: &mut Errors) {
+    let limits = resources.at("limits");
+    let (path_limits, path_requests) = (path.field("limits"), path.field("requests"));
+    let (mut huge, mut small) = (false, false);
+    for (name, quantity) in resources.pairs("limits") {
+        let path = path_limits.key(name);
+        container_resource(&path, name, errors);
+        amount(&path, name, quantity, errors);
+        huge |= name.starts_with("hugepages-");
+        small |= matches!(name, "cpu" | "memory");
+    }
+    for (name, quantity) in resources.pairs("requests") {
+        let path = path_requests.key(name);
+        container_resource(&path, name, errors);
+        amount(&path, name, quantity, errors);
+        huge |= name.starts_with("hugepages-");
+        small |= matches!(name, "cpu" | "memory");
+        let overcommit = overcommits(name);
+        match (read(quantity), limits.has(name).then(|| read(limits.at(name))).flatten()) {
+            (Some(request), Some(limit)) => {
+                let detail = if request != limit && !overcommit {
+                    format!("must be equal to {name} limit of {limit}")
+                } else if request > limit {
+                    format!("must be less than or equal to {name} limit of {limit}")
+                } else {
+                    continue;
+                };
+                errors.push(FieldError::invalid(&path_requests, quantity.clone(), detail));
+            }
+            (_, None) if !overcommit => {
+                let detail = "Limit must be set for non overcommitable resources";
+                errors.push(FieldError::required(&path_limits, detail));
+            }
+            _ => {}
+        }
+    }
+    if huge && !small {
+        errors.push(FieldError::forbidden(path, "HugePages require cpu or memory"));
+    }
+    if !resources.vacant("claims") {
+        errors.push(FieldError::forbidden(path.field("claims"), "not supported"));
+    }
+}
+
+/// Validates the amount of one resource: not negative, and whole where it cannot be divided.
+pub fn amount(path: &Path, name: &str, quantity: &Value, errors: &mut Errors) {
+    let Some(value) = read(quantity) else { return };
+    if value.is_negative() {
+        let detail = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid(path, quantity.clone(), detail));
+    }
+    let whole = extended(name) || COUNTED.contains(&name);
+    if whole && value.milli() % 1000 != 0 {
+        errors.push(FieldError::invalid(path, quantity.clone(), "must be an integer"));
+    }
+}
+
+/// Validates the name of any resource: standard or fully qualified.
+pub fn resource(path: &Path, name: &str, errors: &mut Errors) {
+    let before = errors.len();
+    check::qualified(path, name, errors);
+    if errors.len() == before && !name.contains('/') && !standard(name) {
+        let detail = "must be a standard resource type or fully qualified";
+        errors.push(FieldError::invalid(path, name, detail));
+    }
+}
+
+fn container_resource(path: &Path, name: &str, errors: &mut Errors) {
+    resource(path, name, errors);
+    if !name.contains('/') {
+        if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !huge(name) {
+            let detail = "must be a standard resource for containers";
+            errors.push(FieldError::invalid(path, name, detail));
+        }
+    } else if !native(name) && !extended(name) {
+        let detail = "doesn't follow extended resource name standard";
+        errors.push(FieldError::invalid(path, name, detail));
+    }
+}
+
+/// Quantities arrive in canonical text; anything else the schema has refused.
+pub fn read(quantity: &Value) -> Option<Quantity> {
+    match quantity {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.to_string().parse().ok(),
+        _ => None,
+    }
+}
+
+fn native(name: &str) -> bool {
+    !name.contains('/') || name.contains("kubernetes.io/")
+}
+
+fn extended(name: &str) -> bool {
+    !native(name) && !name.starts_with("requests.")
+}
+
+fn huge(name: &str) -> bool {
+    name.starts_with("hugepages-")
+}
+
+fn overcommits(name: &str) -> bool {
+    native(name) && !huge(name)
+}
+
+fn standard(name: &str) -> bool {
+    let plain =
+        name.strip_prefix("requests.").or_else(|| name.strip_prefix("limits.")).unwrap_or(name);
+    matches!(plain, "cpu" | "memory" | "ephemeral-storage" | "storage")
+        || huge(plain)
+        || COUNTED.contains(&name)
+}
+
+/// Resources that are counted in whole objects.
+const COUNTED: &[&str] = &[
+    "pods",
+    "services",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+    "services.nodeports",
+    "services.loadbalancers",
+];

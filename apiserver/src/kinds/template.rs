@@ -1,0 +1,137 @@
+//! Pod templates: of workloads, and the kind PodTemplate.
+
+use proto::status::FieldError;
+use proto::time::Time;
+use serde_json::Value;
+
+use super::check::{self, Errors};
+use super::lens::Lens;
+use super::path::Path;
+use super::table::{self, column};
+use super::{Column, Strategy, metadata, pod};
+
+/// Defaults of the template at `template` in `parent`.
+pub fn default(parent: &mut Value) {
+    if parent.at("template").has("spec") {
+        pod::defaults::spec(parent.section("template").section("spec"));
+    }
+}
+
+/// Validates any pod template.
+pub fn validate(path: &Path, template: &Value, errors: &mut Errors) {
+    let meta = template.at("metadata");
+    metadata::labels(&path.field("labels"), meta.at("labels"), errors);
+    metadata::annotations(&path.field("annotations"), meta.at("annotations"), errors);
+    let path = path.field("spec");
+    pod::spec::validate(&path, template.at("spec"), errors);
+    if !template.at("spec").vacant("ephemeralContainers") {
+        let detail = "ephemeral containers not allowed in pod template";
+        errors.push(FieldError::forbidden(path.field("ephemeralContainers"), detail));
+    }
+}
+
+/// Validates the selector and the template of a workload whose pods run for ever; `path` is its
+/// spec's and `kind` its name.
+pub fn validate_workload(path: &Path, spec: &Value, kind: &str, errors: &mut Errors) {
+    let selector = spec.at("selector");
+    let path_selector = path.field("selector");
+    let empty = selector.vacant("matchLabels") && selector.vacant("matchExpressions");
+    if selector.is_null() {
+        errors.push(FieldError::required(&path_selector, ""));
+    } else {
+        check::label_selector(&path_selector, selector, errors);
+        if empty {
+            let value = selector.clone();
+            let detail = format!("empty selector is invalid for {kind}");
+            errors.push(FieldError::invalid(&path_selector, value, detail));
+        }
+    }
+    let template = spec.at("template");
+    let path = path.field("template");
+    if !empty && !selects(selector, template) {
+        let path = path.field("metadata");
+        let labels = template.at("metadata").at("labels").clone();
+        let detail = "`selector` does not match template `labels`";
+        errors.push(FieldError::invalid(path.field("labels"), labels, detail));
+    }
+    validate(&path, template, errors);
+    let path = path.field("spec");
+    let policy = template.at("spec").text("restartPolicy");
+    if !matches!(policy, "" | "Always") {
+        let path = path.field("restartPolicy");
+        errors.push(FieldError::not_supported(path, policy, &["Always"]));
+    }
+    if template.at("spec").has("activeDeadlineSeconds") {
+        let detail = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        errors.push(FieldError::forbidden(path.field("activeDeadlineSeconds"), detail));
+    }
+}
+
+/// Whether the selector, where it is valid, selects the template's labels.
+fn selects(selector: &Value, template: &Value) -> bool {
+    let labels = template.at("metadata").at("labels");
+    let label = |key: &str| labels.get(key).and_then(Value::as_str);
+    let equal = selector
+        .pairs("matchLabels")
+        .all(|(key, value)| label(key).is_some() && label(key) == value.as_str());
+    equal
+        && selector.items("matchExpressions").iter().all(|expression| {
+            let value = label(expression.text("key"));
+            let listed =
+                value.is_some_and(|value| check::texts(expression, "values").any(|v| v == value));
+            match expression.text("operator") {
+                "In" => listed,
+                "NotIn" => !listed,
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => true,
+            }
+        })
+}
+
+/// The cells Containers, Images and the names behind them.
+pub fn containers_and_images(spec: &Value) -> (String, String) {
+    let containers = spec.items("containers");
+    let of = |field| containers.iter().map(move |container| container.text(field));
+    (table::list(of("name")), table::list(of("image")))
+}
+
+pub const CONTAINERS: Column =
+    column("Containers", "string", 1, "Names of each container in the template.");
+pub const IMAGES: Column =
+    column("Images", "string", 1, "Images referenced by each container in the template.");
+
+pub struct PodTemplate;
+
+impl Strategy for PodTemplate {
+    fn default(&self, object: &mut Value) {
+        default(object);
+    }
+
+    fn counted(&self) -> &'static [&'static str] {
+        &["/template"]
+    }
+
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        validate(&Path::root("template"), object.at("template"), &mut errors);
+        errors
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        COLUMNS
+    }
+
+    fn cells(&self, object: &Value, _now: Time) -> Vec<Value> {
+        let template = object.at("template");
+        let (containers, images) = containers_and_images(template.at("spec"));
+        let labels = table::labels(template.at("metadata").at("labels"));
+        vec![table::name(object), containers.into(), images.into(), labels.into()]
+    }
+}
+
+const LABELS: Column =
+    column("Pod Labels", "string", 0, "Labels of the pods created from the template.");
+
+const COLUMNS: &[Column] =
+    &[table::NAME, Column { priority: 0, ..CONTAINERS }, Column { priority: 0, ..IMAGES }, LABELS];

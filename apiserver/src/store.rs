@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+pub mod embedded;
 mod hub;
 mod index;
 pub mod memory;
@@ -171,6 +172,15 @@ impl Txn {
     pub fn delete(key: impl Into<Arc<str>>, expected: Revision) -> Self {
         let key = key.into();
         Self { guards: vec![Guard { key: key.clone(), expected }], ops: vec![Op::Delete { key }] }
+    }
+
+    /// About what it takes to write it.
+    fn bytes(&self) -> usize {
+        let size = |op: &Op| match op {
+            Op::Put { key, value } => key.len() + value.len(),
+            Op::Delete { key } => key.len(),
+        };
+        self.ops.iter().map(size).sum()
     }
 
     fn check(&self) -> Result<(), StoreError> {

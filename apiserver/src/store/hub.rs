@@ -30,11 +30,6 @@ impl Hub {
         Watch::new(ended, lease)
     }
 
-    /// Whether anyone would receive something.
-    pub fn is_idle(&self) -> bool {
-        self.watches.is_empty()
-    }
-
     pub fn publish(&mut self, events: &[Event], revision: Revision) {
         self.watches.retain(|watch| {
             let Some(lease) = watch.upgrade() else { return false };

@@ -108,6 +108,12 @@ impl<V> Index<V> {
         self.revision = self.revision.max(revision);
     }
 
+    /// Says up to where an index that was just rebuilt had been compacted. Compacting it to there
+    /// finds what was not removed then.
+    pub fn resume(&mut self, compacted: Revision) {
+        self.compacted = compacted;
+    }
+
     pub fn current(&self, key: &str) -> Option<Current> {
         let last = self.keys.get(key)?.last()?;
         (!last.is_deletion()).then_some(Current {

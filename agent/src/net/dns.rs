@@ -3,9 +3,11 @@
 //! needed for a name to resolve.
 
 mod records;
+mod run;
 mod server;
 mod upstream;
 
 pub use records::{Answer, Records, ServiceKey};
+pub use run::{Config, run};
 pub use server::{Sockets, serve};
 pub use upstream::{Upstream, servers};

@@ -79,7 +79,7 @@ const BOOT: u8 = 3;
 impl PodNetwork {
     /// Makes the bridge, unless it is there, and turns forwarding on.
     pub async fn open(config: NetworkConfig) -> Result<Self, NetError> {
-        let gateway = config.pod_cidr.nth(1).unwrap_or(config.pod_cidr.address());
+        let gateway = super::gateway(config.pod_cidr);
         let addresses = Addresses::open(config.pod_cidr, &config.state_dir)?;
         let bridge = open_bridge(&config, gateway)?;
         sysctl("net/ipv4/ip_forward", "1")?;

@@ -3,6 +3,7 @@
 //! Names as in "Kubernetes DNS-Based Service Discovery" 1.1.0 and, where it is silent, as CoreDNS
 //! answers them.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
@@ -29,7 +30,7 @@ pub type ServiceKey = (String, String);
 pub enum Answer {
     Found(Vec<Record>),
     /// Another name: the record that says so, and the name.
-    Alias(Record, Name),
+    Alias(Box<Record>, Name),
     /// The name exists, without records of this type.
     NoData,
     NoName,
@@ -89,11 +90,13 @@ impl Records {
     ) {
         if let Some(old) = self.services.remove(key) {
             for ip in old.addresses {
-                if let Some(names) = self.reverse.get_mut(&ip) {
-                    names.remove(key);
+                if let Entry::Occupied(mut names) = self.reverse.entry(ip) {
+                    names.get_mut().remove(key);
+                    if names.get().is_empty() {
+                        names.remove();
+                    }
                 }
             }
-            self.reverse.retain(|_, names| !names.is_empty());
         }
         let Some(service) = service else { return };
         let records = service_records(service, slices);
@@ -176,7 +179,7 @@ impl Records {
                 Ok(mut target) => {
                     target.set_fqdn(true);
                     let alias = record(name, RData::CNAME(CNAME(target.clone())));
-                    Answer::Alias(alias, target)
+                    Answer::Alias(Box::new(alias), target)
                 }
                 Err(_) => Answer::NoData,
             };

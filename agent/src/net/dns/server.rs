@@ -130,10 +130,10 @@ impl Handler {
                 Answer::NoData => (ResponseCode::NoError, Vec::new()),
                 Answer::NoName => (ResponseCode::NXDomain, Vec::new()),
                 Answer::Alias(record, _) if query.query_type() == RecordType::CNAME => {
-                    (ResponseCode::NoError, vec![record])
+                    (ResponseCode::NoError, vec![*record])
                 }
                 Answer::Alias(record, target) if aliases.len() < MOST_ALIASES => {
-                    aliases.push(record);
+                    aliases.push(*record);
                     name = target;
                     continue;
                 }

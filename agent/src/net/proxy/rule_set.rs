@@ -164,7 +164,8 @@ mod tests {
         let order = transaction("t", Some(&old), &new);
         let mut sorted: Vec<_> = order.lines().collect();
         let mut wanted: Vec<_> = expected.lines().collect();
-        (sorted.sort_unstable(), wanted.sort_unstable());
+        sorted.sort_unstable();
+        wanted.sort_unstable();
         assert_eq!(sorted, wanted);
         let place = |line: &str| order.lines().position(|other| other == line).unwrap();
         assert!(place("add chain ip t d") < place("add element ip t m { 2 : goto d }"));

@@ -166,6 +166,21 @@ rows! {
         ["ev"], [], [], STANDARD, "events";
 }
 
+/// Not stored: the metadata of any object, as `Accept: …;as=PartialObjectMetadata` asks for it.
+pub static PARTIAL_METADATA: Row = Row {
+    group: s("meta.k8s.io"),
+    version: s("v1"),
+    kind: s("PartialObjectMetadata"),
+    resource: s(""),
+    singular: s(""),
+    namespaced: true,
+    short_names: Cow::Borrowed(&[]),
+    categories: Cow::Borrowed(&[]),
+    subresources: Cow::Borrowed(&[]),
+    verbs: Cow::Borrowed(&[]),
+    storage: s(""),
+};
+
 /// Every built-in kind that is stored, in the order of discovery.
 pub static ROWS: &[&Row] = &[
     &CONFIG_MAP,

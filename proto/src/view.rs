@@ -117,6 +117,8 @@ views! {
     }
 }
 
+object!(Meta, PARTIAL_METADATA);
+
 impl Condition {
     /// The condition of this type, if the list has it.
     pub fn find<'a>(list: &'a [Condition], kind: &str) -> Option<&'a Condition> {

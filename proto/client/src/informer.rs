@@ -11,6 +11,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use parking_lot::{Mutex, RwLock};
 use proto::kind::Row;
+use proto::meta::ObjectMeta;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -56,7 +57,8 @@ struct Store<T> {
 
 struct State<T> {
     objects: Snapshot<T>,
-    /// The objects that name an owner, by the owner's uid.
+    /// The objects that name an owner, by the owner's uid; under the empty uid those without a
+    /// controller, which may be adopted.
     owned: HashMap<String, Snapshot<T>>,
     revision: u64,
     readers: Vec<mpsc::UnboundedSender<Change<T>>>,
@@ -117,6 +119,39 @@ impl Informers {
     }
 }
 
+/// The other end of an informer that no watch feeds.
+pub struct Feed<T>(Arc<Store<T>>);
+
+impl<T: Object> Informer<T> {
+    /// An informer fed by hand, for tests and for parts that are simulated.
+    pub fn detached() -> (Informer<T>, Feed<T>) {
+        let store = Arc::new(Store::new());
+        (Informer(store.clone()), Feed(store))
+    }
+}
+
+impl<T: Object> Feed<T> {
+    /// As a complete list at `revision`.
+    pub fn replace(&self, entries: Vec<Entry<T>>, revision: u64) {
+        self.0.replace(entries, revision);
+    }
+
+    /// As the event of a write.
+    pub fn put(&self, entry: Entry<T>) {
+        self.0.put(entry);
+    }
+
+    /// As the event of a deletion; `entry` bears its revision.
+    pub fn delete(&self, entry: &Entry<T>) {
+        self.0.delete(entry);
+    }
+
+    /// As a bookmark.
+    pub fn advance(&self, revision: u64) {
+        self.0.advance(revision);
+    }
+}
+
 impl<T> Clone for Informer<T> {
     fn clone(&self) -> Informer<T> {
         Informer(self.0.clone())
@@ -152,7 +187,8 @@ impl<T: Object> Informer<T> {
         self.0.state.read().objects.clone()
     }
 
-    /// The objects that name this uid among their owners. Costs nothing.
+    /// The objects that name this uid among their owners; for an empty uid those that no
+    /// controller owns. Costs nothing.
     pub fn owned_by(&self, uid: &str) -> Snapshot<T> {
         self.0.state.read().owned.get(uid).cloned().unwrap_or_default()
     }
@@ -266,20 +302,22 @@ impl<T: Object> State<T> {
         if old.is_none() && new.is_none() {
             return;
         }
-        if let Some(old) = &old {
-            for owner in &old.meta().owner_references {
-                if let Some(owned) = self.owned.get_mut(&owner.uid) {
-                    owned.remove(&key);
-                    if owned.is_empty() {
-                        self.owned.remove(&owner.uid);
-                    }
+        for owner in old.iter().flat_map(|old| owners(old.meta())) {
+            if let Some(owned) = self.owned.get_mut(owner) {
+                owned.remove(&key);
+                if owned.is_empty() {
+                    self.owned.remove(owner);
                 }
             }
         }
-        if let Some(new) = &new {
-            for owner in &new.meta().owner_references {
-                let owned = self.owned.entry(owner.uid.clone()).or_default();
-                owned.insert(key.clone(), new.clone());
+        for owner in new.iter().flat_map(|new| owners(new.meta()).map(move |uid| (uid, new))) {
+            let (uid, new) = owner;
+            match self.owned.get_mut(uid) {
+                Some(owned) => drop(owned.insert(key.clone(), new.clone())),
+                None => {
+                    let only = OrdMap::unit(key.clone(), new.clone());
+                    self.owned.insert(uid.to_string(), only);
+                }
             }
         }
         self.readers.retain(|reader| {
@@ -287,6 +325,12 @@ impl<T: Object> State<T> {
             reader.send(Change { key, old, new }).is_ok()
         });
     }
+}
+
+/// The uids under which an object is found.
+fn owners(meta: &ObjectMeta) -> impl Iterator<Item = &str> {
+    let orphan = meta.controller().is_none().then_some("");
+    meta.owner_references.iter().map(|owner| owner.uid.as_str()).chain(orphan)
 }
 
 /// A key to look up by, borrowed or not.

@@ -19,7 +19,7 @@ pub mod websocket;
 
 pub use clock::Clock;
 pub use error::Error;
-pub use informer::{Change, Changes, Informer, Informers, Snapshot};
+pub use informer::{Change, Changes, Feed, Informer, Informers, Snapshot, in_namespace};
 pub use kubeconfig::{Config, Kubeconfig};
 pub use lead::{LeaseName, lead};
 pub use object::{

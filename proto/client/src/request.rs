@@ -65,6 +65,16 @@ impl Client {
         &self.agent
     }
 
+    /// Asks for metadata alone where the view is of no more, unless whole objects cost nothing.
+    pub(crate) fn accepts<T: Object>(&self, row: &Row, suffix: &str) -> String {
+        let asked = T::row();
+        if asked.kind == row.kind || self.shares_bytes() {
+            return JSON.into();
+        }
+        let (kind, group, version) = (&asked.kind, &asked.group, &asked.version);
+        format!("{JSON};as={kind}{suffix};g={group};v={version},{JSON}")
+    }
+
     pub(crate) fn shares_bytes(&self) -> bool {
         self.transport.shares_bytes()
     }
@@ -90,7 +100,20 @@ impl Client {
         content_type: &str,
         body: Bytes,
     ) -> Result<Response<Body>, Error> {
-        let mut request = Request::builder().method(method.clone()).uri(path).header(ACCEPT, JSON);
+        self.open_as(method, path, JSON, content_type, body).await
+    }
+
+    /// As [`Client::open`], with what is accepted as an answer.
+    pub(crate) async fn open_as(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<Response<Body>, Error> {
+        let mut request =
+            Request::builder().method(method.clone()).uri(path).header(ACCEPT, accept);
         if !content_type.is_empty() {
             request = request.header(CONTENT_TYPE, content_type);
         }
@@ -138,7 +161,9 @@ impl Client {
         options: &ListOptions,
     ) -> Result<List<T>, Error> {
         let path = collection(row, options, false);
-        let bytes = self.send(Method::GET, &path, "", Bytes::new()).await?;
+        let accept = self.accepts::<T>(row, "List");
+        let response = self.open_as(Method::GET, &path, &accept, "", Bytes::new()).await?;
+        let bytes = collect(&path, response.into_body()).await?;
         let decode = |source| Error::Decode { path: path.clone(), source };
         let body: ListBody<'_> = serde_json::from_slice(&bytes).map_err(decode)?;
         let raw = body.items.unwrap_or_default();

@@ -23,14 +23,15 @@ pub(crate) fn watch<T: Object>(
     options: &ListOptions,
 ) -> BoxStream<'static, Result<WatchEvent<T>, Error>> {
     let path = crate::request::collection(row, options, true);
+    let accept = client.accepts::<T>(row, "");
     enum State {
-        Closed(Client, String),
+        Closed(Client, String, String),
         Open(Lines),
         Ended,
     }
-    stream::unfold(State::Closed(client, path), |mut state| async move {
-        if let State::Closed(client, path) = state {
-            state = match open(&client, &path).await {
+    stream::unfold(State::Closed(client, path, accept), |mut state| async move {
+        if let State::Closed(client, path, accept) = state {
+            state = match open(&client, &path, &accept).await {
                 Ok(lines) => State::Open(lines),
                 Err(error) => return Some((Err(error), State::Ended)),
             };
@@ -49,8 +50,8 @@ pub(crate) fn watch<T: Object>(
     .boxed()
 }
 
-async fn open(client: &Client, path: &str) -> Result<Lines, Error> {
-    let response = client.open(Method::GET, path, "", Bytes::new()).await?;
+async fn open(client: &Client, path: &str, accept: &str) -> Result<Lines, Error> {
+    let response = client.open_as(Method::GET, path, accept, "", Bytes::new()).await?;
     Ok(Lines::new(response.into_body(), path.into(), client.shares_bytes()))
 }
 

@@ -1,1 +1,14 @@
+//! The scheduler: gives every pod that has none a node. It talks to the API server only; what it
+//! decides it decides from a snapshot, by pure plugins (`plugins`), and `run` is the only place
+//! that waits or writes.
 
+pub mod cycle;
+pub mod explanation;
+pub mod plugins;
+pub mod queue;
+pub mod resources;
+pub mod snapshot;
+
+mod run;
+
+pub use run::{Options, run};

@@ -1,1 +1,10 @@
+//! What the end-to-end tests share: the built programs as a user would run them. Only tests use
+//! it; it reaches Coracle through its command lines and its API, never around them.
 
+pub mod cluster;
+pub mod image;
+pub mod kubectl;
+pub mod machine;
+pub mod program;
+pub mod server;
+pub mod wait;

@@ -4,7 +4,8 @@
 //! per request to stdout. After SIGTERM it goes on serving for a moment, because the other nodes
 //! learn only then that it is leaving, and ends with code 0.
 //!
-//! `hello [PORT [LINGER_SECONDS]]`
+//! `hello [PORT [LINGER_SECONDS]]` serves; `hello get HOST PORT` asks such a server, from inside an
+//! image that has nothing else.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,7 +17,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 
 const PORT: u16 = 80;
@@ -24,7 +26,13 @@ const LINGER_SECONDS: u64 = 3;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [verb, host, port] = arguments.as_slice()
+        && verb == "get"
+    {
+        return get(host, port.parse()?).await;
+    }
+    let mut arguments = arguments.into_iter();
     let port = arguments.next().map_or(Ok(PORT), |text| text.parse())?;
     let linger = arguments.next().map_or(Ok(LINGER_SECONDS), |text| text.parse())?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_string();
@@ -59,6 +67,17 @@ async fn serve(listener: &TcpListener, host: &str) -> Result<(), Box<dyn std::er
             }
         });
     }
+}
+
+async fn get(host: &str, port: u16) -> Result<(), Box<dyn std::error::Error>> {
+    let mut stream = TcpStream::connect((host, port)).await?;
+    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (_, body) = answer.split_once("\r\n\r\n").ok_or("the answer has no body")?;
+    print!("{body}");
+    Ok(())
 }
 
 /// This program stands alone and has no virtual clock to follow.

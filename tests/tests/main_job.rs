@@ -2,13 +2,13 @@
 //! kubectl, read back from the API, from /proc, from the cgroup files and over the network.
 
 use std::collections::BTreeSet;
-use std::net::TcpStream;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use tests::cluster::Cluster;
+use tests::needs;
 use tests::program::Said;
 use tests::wait::until;
-use tests::needs;
 
 const MY_APP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/my-app.yaml");
 
@@ -58,8 +58,12 @@ fn deploys_with_ctl(cluster: &Cluster) {
 /// Each container has namespaces of its own and the limits of its pod, by /proc and the cgroups.
 fn runs_isolated_containers(cluster: &Cluster) {
     let pods = cluster.get(&["pods", "-l", "app=my-app"]);
-    let nodes: BTreeSet<&str> =
-        pods["items"].as_array().unwrap().iter().filter_map(|pod| pod["spec"]["nodeName"].as_str()).collect();
+    let nodes: BTreeSet<&str> = pods["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|pod| pod["spec"]["nodeName"].as_str())
+        .collect();
     assert_eq!(nodes.len(), 3, "three replicas on three nodes: {nodes:?}");
 
     let limited = r#"
@@ -205,8 +209,17 @@ fn the_same_with(cluster: &Cluster, tool: &dyn Fn(&[&str]) -> Said) {
 
     let name = pods.lines().nth(1).unwrap().split_whitespace().next().unwrap().to_string();
     let described = tool(&["describe", "pod", &name]).ok();
-    for wanted in ["Name:", "Node:", "IP:", "Containers:", "my-app:latest", "Conditions:", "Events:",
-        "Successfully assigned default/", "Started"] {
+    for wanted in [
+        "Name:",
+        "Node:",
+        "IP:",
+        "Containers:",
+        "my-app:latest",
+        "Conditions:",
+        "Events:",
+        "Successfully assigned default/",
+        "Started",
+    ] {
         assert!(described.contains(wanted), "{wanted} is not in\n{described}");
     }
 
@@ -229,5 +242,10 @@ fn the_same_with(cluster: &Cluster, tool: &dyn Fn(&[&str]) -> Said) {
         cluster.get(&["pods"])["items"].as_array().unwrap().is_empty().then_some(())
     });
     let said = tool(&["get", "deployment", "my-app-deployment"]).fails();
-    assert!(said.contains("Error from server (NotFound): deployments.apps \"my-app-deployment\" not found"), "{said}");
+    assert!(
+        said.contains(
+            "Error from server (NotFound): deployments.apps \"my-app-deployment\" not found"
+        ),
+        "{said}"
+    );
 }

@@ -52,7 +52,8 @@ impl Template {
             text => format!("{{.{text}}}"),
         };
         let mut parser = Parser { rest: &wrapped };
-        let nodes = parser.nodes(false).map_err(|why| format!("error parsing jsonpath {text}, {why}"))?;
+        let nodes =
+            parser.nodes(false).map_err(|why| format!("error parsing jsonpath {text}, {why}"))?;
         Ok(Template(nodes))
     }
 
@@ -260,7 +261,10 @@ impl Parser<'_> {
             } else if self.eat("[") {
                 steps.push(self.bracket()?);
             } else if before.len() == self.rest.len() {
-                return Err(format!("unrecognized character in action: {:?}", self.rest.chars().next()));
+                return Err(format!(
+                    "unrecognized character in action: {:?}",
+                    self.rest.chars().next()
+                ));
             } else {
                 return Ok(steps);
             }
@@ -329,7 +333,9 @@ impl Parser<'_> {
         }
         let from = self.integer();
         if !self.eat(":") {
-            return from.map(Step::Index).ok_or_else(|| format!("invalid array index {}", self.rest));
+            return from
+                .map(Step::Index)
+                .ok_or_else(|| format!("invalid array index {}", self.rest));
         }
         let to = self.integer();
         let step = if self.eat(":") { self.integer() } else { None };
@@ -415,7 +421,11 @@ impl Parser<'_> {
 
     fn expect(&mut self, token: &str) -> Result<(), String> {
         self.rest = self.rest.trim_start();
-        if self.eat(token) { Ok(()) } else { Err(format!("{token} is expected at {:?}", self.rest)) }
+        if self.eat(token) {
+            Ok(())
+        } else {
+            Err(format!("{token} is expected at {:?}", self.rest))
+        }
     }
 }
 
@@ -458,7 +468,10 @@ mod tests {
                 "{range .items[*]}[{.metadata.name}, {.status.capacity}] {end}",
                 "[127.0.0.1, {\"cpu\":\"4\"}] [127.0.0.2, {\"cpu\":\"8\"}] ",
             ),
-            ("{range .items[*]}{.metadata.name}{\"\\t\"}{.kind}{\"\\n\"}{end}", "127.0.0.1\tNone\n127.0.0.2\tNone\n"),
+            (
+                "{range .items[*]}{.metadata.name}{\"\\t\"}{.kind}{\"\\n\"}{end}",
+                "127.0.0.1\tNone\n127.0.0.2\tNone\n",
+            ),
             ("{.items[0].metadata.labels.kubernetes\\.io/hostname}", "a"),
         ] {
             let said = Template::parse(template).unwrap().print(&object, false);

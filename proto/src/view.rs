@@ -119,6 +119,21 @@ views! {
 
 object!(Meta, PARTIAL_METADATA);
 
+impl ObjectReference {
+    /// To the object of this kind with this metadata.
+    pub fn of(row: &crate::kind::Row, meta: &ObjectMeta) -> ObjectReference {
+        ObjectReference {
+            api_version: row.api_version(),
+            kind: row.kind.to_string(),
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone(),
+            uid: meta.uid.clone(),
+            resource_version: meta.resource_version.clone(),
+            field_path: String::new(),
+        }
+    }
+}
+
 impl Condition {
     /// The condition of this type, if the list has it.
     pub fn find<'a>(list: &'a [Condition], kind: &str) -> Option<&'a Condition> {

@@ -81,9 +81,8 @@ impl PodInfo {
         &self.key.namespace
     }
 
-    /// Whether it still takes anything from its node.
-    pub fn is_active(&self) -> bool {
-        !matches!(self.object.status.phase.as_str(), "Succeeded" | "Failed")
+    pub fn uid(&self) -> &str {
+        &self.object.metadata.uid
     }
 }
 

@@ -72,5 +72,5 @@ fn matches_term(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
 
 /// The API server has checked it; one that it would refuse holds nowhere.
 fn holds(wanted: &Expression, actual: Option<&str>) -> bool {
-    wanted.requirement(true).is_ok_and(|requirement| requirement.test.matches(actual))
+    wanted.requirement(true).is_ok_and(|requirement| requirement.matches(actual))
 }

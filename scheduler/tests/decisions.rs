@@ -1,0 +1,284 @@
+//! Tables of decisions: nodes and pods as the API has them, and what the scheduler makes of them.
+
+use std::sync::Arc;
+
+use client::{Entry, Key, Rng};
+use proptest::prelude::*;
+use proto::time::Time;
+use scheduler::cycle::{opinions, schedule};
+use scheduler::explanation::sentence;
+use scheduler::plugins::Event;
+use scheduler::queue::Queue;
+use scheduler::snapshot::{PodInfo, Snapshot};
+use serde_json::{Value, json};
+
+fn entry<T: client::Object>(value: Value) -> Arc<Entry<T>> {
+    Arc::new(Entry::decode(value.to_string().into()).unwrap())
+}
+
+fn node(name: &str, more: Value) -> Value {
+    let mut node = json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}},
+    });
+    json_patch::merge(&mut node, &more);
+    node
+}
+
+fn pod(name: &str, spec: Value) -> Arc<PodInfo> {
+    let metadata =
+        json!({"name": name, "namespace": "default", "uid": name, "labels": {"app": "web"}});
+    let pod = json!({"metadata": metadata, "spec": spec});
+    Arc::new(PodInfo::new(Key::new("default", name), entry(pod)))
+}
+
+fn asks(cpu: &str) -> Value {
+    json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]})
+}
+
+fn snapshot(nodes: Vec<Value>) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    nodes.into_iter().for_each(|node| snapshot.put_node(entry(node)));
+    snapshot
+}
+
+/// Where it goes, or why it goes nowhere.
+fn decide(pod: &PodInfo, snapshot: &Snapshot) -> Result<String, String> {
+    let placed = schedule(pod, snapshot, &Rng::seeded(1));
+    placed.map(|placement| placement.node).map_err(|refused| sentence(&refused))
+}
+
+#[test]
+fn reasons_in_upstreams_words() {
+    let tainted = json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}});
+    let affinity = |operator: &str, values: Value| {
+        json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "disk", "operator": operator, "values": values}]}]}}}})
+    };
+    let labelled = json!({"metadata": {"labels": {"disk": "ssd"}}});
+    for (nodes, spec, wanted) in [
+        (vec![], asks("1"), Err("no nodes available to schedule pods")),
+        (vec![node("a", json!({}))], asks("1"), Ok("a")),
+        (
+            vec![node("a", json!({}))],
+            asks("5"),
+            Err("0/1 nodes are available: 1 Insufficient cpu."),
+        ),
+        (
+            vec![node("a", tainted.clone()), node("b", json!({"spec": {"unschedulable": true}}))],
+            asks("1"),
+            Err(
+                "0/2 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable.",
+            ),
+        ),
+        (
+            vec![node("a", tainted)],
+            json!({"tolerations": [{"key": "k", "operator": "Exists"}]}),
+            Ok("a"),
+        ),
+        (
+            vec![node("a", json!({})), node("b", labelled.clone())],
+            json!({"nodeSelector": {"disk": "ssd"}}),
+            Ok("b"),
+        ),
+        (
+            vec![node("a", json!({})), node("b", labelled.clone())],
+            affinity("In", json!(["ssd"])),
+            Ok("b"),
+        ),
+        (
+            vec![node("a", json!({})), node("b", labelled)],
+            affinity("NotIn", json!(["ssd"])),
+            Ok("a"),
+        ),
+        (
+            vec![node("a", json!({}))],
+            affinity("Exists", json!([])),
+            Err("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."),
+        ),
+        (
+            vec![node("a", json!({"status": {"allocatable": {"pods": "0"}}}))],
+            asks("1"),
+            Err("0/1 nodes are available: 1 Too many pods."),
+        ),
+        (
+            vec![node("a", json!({}))],
+            json!({"containers": [{"name": "c", "resources": {"requests": {"example.com/gpu": "1"}}}]}),
+            Err("0/1 nodes are available: 1 Insufficient example.com/gpu."),
+        ),
+    ] {
+        let said = decide(&pod("p", spec.clone()), &snapshot(nodes));
+        assert_eq!(said.as_deref().map_err(String::as_str), wanted, "{spec}");
+    }
+}
+
+#[test]
+fn host_ports_conflict_per_address_and_protocol() {
+    let port = |ip: &str, protocol: &str| {
+        json!({"containers": [{"name": "c", "ports": [
+            {"containerPort": 80, "hostPort": 80, "hostIP": ip, "protocol": protocol}]}]})
+    };
+    for (first, second, fits) in [
+        (port("", "TCP"), port("", "TCP"), false),
+        (port("", "TCP"), port("", "UDP"), true),
+        (port("10.0.0.1", "TCP"), port("10.0.0.2", "TCP"), true),
+        (port("10.0.0.1", "TCP"), port("0.0.0.0", "TCP"), false),
+    ] {
+        let mut snapshot = snapshot(vec![node("a", json!({}))]);
+        snapshot.place(pod("first", first.clone()), "a");
+        assert_eq!(
+            decide(&pod("second", second.clone()), &snapshot).is_ok(),
+            fits,
+            "{first} {second}"
+        );
+    }
+}
+
+#[test]
+fn replicas_spread_and_constraints_bind() {
+    let owned = |name: &str| {
+        let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "rs", "controller": true}]);
+        let value = json!({"metadata": {"name": name, "namespace": "default", "uid": name, "ownerReferences": owner}});
+        Arc::new(PodInfo::new(Key::new("default", name), entry(value)))
+    };
+    let mut spread = snapshot(["a", "b", "c"].map(|name| node(name, json!({}))).to_vec());
+    for index in 0..6 {
+        let replica = owned(&format!("p{index}"));
+        let chosen = decide(&replica, &spread).unwrap();
+        spread.place(replica, &chosen);
+    }
+    let counts: Vec<usize> = spread.nodes().iter().map(|node| node.pods.len()).collect();
+    assert_eq!(counts, [2, 2, 2]);
+
+    let constrained = json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]});
+    let zoned =
+        |name: &str, zone: &str| node(name, json!({"metadata": {"labels": {"zone": zone}}}));
+    let mut zones = snapshot(vec![zoned("a", "1"), zoned("b", "2"), node("c", json!({}))]);
+    zones.place(pod("one", json!({})), "a");
+    assert_eq!(decide(&pod("two", constrained.clone()), &zones).as_deref(), Ok("b"));
+    zones.remove_node("b");
+    zones.put_node(entry(node(
+        "b",
+        json!({"metadata": {"labels": {"zone": "2"}}, "spec": {"unschedulable": true}}),
+    )));
+    assert_eq!(
+        decide(&pod("two", constrained), &zones).unwrap_err(),
+        "0/3 nodes are available: 1 node(s) didn't match pod topology spread constraints, 1 node(s) \
+         didn't match pod topology spread constraints (missing required label), 1 node(s) were \
+         unschedulable."
+    );
+}
+
+#[test]
+fn company_is_sought_and_kept_out() {
+    let term = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]);
+    let near = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}});
+    let far = json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}});
+    let nodes = || snapshot(vec![node("a", json!({})), node("b", json!({}))]);
+
+    assert!(decide(&pod("first", near.clone()), &nodes()).is_ok(), "the first of its group");
+    let mut one = nodes();
+    one.place(pod("web", json!({})), "b");
+    assert_eq!(decide(&pod("p", near), &one).as_deref(), Ok("b"));
+    assert_eq!(decide(&pod("p", far.clone()), &one).as_deref(), Ok("a"));
+
+    let mut guarded = nodes();
+    guarded.place(pod("hermit", far), "b");
+    guarded.remove_node("a");
+    assert_eq!(
+        decide(&pod("p", json!({})), &guarded).unwrap_err(),
+        "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules."
+    );
+}
+
+#[test]
+fn init_containers_count_for_the_most_they_need() {
+    let cpu = |amount: &str| json!({"requests": {"cpu": amount}});
+    let spec = json!({
+        "initContainers": [
+            {"name": "sidecar", "restartPolicy": "Always", "resources": cpu("1")},
+            {"name": "init", "resources": cpu("3")},
+        ],
+        "containers": [{"name": "c", "resources": cpu("2")}],
+        "overhead": {"cpu": "500m"},
+    });
+    assert_eq!(pod("p", spec).requests.cpu, 4500);
+}
+
+#[test]
+fn every_plugin_has_its_say() {
+    let snapshot =
+        snapshot(vec![node("a", json!({"spec": {"unschedulable": true}})), node("b", json!({}))]);
+    let opinions = opinions(&pod("p", asks("5")), &snapshot);
+    let plugins: Vec<&str> = opinions[0].rejections.iter().map(|(plugin, _)| *plugin).collect();
+    assert_eq!(plugins, ["NodeUnschedulable", "NodeResourcesFit"]);
+    assert_eq!(opinions[1].rejections.len(), 1);
+}
+
+#[test]
+fn only_an_event_that_could_cure_wakes_a_pod() {
+    let at = Time::from_unix;
+    let mut queue = Queue::default();
+    let waiting = pod("p", asks("5"));
+    queue.put(Arc::clone(&waiting), at(0));
+    assert!(queue.pop(at(0)).is_some());
+    queue.refused(&waiting.key, vec!["NodeResourcesFit"], at(0));
+    assert!(queue.pop(at(100)).is_none());
+
+    queue.happened(Event::NodeTaints, at(100));
+    assert!(queue.pop(at(100)).is_none(), "taints do not bring CPU");
+    queue.happened(Event::PodDeleted, at(100));
+    assert!(queue.pop(at(100)).is_some());
+
+    // An event during the decision counts, and the second failure waits longer.
+    queue.happened(Event::PodDeleted, at(100));
+    queue.refused(&waiting.key, vec!["NodeResourcesFit"], at(100));
+    assert!(queue.pop(at(101)).is_none());
+    assert_eq!(queue.wake_at(), Some(at(102)));
+    assert!(queue.pop(at(102)).is_some());
+
+    // A missed event is made up for after five minutes.
+    queue.refused(&waiting.key, vec!["NodeResourcesFit"], at(102));
+    assert_eq!(queue.wake_at(), Some(at(402)));
+    assert!(queue.pop(at(402)).is_some());
+}
+
+proptest! {
+    /// Whatever comes, in whatever order: no node is overcommitted, and no pod is refused while a
+    /// node could take it.
+    #[test]
+    fn neither_overcommitted_nor_idle(
+        nodes in prop::collection::vec(1i64..8, 1..6),
+        pods in prop::collection::vec((1i64..5, any::<bool>()), 1..40),
+    ) {
+        let mut cluster = Snapshot::default();
+        for (index, cpu) in nodes.iter().enumerate() {
+            let allocatable = json!({"status": {"allocatable": {"cpu": cpu.to_string(), "pods": "10"}}});
+            cluster.put_node(entry(node(&format!("n{index}"), allocatable)));
+        }
+        let mut placed = Vec::new();
+        for (index, (cpu, ends)) in pods.iter().enumerate() {
+            let next = pod(&format!("p{index}"), asks(&cpu.to_string()));
+            let room = |node: &scheduler::snapshot::NodeInfo| {
+                node.allocatable.cpu - node.requested.cpu >= cpu * 1000 && node.pods.len() < 10
+            };
+            let possible = cluster.nodes().iter().any(room);
+            let chosen = decide(&next, &cluster);
+            prop_assert_eq!(chosen.is_ok(), possible);
+            if let Ok(chosen) = chosen {
+                placed.push(next.key.clone());
+                cluster.place(next, &chosen);
+            }
+            if *ends && !placed.is_empty() {
+                cluster.remove_pod(&placed.remove(0));
+            }
+            for node in cluster.nodes() {
+                let sum: i64 = node.pods.iter().map(|pod| pod.requests.cpu).sum();
+                prop_assert_eq!(sum, node.requested.cpu);
+                prop_assert!(sum <= node.allocatable.cpu);
+            }
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! A command's connection to its cluster: which kubeconfig, context and namespace, and the API
 //! behind them.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::failure::{Failure, Result, chain};
-use crate::resources::Resources;
+use crate::resources::{Resources, text};
 
 /// Which cluster a command speaks to.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -115,6 +116,40 @@ impl Session {
                 Err(Failure::said(format!("{path}: the server cannot answer as {accept}")))
             }
         }
+    }
+}
+
+impl Session {
+    /// Calls `seen` with type and object of every change at a watch's path, until it breaks or the
+    /// server ends the watch.
+    pub async fn watch(
+        &self,
+        path: &str,
+        accept: &str,
+        mut seen: impl FnMut(&str, &Value) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let mut body = self.get_as(path, accept).await?.into_body();
+        let mut buffer = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|why| Failure::said(format!("the watch broke off: {why}")))?;
+            buffer.extend_from_slice(frame.data_ref().map(AsRef::as_ref).unwrap_or_default());
+            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = buffer.drain(..=end).collect();
+                let event: Value = serde_json::from_slice(&line)
+                    .map_err(|why| Failure::said(format!("the watch sent no JSON: {why}")))?;
+                match text(&event["type"]) {
+                    "BOOKMARK" => {}
+                    "ERROR" => return Err(Failure::said(text(&event["object"]["message"]))),
+                    kind => {
+                        if seen(kind, &event["object"])?.is_break() {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 

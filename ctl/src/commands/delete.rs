@@ -1,7 +1,5 @@
 //! `ctl delete`: and, unless told otherwise, wait until the objects are gone.
 
-use std::time::Duration;
-
 use client::{DeleteOptions, Propagation};
 use http::Method;
 use serde_json::Value;

@@ -1,5 +1,7 @@
 //! `ctl get`: tables as the server makes them, or the objects themselves; once or as they change.
 
+use std::ops::ControlFlow;
+
 use http::Method;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -108,9 +110,8 @@ impl Get {
             if answer["rows"].as_array().is_none_or(Vec::is_empty) {
                 continue;
             }
-            if let Some((of, table)) = open.take_if(|(of, _)| of.row != target.row) {
+            if let Some((_, table)) = open.take_if(|(of, _)| of.row != target.row) {
                 self.print(table, &mut printed, several);
-                drop(of);
             }
             let shape = self.shape(&target.row, wide, several);
             let table = open.take().map(|(_, table)| table);
@@ -287,24 +288,9 @@ impl Get {
                 ("fieldSelector", fields),
             ],
         );
-        let mut body = session.get_as(&path, accept).await?.into_body();
-        let mut buffer = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let frame =
-                frame.map_err(|why| Failure::said(format!("the watch broke off: {why}")))?;
-            buffer.extend_from_slice(frame.data_ref().map(AsRef::as_ref).unwrap_or_default());
-            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = buffer.drain(..=end).collect();
-                let event: Value = serde_json::from_slice(&line)
-                    .map_err(|why| Failure::said(format!("the watch sent no JSON: {why}")))?;
-                match text(&event["type"]) {
-                    "BOOKMARK" => {}
-                    "ERROR" => return Err(Failure::said(text(&event["object"]["message"]))),
-                    kind => seen(kind, &event["object"])?,
-                }
-            }
-        }
-        Ok(())
+        let go_on =
+            |kind: &str, object: &Value| seen(kind, object).map(|()| ControlFlow::Continue(()));
+        session.watch(&path, accept, go_on).await
     }
 }
 

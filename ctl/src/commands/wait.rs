@@ -1,17 +1,16 @@
 //! `ctl wait`: for a condition, for a value at a JSONPath, for an end; also of objects that are not
 //! there yet.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
-use client::{Clock, ListOptions, WatchEvent};
-use futures::StreamExt;
-use proto::view::Meta;
+use client::Clock;
 use serde_json::Value;
 
 use crate::failure::{Failure, Result};
 use crate::output::jsonpath::{Template, text as printed};
 use crate::resources::{items, text};
-use crate::session::Session;
+use crate::session::{Session, query};
 use crate::target::{Names, Target};
 
 #[derive(clap::Args)]
@@ -54,8 +53,7 @@ impl Wait {
             if self.names.selector.is_empty() && !self.all {
                 return Err(Failure::said("name the objects, or use --all or -l"));
             }
-            let path =
-                crate::session::query(&target.path(), &[("labelSelector", &self.names.selector)]);
+            let path = query(&target.path(), &[("labelSelector", &self.names.selector)]);
             let list = session.get(&path).await?;
             let names: Vec<&str> =
                 items(&list["items"]).map(|item| text(&item["metadata"]["name"])).collect();
@@ -150,33 +148,36 @@ pub async fn until(
     timeout: Duration,
     mut met: impl FnMut(Option<&Value>) -> Result<bool>,
 ) -> Result<()> {
+    let by_name = format!("metadata.name={}", target.name);
+    let collection = target.row.path(&target.namespace, "");
     let watch = async {
         loop {
-            let options = ListOptions {
-                namespace: target.namespace.clone(),
-                field_selector: format!("metadata.name={}", target.name),
-                ..ListOptions::default()
-            };
-            let list = session.client.list_of::<Anything>(&target.row, &options).await?;
-            let now = list.items.first().map(|entry| entry.value());
-            if met(now.as_ref())? {
+            let list = session.get(&query(&collection, &[("fieldSelector", &by_name)])).await?;
+            if met(items(&list["items"]).next())? {
                 return Ok(());
             }
-            let options = ListOptions { resource_version: list.revision.to_string(), ..options };
-            let mut events = session.client.watch_of::<Anything>(&target.row, &options);
-            while let Some(event) = events.next().await {
-                let object = match event {
-                    Ok(WatchEvent::Added(entry) | WatchEvent::Modified(entry)) => {
-                        Some(entry.value())
+            let path = query(
+                &collection,
+                &[
+                    ("watch", "true"),
+                    ("fieldSelector", &by_name),
+                    ("resourceVersion", text(&list["metadata"]["resourceVersion"])),
+                ],
+            );
+            let mut outcome = None;
+            let watched = session.watch(&path, "application/json", |kind, object| {
+                Ok(match met((kind != "DELETED").then_some(object)) {
+                    Ok(false) => ControlFlow::Continue(()),
+                    done => {
+                        outcome = Some(done.map(|_| ()));
+                        ControlFlow::Break(())
                     }
-                    Ok(WatchEvent::Deleted(_)) => None,
-                    Ok(WatchEvent::Bookmark { .. }) => continue,
-                    // Ended or expired: look again.
-                    Err(_) => break,
-                };
-                if met(object.as_ref())? {
-                    return Ok(());
-                }
+                })
+            });
+            // A watch that ended or expired is no answer: look again.
+            drop(watched.await);
+            if let Some(outcome) = outcome {
+                return outcome;
             }
         }
     };
@@ -197,9 +198,6 @@ pub async fn gone(session: &Session, target: &Target, uid: &str, timeout: Durati
         other => other,
     })
 }
-
-/// For a watch that needs only the bytes.
-type Anything = Meta;
 
 pub const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 

@@ -127,15 +127,7 @@ fn take<'a>(step: &Step, root: &'a Value, value: &'a Value) -> Vec<&'a Value> {
         Step::Root => vec![root],
         Step::Field(name) => value.get(name).into_iter().collect(),
         Step::Wildcard => children(value),
-        Step::Descend => {
-            let mut all = vec![value];
-            let mut next = 0;
-            while next < all.len() {
-                all.extend(children(all[next]));
-                next += 1;
-            }
-            all
-        }
+        Step::Descend => descend(value),
         Step::Index(index) => {
             let Some(list) = value.as_array() else { return Vec::new() };
             let at = if *index < 0 { index + list.len() as i64 } else { *index };
@@ -155,6 +147,18 @@ fn take<'a>(step: &Step, root: &'a Value, value: &'a Value) -> Vec<&'a Value> {
             children(value).into_iter().filter(holds).collect()
         }
     }
+}
+
+/// The value and everything below it, depth first.
+fn descend(value: &Value) -> Vec<&Value> {
+    let mut all = Vec::new();
+    // A stack of its own: a deep object must not exhaust the thread's.
+    let mut next = vec![value];
+    while let Some(value) = next.pop() {
+        all.push(value);
+        next.extend(children(value).into_iter().rev());
+    }
+    all
 }
 
 fn children(value: &Value) -> Vec<&Value> {

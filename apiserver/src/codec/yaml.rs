@@ -86,7 +86,7 @@ mod tests {
             ("true: b", json!({"true": "b"})),
             ("a: |\n  x\n  y\n", json!({"a": "x\ny\n"})),
             ("{a: [1, 2]}", json!({"a": [1, 2]})),
-            ("x: &x {a: 1}\ny: {<<: *x, b: 2}", json!({"x": {"a": 1}, "y": {"a": 1, "b": 2}})),
+            ("x: &x {a: 1}\nz: {<<: *x, b: 2}", json!({"x": {"a": 1}, "z": {"a": 1, "b": 2}})),
         ] {
             assert_eq!(value(text), expected, "{text}");
         }

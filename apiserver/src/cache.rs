@@ -54,6 +54,9 @@ const PAGE: usize = 1000;
 /// Between attempts to read a store that is out of reach.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long the cache may lag behind a revision before the store is asked to help.
+const NUDGE: Duration = Duration::from_millis(30);
+
 /// The caches of all kinds.
 #[derive(Clone)]
 pub struct Cache {
@@ -72,6 +75,7 @@ impl Drop for Feeding {
 
 struct Shared {
     store: Arc<dyn Store>,
+    clock: Clock,
     kinds: HashMap<String, Arc<KindCache>>,
     /// The highest revision of which every kind holds all changes.
     progress: Arc<watch::Sender<Revision>>,
@@ -89,9 +93,9 @@ impl Cache {
         let kinds = KindSpec::merge(specs)
             .map(|spec| (spec.storage.clone(), Arc::new(KindCache::new(spec, progress.clone()))))
             .collect();
-        let shared = Arc::new(Shared { store, kinds, progress });
+        let shared = Arc::new(Shared { store, clock, kinds, progress });
         let watch = shared.fill().await?;
-        let feed = tokio::spawn(follow(shared.clone(), watch, clock));
+        let feed = tokio::spawn(follow(shared.clone(), watch));
         Ok(Self { shared, _feeding: Arc::new(Feeding(feed.abort_handle())) })
     }
 
@@ -113,7 +117,8 @@ impl Cache {
     /// the call, by whichever API server. With the embedded stores it does not wait.
     pub async fn fresh(&self) -> Result<Revision, StoreError> {
         let revision = self.shared.store.revision().await?;
-        if *self.shared.progress.borrow() < revision {
+        // Usually it is on its way.
+        if self.shared.clock.timeout(NUDGE, self.wait(revision)).await.is_err() {
             self.shared.store.nudge(revision).await?;
             self.wait(revision).await;
         }
@@ -255,7 +260,7 @@ impl Shared {
 
 /// Follows the store for as long as the cache lives: where its watch ends (compacted away while
 /// the store was out of reach), everything is read anew and running watches end with 410.
-async fn follow(shared: Arc<Shared>, mut watch: Watch, clock: Clock) {
+async fn follow(shared: Arc<Shared>, mut watch: Watch) {
     loop {
         let error = watch.ended().await;
         tracing::warn!(%error, "the watch of the store ended; reading everything anew");
@@ -265,7 +270,7 @@ async fn follow(shared: Arc<Shared>, mut watch: Watch, clock: Clock) {
                 Err(StoreError::Closed) => return,
                 Err(error) => tracing::error!(%error, "cannot read the store"),
             }
-            clock.sleep(RETRY).await;
+            shared.clock.sleep(RETRY).await;
         };
     }
 }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 pub mod embedded;
+pub mod etcd;
 mod hub;
 mod index;
 pub mod memory;
@@ -110,7 +111,8 @@ pub struct Event {
 pub enum Change {
     /// The new value; it was created here if both its revisions are the event's.
     Put(KeyValue),
-    /// What was deleted.
+    /// What was deleted; etcd no longer knows its value where the revision before the deletion is
+    /// compacted away (all but the key is empty then).
     Delete(KeyValue),
 }
 

@@ -1,0 +1,116 @@
+//! A watch of etcd that outlives its connections: it goes on from the last revision seen, never
+//! from now, on whichever member answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::Clock;
+use etcd_client::{EventType, WatchClient, WatchOptions, WatchResponse};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+
+use super::{end_of, key_value, revision_of};
+use crate::store::{Change, Event, KeyValue, Revision, Sink, StoreError, Watch};
+
+/// Before a lost watch is begun again: the first pause and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+struct Running(AbortHandle);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub fn start(
+    client: WatchClient,
+    clock: Clock,
+    prefix: String,
+    from: Revision,
+    sink: Arc<dyn Sink>,
+) -> Watch {
+    let (end, ended) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        let mut seen = from;
+        let mut pause = PAUSE.0;
+        loop {
+            let before = seen;
+            match session(client.clone(), &prefix, &mut seen, &*sink).await {
+                End::Compacted(oldest) => {
+                    let _ =
+                        end.send(StoreError::Compacted { requested: seen, oldest: Some(oldest) });
+                    return;
+                }
+                End::Lost(reason) => tracing::debug!(reason, seen, "lost the watch of etcd"),
+            }
+            pause = if seen > before { PAUSE.0 } else { (pause * 2).min(PAUSE.1) };
+            clock.sleep(pause).await;
+        }
+    });
+    Watch::new(ended, Running(task.abort_handle()))
+}
+
+enum End {
+    Compacted(Revision),
+    Lost(String),
+}
+
+/// One connection's worth.
+async fn session(
+    mut client: WatchClient,
+    prefix: &str,
+    seen: &mut Revision,
+    sink: &dyn Sink,
+) -> End {
+    let options = WatchOptions::new()
+        .with_range(end_of(prefix))
+        .with_start_revision(*seen as i64 + 1)
+        .with_prev_key()
+        .with_progress_notify();
+    let mut stream = match client.watch(prefix, Some(options)).await {
+        Ok(stream) => stream,
+        Err(error) => return End::Lost(error.to_string()),
+    };
+    loop {
+        let response = match stream.message().await {
+            Ok(Some(response)) => response,
+            Ok(None) => return End::Lost("the stream ended".into()),
+            Err(error) => return End::Lost(error.to_string()),
+        };
+        if response.compact_revision() > 0 {
+            return End::Compacted(response.compact_revision() as Revision);
+        }
+        if response.canceled() {
+            return End::Lost(response.cancel_reason().to_owned());
+        }
+        if !response.created() {
+            receive(&response, seen, sink);
+        }
+    }
+}
+
+/// A response holds whole revisions. One without events tells of progress, behind all events
+/// that came before it.
+fn receive(response: &WatchResponse, seen: &mut Revision, sink: &dyn Sink) {
+    let events: Vec<Event> = response.events().iter().filter_map(event).collect();
+    let last = events.last().map_or_else(|| revision_of(response.header()), |event| event.revision);
+    if last > *seen {
+        *seen = last;
+        sink.apply(&events, last);
+    }
+}
+
+fn event(event: &etcd_client::Event) -> Option<Event> {
+    let new = key_value(event.kv()?.clone());
+    let (key, revision) = (new.key.clone(), new.mod_revision);
+    let change = match event.event_type() {
+        EventType::Put => Change::Put(new),
+        // Without a previous value where that was compacted away.
+        EventType::Delete => Change::Delete(event.prev_kv().cloned().map_or_else(
+            || KeyValue { value: Default::default(), create_revision: 0, mod_revision: 0, ..new },
+            key_value,
+        )),
+    };
+    Some(Event { key, revision, change })
+}

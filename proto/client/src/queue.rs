@@ -15,6 +15,8 @@ use crate::Clock;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1000);
+/// Above so many resting keys those that are rested are looked for.
+const RESTING: usize = 1024;
 
 /// A queue of keys, shared by reference between those who add and the workers.
 pub struct WorkQueue<K> {
@@ -34,6 +36,8 @@ struct State<K> {
     keys: HashMap<u64, K>,
     serial: u64,
     failures: HashMap<K, u32>,
+    /// Keys that may not be handed out before a moment.
+    resting: HashMap<K, Instant>,
 }
 
 impl<K: Clone + Eq + Hash> WorkQueue<K> {
@@ -47,13 +51,24 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
             keys: HashMap::new(),
             serial: 0,
             failures: HashMap::new(),
+            resting: HashMap::new(),
         };
         WorkQueue { clock, state: Mutex::new(state), changed: Notify::new() }
     }
 
     /// Asks for the key to be handled; if a worker has it, once more afterwards.
     pub fn add(&self, key: K) {
-        if self.state.lock().add(key) {
+        let now = self.clock.instant();
+        let mut state = self.state.lock();
+        let wake = match state.resting.get(&key).copied() {
+            Some(until) if until > now => {
+                state.add_later(key, until);
+                true
+            }
+            _ => state.add(key),
+        };
+        drop(state);
+        if wake {
             self.changed.notify_one();
         }
     }
@@ -127,6 +142,23 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         }
     }
 
+    /// As [`WorkQueue::done`], and the key is not handed out again before `rest` is over: a key
+    /// that takes long cannot take all the time.
+    pub fn done_resting(&self, key: &K, rest: Duration) {
+        if rest.is_zero() {
+            return self.done(key);
+        }
+        let until = self.clock.instant() + rest;
+        let mut state = self.state.lock();
+        state.working.remove(key);
+        state.resting.insert(key.clone(), until);
+        if state.wanted.remove(key) {
+            state.add_later(key.clone(), until);
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
     /// How many keys are ready.
     pub fn len(&self) -> usize {
         self.state.lock().ready.len()
@@ -168,6 +200,9 @@ impl<K: Clone + Eq + Hash> State<K> {
 
     /// Adds what is due and drops timers that were overtaken by earlier ones.
     fn fire(&mut self, now: Instant) {
+        if self.resting.len() > RESTING {
+            self.resting.retain(|_, until| *until > now);
+        }
         while let Some(Reverse((at, serial))) = self.timers.peek().copied() {
             if at > now && self.keys.contains_key(&serial) {
                 break;
@@ -229,6 +264,25 @@ mod tests {
         queue.done(&"b");
         let clock = queue.clock.clone();
         assert!(clock.timeout(Duration::from_secs(100), queue.next()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resting_key_waits() {
+        let queue = queue();
+        for added_while_working in [true, false] {
+            queue.add("a");
+            assert_eq!(queue.next().await, "a");
+            let before = queue.clock.instant();
+            if added_while_working {
+                queue.add("a");
+            }
+            queue.done_resting(&"a", Duration::from_secs(3));
+            queue.add("a");
+            assert_eq!(queue.next().await, "a");
+            assert_eq!(queue.clock.instant().duration_since(before).as_secs(), 3);
+            queue.done(&"a");
+        }
+        assert!(queue.is_idle());
     }
 
     #[tokio::test(start_paused = true)]

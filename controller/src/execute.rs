@@ -1,0 +1,235 @@
+//! Carries plans out: the only place where controllers write. It makes no choices.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use client::{Client, Error, Recorder};
+use futures::stream::{self, StreamExt};
+use http::Method;
+use proto::kind::Row;
+use proto::meta::ObjectMeta;
+use proto::view::Meta;
+
+use crate::plan::{Create, Delete, Patch, Step, Target, Told};
+use crate::view::{Failure, View};
+
+const JSON: &str = "application/json";
+/// How many requests of one plan are under way at once, at most.
+const TOGETHER: usize = 50;
+
+/// A step that did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[error("{verb} {kind} {namespace}/{name}")]
+pub struct StepError {
+    pub verb: &'static str,
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    /// What the next plan for the object should know.
+    pub failure: Option<Failure>,
+    #[source]
+    pub source: Error,
+}
+
+impl StepError {
+    /// The view was behind: nothing is wrong, planning again will do.
+    pub fn is_stale(&self) -> bool {
+        self.source.is_conflict() || self.source.is_not_found() || self.source.is_already_exists()
+    }
+}
+
+/// Writes for one controller, into its view too.
+pub(crate) struct Executor {
+    pub client: Client,
+    pub view: Arc<View>,
+    pub recorder: Recorder,
+}
+
+impl Executor {
+    /// Carries the steps out in order; stops at the first that fails.
+    pub async fn carry_out(&self, steps: Vec<Step>) -> Result<(), StepError> {
+        let mut steps = steps.into_iter().peekable();
+        while let Some(step) = steps.next() {
+            match step {
+                Step::Create(create) => self.create(&create).await?,
+                Step::Delete(first) => {
+                    let mut batch = vec![first];
+                    while let Some(Step::Delete(next)) =
+                        steps.next_if(|step| matches!(step, Step::Delete(_)))
+                    {
+                        batch.push(next);
+                    }
+                    self.delete_all(batch).await?;
+                }
+                Step::Patch(patch) => self.patch(&patch).await?,
+                Step::Adopt { owner, patch } => {
+                    let living = self.read(&owner).await?.is_some_and(|meta| {
+                        meta.uid == owner.uid && meta.deletion_timestamp.is_none()
+                    });
+                    if !living {
+                        return Ok(());
+                    }
+                    self.patch(&patch).await?;
+                }
+                Step::Absent(target) => {
+                    let same = |meta: &ObjectMeta| target.uid.is_empty() || meta.uid == target.uid;
+                    if self.read(&target).await?.as_ref().is_some_and(same) {
+                        return Ok(());
+                    }
+                }
+                Step::Event(event) => {
+                    self.recorder.event(&event.regarding, event.kind, event.reason, event.message);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One, two, four, … at a time, so that a refusal is met once.
+    async fn create(&self, create: &Create) -> Result<(), StepError> {
+        let path = create.row.path(&create.namespace, "");
+        let body = Bytes::from(create.object.to_string());
+        let (mut left, mut batch) = (create.count, 1);
+        while left > 0 {
+            let size = batch.min(left).min(TOGETHER);
+            let requests = (0..size).map(|_| self.create_one(create, &path, body.clone()));
+            let outcomes: Vec<_> = stream::iter(requests).buffer_unordered(size).collect().await;
+            for outcome in outcomes {
+                outcome?;
+            }
+            left -= size;
+            batch *= 2;
+        }
+        Ok(())
+    }
+
+    async fn create_one(&self, create: &Create, path: &str, body: Bytes) -> Result<(), StepError> {
+        match self.client.send(Method::POST, path, JSON, body).await {
+            Ok(answer) => {
+                let meta = self.wrote(create.row, path, answer).map_err(|source| {
+                    step_error("create", create.row, &create.namespace, "", source)
+                })?;
+                self.tell(create.told.as_ref(), Ok(&meta.name));
+                Ok(())
+            }
+            Err(source) => {
+                let metadata = &create.object["metadata"];
+                let name = metadata["name"].as_str().or(metadata["generateName"].as_str());
+                let name = name.unwrap_or_default();
+                let mut error = step_error("create", create.row, &create.namespace, name, source);
+                // Nothing can be created in a namespace that is going away: no one need know.
+                if !error.source.is_namespace_terminating() {
+                    error.failure = self.tell(create.told.as_ref(), Err(&error.source));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn delete_all(&self, batch: Vec<Delete>) -> Result<(), StepError> {
+        let requests = batch.into_iter().map(|delete| self.delete(delete));
+        let outcomes: Vec<_> = stream::iter(requests).buffer_unordered(TOGETHER).collect().await;
+        outcomes.into_iter().collect()
+    }
+
+    async fn delete(&self, delete: Delete) -> Result<(), StepError> {
+        let Target { row, namespace, name, .. } = &delete.target;
+        match self.client.delete_of(row, namespace, name, &delete.options).await {
+            Ok(answer) => self.deleted(&delete.target, answer),
+            // Gone already, or another object by now.
+            Err(error) if error.is_not_found() || error.is_conflict() => {
+                self.deleted(&delete.target, Bytes::new());
+            }
+            Err(source) => {
+                let mut error = step_error("delete", row, namespace, name, source);
+                error.failure = self.tell(delete.told.as_ref(), Err(&error.source));
+                return Err(error);
+            }
+        }
+        self.tell(delete.told.as_ref(), Ok(name));
+        Ok(())
+    }
+
+    /// The answer is the object that is now ending, or one that has ended, or a Status.
+    fn deleted(&self, target: &Target, answer: Bytes) {
+        let Some(overlay) = self.view.overlay(target.row) else { return };
+        let meta = match serde_json::from_slice::<Meta>(&answer) {
+            Ok(object) if object.metadata.uid == target.uid => object.metadata,
+            _ => ObjectMeta::default(),
+        };
+        let ending = meta.deletion_timestamp.is_some()
+            && (!meta.finalizers.is_empty() || meta.deletion_grace_period_seconds != Some(0));
+        if ending && overlay.wrote(answer).is_ok() {
+            return;
+        }
+        overlay.removed(&ObjectMeta {
+            namespace: target.namespace.clone(),
+            name: target.name.clone(),
+            uid: target.uid.clone(),
+            ..meta
+        });
+    }
+
+    async fn patch(&self, patch: &Patch) -> Result<(), StepError> {
+        let Target { row, namespace, name, .. } = &patch.target;
+        let failed = |source| step_error("patch", row, namespace, name, source);
+        let body = client::Patch::Merge(patch.body.clone());
+        let answer = self
+            .client
+            .patch_of(row, namespace, name, patch.subresource, &body)
+            .await
+            .map_err(failed)?;
+        self.wrote(row, name, answer).map_err(failed).map(drop)
+    }
+
+    async fn read(&self, target: &Target) -> Result<Option<ObjectMeta>, StepError> {
+        let Target { row, namespace, name, .. } = target;
+        let path = row.path(namespace, name);
+        let failed = |source| step_error("get", row, namespace, name, source);
+        match self.client.send(Method::GET, &path, "", Bytes::new()).await {
+            Ok(bytes) => match serde_json::from_slice::<Meta>(&bytes) {
+                Ok(object) => Ok(Some(object.metadata)),
+                Err(source) => Err(failed(Error::Decode { path, source })),
+            },
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn wrote(&self, row: &Row, path: &str, answer: Bytes) -> Result<ObjectMeta, Error> {
+        let read = match self.view.overlay(row) {
+            Some(overlay) => overlay.wrote(answer),
+            None => serde_json::from_slice::<Meta>(&answer).map(|object| object.metadata),
+        };
+        read.map_err(|source| Error::Decode { path: path.into(), source })
+    }
+
+    /// Tells of an outcome; of a failure it returns what the next plan should know.
+    fn tell(&self, told: Option<&Told>, outcome: Result<&str, &Error>) -> Option<Failure> {
+        let told = told?;
+        match outcome {
+            Ok(name) => {
+                let (reason, words) = told.success;
+                self.recorder.event(&told.regarding, "Normal", reason, format!("{words}{name}"));
+                None
+            }
+            Err(error) => {
+                let (reason, words) = told.failure;
+                let message = format!("{words}{error}");
+                self.recorder.event(&told.regarding, "Warning", reason, message);
+                Some(Failure { reason, message: error.to_string() })
+            }
+        }
+    }
+}
+
+fn step_error(
+    verb: &'static str,
+    row: &Row,
+    namespace: &str,
+    name: &str,
+    source: Error,
+) -> StepError {
+    let (namespace, name) = (namespace.to_string(), name.to_string());
+    StepError { verb, kind: row.kind.to_string(), namespace, name, failure: None, source }
+}

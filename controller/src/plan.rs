@@ -1,0 +1,191 @@
+//! What a controller wants done. A plan is data: a pure function makes it, the executor carries
+//! it out in order and makes no choices.
+
+use std::sync::Arc;
+
+use client::DeleteOptions;
+use proto::kind::Row;
+use proto::meta::{ObjectMeta, OwnerReference};
+use proto::time::Time;
+use proto::view::ObjectReference;
+use serde_json::{Value, json};
+
+/// Steps in order, and when to look again if nothing happens until then. The first step that
+/// fails ends the plan; the object is planned anew after a back-off.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    pub again: Option<Time>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    Create(Create),
+    /// Deletions next to each other are carried out together.
+    Delete(Delete),
+    Patch(Patch),
+    /// A patch that makes or keeps `owner` an owner; done only if the owner still lives and is
+    /// the same, which is asked anew.
+    Adopt {
+        owner: Target,
+        patch: Patch,
+    },
+    /// Goes on only if the object is really absent, which is asked anew: a cache may be behind.
+    Absent(Target),
+    Event(Event),
+}
+
+/// Creates `count` objects from one body: first one, then two, four, … at a time, so that a
+/// refusal is met once and not a thousand times (slow start).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Create {
+    pub row: &'static Row,
+    pub namespace: String,
+    pub object: Arc<Value>,
+    pub count: usize,
+    pub told: Option<Told>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Delete {
+    pub target: Target,
+    pub options: DeleteOptions,
+    pub told: Option<Told>,
+}
+
+impl PartialEq for Delete {
+    fn eq(&self, other: &Delete) -> bool {
+        self.target == other.target && self.told == other.told
+    }
+}
+
+/// A merge patch. With a revision in its metadata it fails where someone else wrote in between.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patch {
+    pub target: Target,
+    /// Empty, `status`, ….
+    pub subresource: &'static str,
+    pub body: Value,
+}
+
+/// One object; of whichever uid if that is empty.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    pub row: &'static Row,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+}
+
+/// The events that tell of a creation or deletion: the object's name, or the error, is appended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    pub regarding: ObjectReference,
+    pub success: (&'static str, &'static str),
+    pub failure: (&'static str, &'static str),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub regarding: ObjectReference,
+    /// `Normal` or `Warning`.
+    pub kind: &'static str,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Target {
+    pub fn of(row: &'static Row, meta: &ObjectMeta) -> Target {
+        Target {
+            row,
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone(),
+            uid: meta.uid.clone(),
+        }
+    }
+}
+
+impl Plan {
+    /// Looks again at `time` at the latest.
+    pub fn look_again(&mut self, time: Time) {
+        self.again = Some(self.again.map_or(time, |again| again.min(time)));
+    }
+
+    pub fn create(&mut self, row: &'static Row, namespace: &str, object: Value) {
+        self.steps.push(Step::Create(Create {
+            row,
+            namespace: namespace.into(),
+            object: Arc::new(object),
+            count: 1,
+            told: None,
+        }));
+    }
+
+    /// Deletes this very object, dependents in the background.
+    pub fn delete(&mut self, row: &'static Row, meta: &ObjectMeta) {
+        let options = DeleteOptions::uid(&meta.uid);
+        self.steps.push(Step::Delete(Delete {
+            target: Target::of(row, meta),
+            options,
+            told: None,
+        }));
+    }
+
+    /// Merges `body` into the object as it was seen: refused if it has changed since.
+    pub fn patch(&mut self, row: &'static Row, meta: &ObjectMeta, mut body: Value) {
+        body["metadata"]["resourceVersion"] = meta.resource_version.as_str().into();
+        let target = Target::of(row, meta);
+        self.steps.push(Step::Patch(Patch { target, subresource: "", body }));
+    }
+
+    /// Merges `status` into the object's as it was seen: refused if it has changed since.
+    pub fn status(&mut self, row: &'static Row, meta: &ObjectMeta, status: Value) {
+        let body = json!({
+            "metadata": { "resourceVersion": meta.resource_version },
+            "status": status,
+        });
+        let target = Target::of(row, meta);
+        self.steps.push(Step::Patch(Patch { target, subresource: "status", body }));
+    }
+
+    pub fn event(
+        &mut self,
+        regarding: &ObjectReference,
+        kind: &'static str,
+        reason: &'static str,
+        message: String,
+    ) {
+        let regarding = regarding.clone();
+        self.steps.push(Step::Event(Event { regarding, kind, reason, message }));
+    }
+}
+
+/// What events about an object refer to.
+pub fn reference(row: &Row, meta: &ObjectMeta) -> ObjectReference {
+    ObjectReference {
+        api_version: row.api_version(),
+        kind: row.kind.to_string(),
+        namespace: meta.namespace.clone(),
+        name: meta.name.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        field_path: String::new(),
+    }
+}
+
+/// The reference by which an object's controller owns others.
+pub fn controller_reference(row: &Row, meta: &ObjectMeta) -> OwnerReference {
+    OwnerReference {
+        api_version: row.api_version(),
+        kind: row.kind.to_string(),
+        name: meta.name.clone(),
+        uid: meta.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// The name (without version) of a reference's group.
+pub fn group_of(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}

@@ -1,0 +1,314 @@
+//! The framework: a controller says what it watches and plans; this queues, plans, carries out
+//! and retries. It is the only driver of controllers; none of them loops by itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Change, Client, Clock, Entry, Informers, Key, Object, Recorder, WorkQueue};
+use futures::future::BoxFuture;
+use proto::kind::Row;
+use proto::meta::{Labels, ObjectMeta};
+use proto::selector::{LabelSelector, SelectorError};
+use proto::time::Time;
+use tokio::task::JoinSet;
+
+use crate::execute::Executor;
+use crate::plan::{Plan, group_of};
+use crate::view::View;
+
+/// Makes the world of one kind of object true: for each object a plan, a pure function of the
+/// object and what else there is.
+pub trait Controller: Send + Sync + 'static {
+    type Object: Object;
+
+    /// Also the name under which `--controllers` knows it.
+    const NAME: &'static str;
+    /// How many objects are looked after at once.
+    const WORKERS: usize = 5;
+
+    /// What bears on the plans besides the objects themselves.
+    fn watches(watches: &mut Watches<Self::Object>);
+
+    /// What is to be done for this object now. At rest the plan is empty.
+    fn plan(&self, object: &Entry<Self::Object>, view: &View, now: Time)
+    -> Result<Plan, PlanError>;
+
+    /// What is to be done about an object that is no more.
+    fn plan_absent(&self, key: &Key, view: &View) -> Plan {
+        let _ = (key, view);
+        Plan::default()
+    }
+}
+
+/// An object that cannot be planned for; it has to change first.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    #[error("the selector cannot be used")]
+    Selector { source: SelectorError },
+    #[error("{kind} {name} cannot be read")]
+    Decode { kind: &'static str, name: String, source: serde_json::Error },
+}
+
+/// What the controllers of a process share.
+#[derive(Clone)]
+pub struct Setup {
+    pub client: Client,
+    pub informers: Informers,
+    pub clock: Clock,
+    pub recorder: Recorder,
+}
+
+/// Collects what a controller watches.
+pub struct Watches<O> {
+    informers: Informers,
+    view: View,
+    triggers: Vec<Trigger>,
+    synced: Vec<BoxFuture<'static, ()>>,
+    _object: std::marker::PhantomData<fn() -> O>,
+}
+
+type Trigger = Box<dyn FnOnce(Wiring) -> BoxFuture<'static, ()> + Send>;
+
+/// What a trigger turns changes into keys with.
+struct Wiring {
+    view: Arc<View>,
+    queue: Arc<WorkQueue<Key>>,
+    clock: Clock,
+}
+
+impl<O: Object> Watches<O> {
+    fn new(informers: Informers) -> Watches<O> {
+        Watches {
+            informers,
+            view: View::default(),
+            triggers: Vec::new(),
+            synced: Vec::new(),
+            _object: std::marker::PhantomData,
+        }
+    }
+
+    /// The plans look at this kind; its changes alone cause none.
+    pub fn reads<T: Object>(&mut self) -> &mut Self {
+        let informer = self.informers.of::<T>();
+        self.view.add(informer.clone());
+        self.synced.push(Box::pin(async move { informer.synced().await }));
+        self
+    }
+
+    /// Plan for these objects when one of this kind changes.
+    pub fn maps<T: Object>(
+        &mut self,
+        keys: impl Fn(&Change<T>, &View) -> Vec<Key> + Send + Sync + 'static,
+    ) -> &mut Self {
+        self.trigger(keys, false)
+    }
+
+    /// As [`Watches::maps`], and the view knows when each object last changed.
+    pub fn timed<T: Object>(
+        &mut self,
+        keys: impl Fn(&Change<T>, &View) -> Vec<Key> + Send + Sync + 'static,
+    ) -> &mut Self {
+        self.trigger(keys, true)
+    }
+
+    fn trigger<T: Object>(
+        &mut self,
+        keys: impl Fn(&Change<T>, &View) -> Vec<Key> + Send + Sync + 'static,
+        timed: bool,
+    ) -> &mut Self {
+        self.reads::<T>();
+        let informer = self.informers.of::<T>();
+        let cache = self.view.add(informer.clone());
+        self.triggers.push(Box::new(move |wiring: Wiring| {
+            let mut changes = informer.changes();
+            Box::pin(async move {
+                loop {
+                    let change = changes.next().await;
+                    if timed {
+                        cache.note_change(&change.key, wiring.clock.now());
+                    }
+                    for key in keys(&change, &wiring.view) {
+                        wiring.queue.add(key);
+                    }
+                }
+            })
+        }));
+        self
+    }
+
+    /// Plan for the owner when one of these changes in a way that `matters`; for all owners whose
+    /// `selector` matches when one without an owner does.
+    pub fn owns<T: Object>(
+        &mut self,
+        selector: fn(&O) -> Option<&LabelSelector>,
+        matters: fn(&T, &T) -> bool,
+    ) -> &mut Self {
+        self.maps::<T>(move |change, view| {
+            if let (Some(old), Some(new)) = (&change.old, &change.new)
+                && !matters(old, new)
+                && same_claim(old.meta(), new.meta())
+            {
+                return Vec::new();
+            }
+            let mut keys = Vec::new();
+            for entry in change.old.iter().chain(&change.new) {
+                let meta = entry.meta();
+                match meta.controller() {
+                    Some(owner) => keys.extend(owner_key(O::row(), meta, owner)),
+                    None => keys.extend(selecting(view, selector, meta)),
+                }
+            }
+            keys.dedup();
+            keys
+        })
+    }
+}
+
+/// Whether two states of an object are owned and selected alike.
+fn same_claim(old: &ObjectMeta, new: &ObjectMeta) -> bool {
+    old.labels == new.labels
+        && old.owner_references == new.owner_references
+        && old.deletion_timestamp.is_some() == new.deletion_timestamp.is_some()
+        && old.uid == new.uid
+}
+
+/// The key of an owner of this kind.
+pub fn owner_key(row: &Row, meta: &ObjectMeta, owner: &proto::meta::OwnerReference) -> Option<Key> {
+    let same = owner.kind == row.kind && group_of(&owner.api_version) == row.group;
+    same.then(|| Key::new(&meta.namespace, &owner.name))
+}
+
+fn selecting<O: Object>(
+    view: &View,
+    selector: fn(&O) -> Option<&LabelSelector>,
+    meta: &ObjectMeta,
+) -> Vec<Key> {
+    let matches = |object: &O, labels: &Labels| {
+        let selector = selector(object).filter(|selector| !selector.is_empty());
+        selector
+            .and_then(|selector| selector.selector().ok())
+            .is_some_and(|selector| selector.matches(labels))
+    };
+    let objects = view.namespace::<O>(&meta.namespace).into_iter();
+    let matching = objects.filter(|object| matches(&object.view, &meta.labels));
+    matching.map(|object| Key::of(object.meta())).collect()
+}
+
+/// Runs a controller until the future is dropped.
+pub async fn run<C: Controller>(controller: C, setup: Setup) {
+    let mut watches = Watches::<C::Object>::new(setup.informers.clone());
+    watches.maps::<C::Object>(|change, _| vec![change.key.clone()]);
+    C::watches(&mut watches);
+    let Watches { mut view, triggers, synced, .. } = watches;
+    view.start(setup.clock.now());
+    let view = Arc::new(view);
+    let queue = Arc::new(WorkQueue::new(setup.clock.clone()));
+    let mut tasks = JoinSet::new();
+    for trigger in triggers {
+        let (view, queue, clock) = (view.clone(), queue.clone(), setup.clock.clone());
+        tasks.spawn(trigger(Wiring { view, queue, clock }));
+    }
+    for informer in synced {
+        informer.await;
+    }
+    tracing::debug!(controller = C::NAME, "started");
+    let worker = Arc::new(Worker {
+        controller,
+        executor: Executor {
+            client: setup.client.clone(),
+            view: view.clone(),
+            recorder: setup.recorder.clone(),
+        },
+        view,
+        queue,
+        clock: setup.clock.clone(),
+    });
+    for _ in 0..C::WORKERS {
+        let worker = worker.clone();
+        tasks.spawn(async move { worker.work().await });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(controller = C::NAME, %error, "a task of the controller ended");
+        }
+    }
+}
+
+struct Worker<C> {
+    controller: C,
+    executor: Executor,
+    view: Arc<View>,
+    queue: Arc<WorkQueue<Key>>,
+    clock: Clock,
+}
+
+/// Plans shorter than this are not worth slowing down.
+const SHORT: Duration = Duration::from_micros(100);
+/// A key whose plans are long gets at most a tenth of the time.
+const REST: u32 = 9;
+
+impl<C: Controller> Worker<C> {
+    async fn work(&self) {
+        loop {
+            let key = self.queue.next().await;
+            let planning = self.handle(&key).await;
+            let rest = if planning < SHORT { Duration::ZERO } else { planning * REST };
+            self.queue.done_resting(&key, rest);
+        }
+    }
+
+    /// Plans and carries out; says how long the planning took.
+    async fn handle(&self, key: &Key) -> Duration {
+        let start = self.clock.instant();
+        let object = self.view.get::<C::Object>(&key.namespace, &key.name);
+        let plan = match &object {
+            Some(object) => self.controller.plan(object, &self.view, self.clock.now()),
+            None => {
+                self.view.set_failure(key, None);
+                Ok(self.controller.plan_absent(key, &self.view))
+            }
+        };
+        let planning = self.clock.instant().duration_since(start);
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(error) => {
+                tracing::warn!(controller = C::NAME, %key, error = chain(&error), "cannot plan");
+                self.queue.forget(key);
+                return planning;
+            }
+        };
+        match self.executor.carry_out(plan.steps).await {
+            Ok(()) => {
+                self.queue.forget(key);
+                if self.view.set_failure(key, None) {
+                    self.queue.add(key.clone());
+                }
+                if let Some(time) = plan.again {
+                    self.queue.add_at(key.clone(), time);
+                }
+            }
+            Err(error) if error.is_stale() => {
+                tracing::debug!(controller = C::NAME, %key, error = chain(&error), "again");
+                self.queue.backoff(key.clone());
+            }
+            Err(error) => {
+                tracing::warn!(controller = C::NAME, %key, error = chain(&error), "failed");
+                self.view.set_failure(key, error.failure);
+                self.queue.backoff(key.clone());
+            }
+        }
+        planning
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += ": ";
+        text += &cause.to_string();
+        source = cause.source();
+    }
+    text
+}

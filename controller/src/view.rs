@@ -1,0 +1,320 @@
+//! What a planner may see: the informers' caches, overlaid with what this controller wrote and
+//! its informers have not seen yet. The overlay is why no controller counts expectations: it
+//! always sees its own writes, and forgets them once the informer has caught up.
+
+use std::any::{Any, TypeId};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use client::{Entry, Informer, Key, Object, in_namespace};
+use parking_lot::Mutex;
+use proto::kind::Row;
+use proto::meta::ObjectMeta;
+use proto::selector::Selector;
+use proto::time::Time;
+use serde_json::{Value, json};
+
+use crate::plan::{Patch, Step, Target, controller_reference};
+
+/// The caches of one controller.
+#[derive(Default)]
+pub struct View {
+    caches: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    /// The same caches, by the URL of their kind.
+    writable: HashMap<String, Arc<dyn Overlay>>,
+    /// When the controller began to watch.
+    started: Option<Time>,
+    /// Why the last attempt at an object failed.
+    failures: Mutex<HashMap<Key, Failure>>,
+}
+
+/// One kind's cache under one controller's writes.
+pub(crate) struct Cache<T> {
+    informer: Informer<T>,
+    written: Mutex<BTreeMap<Key, Written<T>>>,
+    /// When each object last changed, for controllers that ask.
+    changed: Mutex<HashMap<Key, Time>>,
+}
+
+/// A write that the informer may not have seen yet.
+enum Written<T> {
+    /// The object as the API server answered.
+    Put(Arc<Entry<T>>),
+    /// The object with this uid is gone; it was last known at this revision.
+    Gone { uid: String, revision: u64 },
+}
+
+/// What the executor tells a cache.
+pub(crate) trait Overlay: Send + Sync {
+    /// The API server's answer to a write.
+    fn wrote(&self, bytes: Bytes) -> Result<ObjectMeta, serde_json::Error>;
+    /// The object is gone.
+    fn removed(&self, meta: &ObjectMeta);
+}
+
+/// What went wrong when something was created or deleted for an object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// As `FailedCreate`.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// The objects an owner controls, and the steps that make that so.
+pub struct Claim<T> {
+    pub mine: Vec<Arc<Entry<T>>>,
+    pub steps: Vec<Step>,
+}
+
+impl View {
+    pub(crate) fn add<T: Object>(&mut self, informer: Informer<T>) -> Arc<Cache<T>> {
+        if let Some(known) = self.cache::<T>() {
+            return known;
+        }
+        let cache = Arc::new(Cache::new(informer));
+        self.caches.insert(TypeId::of::<T>(), cache.clone());
+        self.writable.insert(T::row().path("", ""), cache.clone());
+        cache
+    }
+
+    pub(crate) fn start(&mut self, now: Time) {
+        self.started = Some(now);
+    }
+
+    pub(crate) fn overlay(&self, row: &Row) -> Option<&Arc<dyn Overlay>> {
+        self.writable.get(&row.path("", ""))
+    }
+
+    /// Remembers how the last attempt went; says whether that is news.
+    pub(crate) fn set_failure(&self, key: &Key, failure: Option<Failure>) -> bool {
+        let mut failures = self.failures.lock();
+        let before = match failure.clone() {
+            Some(failure) => failures.insert(key.clone(), failure),
+            None => failures.remove(key),
+        };
+        before != failure
+    }
+
+    fn cache<T: Object>(&self) -> Option<Arc<Cache<T>>> {
+        let cache = self.caches.get(&TypeId::of::<T>())?;
+        cache.clone().downcast().ok()
+    }
+
+    /// The cache of a kind that the controller declared in `watches`.
+    fn declared<T: Object>(&self) -> Arc<Cache<T>> {
+        self.cache::<T>().expect("a controller looks only at kinds it declared")
+    }
+
+    pub fn get<T: Object>(&self, namespace: &str, name: &str) -> Option<Arc<Entry<T>>> {
+        self.declared::<T>().get(namespace, name)
+    }
+
+    /// Every object of a kind, in no order.
+    pub fn all<T: Object>(&self) -> Vec<Arc<Entry<T>>> {
+        self.declared::<T>()
+            .merged(|_| true, |informer| informer.snapshot().values().cloned().collect())
+    }
+
+    /// The objects of a namespace.
+    pub fn namespace<T: Object>(&self, namespace: &str) -> Vec<Arc<Entry<T>>> {
+        self.declared::<T>().merged(
+            |meta| meta.namespace == namespace,
+            |informer| {
+                let snapshot = informer.snapshot();
+                in_namespace(&snapshot, namespace).map(|(_, entry)| entry.clone()).collect()
+            },
+        )
+    }
+
+    /// The objects that name this uid among their owners.
+    pub fn owned_by<T: Object>(&self, uid: &str) -> Vec<Arc<Entry<T>>> {
+        self.declared::<T>().merged(
+            |meta| meta.owner_references.iter().any(|owner| owner.uid == uid),
+            |informer| informer.owned_by(uid).values().cloned().collect(),
+        )
+    }
+
+    /// The objects of a namespace that no controller owns.
+    pub fn orphans<T: Object>(&self, namespace: &str) -> Vec<Arc<Entry<T>>> {
+        self.declared::<T>().merged(
+            |meta| meta.namespace == namespace && meta.controller().is_none(),
+            |informer| {
+                let orphans = informer.owned_by("");
+                in_namespace(&orphans, namespace).map(|(_, entry)| entry.clone()).collect()
+            },
+        )
+    }
+
+    /// How many objects of a kind there are, about.
+    pub fn count<T: Object>(&self) -> usize {
+        self.declared::<T>().informer.snapshot().len()
+    }
+
+    /// When the object last changed (or went), as this process saw it; for those that did not
+    /// since it began to watch, that moment. Only for kinds declared as `timed`.
+    pub fn changed<T: Object>(&self, namespace: &str, name: &str) -> Option<Time> {
+        let cache = self.declared::<T>();
+        let changed = cache.changed.lock();
+        changed.get(&Key::new(namespace, name)).copied().or(self.started)
+    }
+
+    /// Why the last plan for this object could not be carried out, if it could not.
+    pub fn failure(&self, meta: &ObjectMeta) -> Option<Failure> {
+        self.failures.lock().get(&Key::of(meta)).cloned()
+    }
+
+    /// What `owner` controls: what names it as controller and matches, and the matching orphans,
+    /// which it adopts. What no longer matches is released. An owner that is being deleted takes
+    /// and releases nothing. Entries come by their names.
+    pub fn claim<T: Object>(
+        &self,
+        row: &'static Row,
+        owner: &ObjectMeta,
+        selector: &Selector,
+    ) -> Claim<T> {
+        let mut claim = Claim { mine: Vec::new(), steps: Vec::new() };
+        let living = owner.deletion_timestamp.is_none();
+        for entry in self.owned_by::<T>(&owner.uid) {
+            let meta = entry.meta();
+            if meta.controller().is_none_or(|reference| reference.uid != owner.uid) {
+                continue;
+            }
+            if selector.matches(&meta.labels) {
+                claim.mine.push(entry);
+            } else if living && meta.deletion_timestamp.is_none() {
+                claim.steps.push(Step::Patch(release::<T>(meta, &owner.uid)));
+            }
+        }
+        if living && !selector.is_empty() {
+            for entry in self.orphans::<T>(&owner.namespace) {
+                let meta = entry.meta();
+                if meta.deletion_timestamp.is_none() && selector.matches(&meta.labels) {
+                    let patch = adopt::<T>(row, owner, meta);
+                    claim.steps.push(Step::Adopt { owner: Target::of(row, owner), patch });
+                    claim.mine.push(entry);
+                }
+            }
+        }
+        claim
+    }
+}
+
+fn adopt<T: Object>(row: &Row, owner: &ObjectMeta, meta: &ObjectMeta) -> Patch {
+    let mut owners: Vec<Value> = meta.owner_references.iter().map(|owner| json!(owner)).collect();
+    owners.retain(|reference| reference["uid"] != owner.uid.as_str());
+    owners.push(json!(controller_reference(row, owner)));
+    with_owners::<T>(meta, owners)
+}
+
+fn release<T: Object>(meta: &ObjectMeta, uid: &str) -> Patch {
+    let others = meta.owner_references.iter().filter(|owner| owner.uid != uid);
+    with_owners::<T>(meta, others.map(|owner| json!(owner)).collect())
+}
+
+fn with_owners<T: Object>(meta: &ObjectMeta, owners: Vec<Value>) -> Patch {
+    let owners = if owners.is_empty() { Value::Null } else { owners.into() };
+    let body = json!({ "metadata": {
+        "uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": owners,
+    } });
+    Patch { target: Target::of(T::row(), meta), subresource: "", body }
+}
+
+impl<T: Object> Cache<T> {
+    fn new(informer: Informer<T>) -> Cache<T> {
+        Cache { informer, written: Mutex::default(), changed: Mutex::default() }
+    }
+
+    pub fn note_change(&self, key: &Key, at: Time) {
+        self.changed.lock().insert(key.clone(), at);
+    }
+
+    fn get(&self, namespace: &str, name: &str) -> Option<Arc<Entry<T>>> {
+        let mut written = self.written.lock();
+        self.forget_seen(&mut written);
+        let seen = self.informer.get(namespace, name);
+        if written.is_empty() {
+            return seen;
+        }
+        match written.get(&Key::new(namespace, name)) {
+            Some(Written::Put(entry)) => Some(entry.clone()),
+            Some(Written::Gone { uid, .. }) => seen.filter(|entry| entry.meta().uid != *uid),
+            None => seen,
+        }
+    }
+
+    /// What `read` yields from the informer, corrected by the writes; `selects` says which
+    /// written objects belong to it.
+    fn merged(
+        &self,
+        selects: impl Fn(&ObjectMeta) -> bool,
+        read: impl FnOnce(&Informer<T>) -> Vec<Arc<Entry<T>>>,
+    ) -> Vec<Arc<Entry<T>>> {
+        // The revision is compared before the objects are read: they may only be newer.
+        let mut written = self.written.lock();
+        self.forget_seen(&mut written);
+        let mut objects = read(&self.informer);
+        if written.is_empty() {
+            return objects;
+        }
+        objects.retain(|entry| match written.get(&Key::of(entry.meta())) {
+            Some(Written::Put(_)) => false,
+            Some(Written::Gone { uid, .. }) => entry.meta().uid != *uid,
+            None => true,
+        });
+        for write in written.values() {
+            if let Written::Put(entry) = write
+                && selects(entry.meta())
+            {
+                objects.push(entry.clone());
+            }
+        }
+        objects
+    }
+
+    /// Drops the writes that the informer has seen.
+    fn forget_seen(&self, written: &mut BTreeMap<Key, Written<T>>) {
+        if written.is_empty() {
+            return;
+        }
+        let revision = self.informer.revision();
+        written.retain(|key, write| match write {
+            Written::Put(entry) => entry.meta().revision() > revision,
+            Written::Gone { uid, revision: last } => {
+                let seen = || self.informer.get(&key.namespace, &key.name);
+                *last > revision || seen().is_some_and(|entry| entry.meta().uid == *uid)
+            }
+        });
+    }
+}
+
+impl<T: Object> Overlay for Cache<T> {
+    fn wrote(&self, bytes: Bytes) -> Result<ObjectMeta, serde_json::Error> {
+        let entry = Arc::new(Entry::<T>::decode(bytes)?);
+        let meta = entry.meta().clone();
+        let mut written = self.written.lock();
+        self.forget_seen(&mut written);
+        let key = Key::of(&meta);
+        // Answers to concurrent writes may arrive out of order.
+        let newer = match written.get(&key) {
+            Some(Written::Put(known)) => known.meta().revision() < meta.revision(),
+            Some(Written::Gone { revision, .. }) => *revision < meta.revision(),
+            None => true,
+        };
+        if newer && meta.revision() > self.informer.revision() {
+            written.insert(key, Written::Put(entry));
+        }
+        Ok(meta)
+    }
+
+    fn removed(&self, meta: &ObjectMeta) {
+        let mut written = self.written.lock();
+        let known = match written.get(&Key::of(meta)) {
+            Some(Written::Put(entry)) => entry.meta().revision(),
+            _ => 0,
+        };
+        let gone = Written::Gone { uid: meta.uid.clone(), revision: meta.revision().max(known) };
+        written.insert(Key::of(meta), gone);
+        self.forget_seen(&mut written);
+    }
+}

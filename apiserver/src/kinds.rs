@@ -14,12 +14,13 @@ pub mod name;
 pub mod path;
 pub mod pod;
 pub mod replica_set;
-pub mod scale;
+pub mod service;
 pub mod table;
 pub mod template;
 
+use futures::future::BoxFuture;
 use proto::kind::{self, Row};
-use proto::status::FieldError;
+use proto::status::{FieldError, Status};
 use proto::time::Time;
 use proto::user::User;
 use serde_json::Value;
@@ -27,6 +28,8 @@ use serde_json::Value;
 pub use self::name::NameRule;
 
 use self::lens::Lens;
+use self::service::pool::Pool;
+use crate::store::{Guard, Op};
 
 /// What a strategy may know about the request.
 #[derive(Clone, Copy)]
@@ -36,6 +39,20 @@ pub struct Context<'a> {
     /// Drawn anew for every request.
     pub random: u64,
     pub user: &'a User,
+}
+
+/// The write that a reservation is for.
+pub enum Change<'a> {
+    Create(&'a mut Value),
+    Update(&'a mut Value, &'a Value),
+    Delete(&'a Value),
+}
+
+/// Guards and operations of objects beside the one that is written.
+#[derive(Debug, Default)]
+pub struct Reservation {
+    pub guards: Vec<Guard>,
+    pub ops: Vec<Op>,
 }
 
 /// A selectable field beyond metadata.name and metadata.namespace.
@@ -80,13 +97,6 @@ pub struct Conversion {
 /// Create: `default` → admission → `default` → `prepare_create` → [`validate_create`] → `reserve`.
 /// Update: `default` → admission → `default` → `prepare_update` → [`validate_update`] → `reserve`.
 /// Status: `default` → admission → `prepare_status` → [`validate_status`].
-/// `reserve` (arrives with the store's trait; only Services have one):
-/// `async fn reserve(&self, change: Change, ctx: &Context, store: &dyn Store)
-/// -> Result<Reservation { guards, ops }, Status>` with `enum Change { Create(&mut Value),
-/// Update(&mut Value, &Value /* old */), Delete(&Value) }`: sets clusterIP and ports in the new
-/// object and says which guards and ops belong in the same transaction. When one of those guards
-/// conflicts, the registry starts again from the object as it was before `reserve`.
-///
 /// Around them the registry does what is the same for all kinds: name generation, uid,
 /// creationTimestamp, the immutable part of metadata taken over from the old object,
 /// resourceVersion, deletionTimestamp, managedFields.
@@ -133,6 +143,18 @@ pub trait Strategy: Send + Sync {
     /// Takes over everything but status and metadata from the old object.
     fn prepare_status(&self, new: &mut Value, old: &Value, _ctx: &Context) {
         only_status(new, old);
+    }
+
+    /// What belongs in the same transaction as the object's own write; sets in the new object what
+    /// was allocated. When a guard of the reservation conflicts, the registry starts again from
+    /// the object as it was before, with a new `ctx.random`. Only Services hold anything.
+    fn reserve<'a>(
+        &'a self,
+        _change: Change<'a>,
+        _ctx: &'a Context<'a>,
+        _pool: &'a Pool,
+    ) -> BoxFuture<'a, Result<Reservation, Status>> {
+        Box::pin(std::future::ready(Ok(Reservation::default())))
     }
 
     fn validate(&self, _object: &Value) -> Vec<FieldError> {
@@ -221,6 +243,20 @@ pub fn validate_status(new: &Value, old: &Value, ctx: &Context) -> Vec<FieldErro
     errors
 }
 
+/// The pod of a binding (v1 Binding): assigned to its node, or 409.
+pub fn bind(old: &Value, binding: &Value, ctx: &Context) -> Result<Value, Status> {
+    let mut pod = old.clone();
+    pod::binding::bind(&mut pod, binding, ctx.now)?;
+    Ok(pod)
+}
+
+/// The pod with the condition that says that it is being evicted; written before it is deleted.
+pub fn evict(old: &Value, ctx: &Context) -> Value {
+    let mut pod = old.clone();
+    pod::binding::evict(&mut pod, ctx.now);
+    pod
+}
+
 /// The selectable field with this label; None: `field label not supported: x` (400).
 pub fn field(strategy: &dyn Strategy, label: &str) -> Option<&'static Field> {
     static METADATA: [Field; 2] = [
@@ -243,7 +279,7 @@ static KINDS: &[(&Row, &dyn Strategy)] = &[
     (&kind::POD, &pod::Pod),
     (&kind::POD_TEMPLATE, &template::PodTemplate),
     (&kind::SECRET, &Plain),
-    (&kind::SERVICE, &Plain),
+    (&kind::SERVICE, &service::Service),
     (&kind::SERVICE_ACCOUNT, &Plain),
     (&kind::CONTROLLER_REVISION, &Plain),
     (&kind::DEPLOYMENT, &deployment::Deployment),

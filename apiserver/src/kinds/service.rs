@@ -1,0 +1,179 @@
+//! Services.
+
+pub mod allocated;
+pub mod pool;
+pub mod range;
+pub mod table;
+pub mod validate;
+
+use futures::future::BoxFuture;
+use proto::status::{FieldError, Status};
+use proto::time::Time;
+use serde_json::{Value, json};
+
+use super::lens::Lens;
+use super::{Change, Column, Context, Field, NameRule, Reservation, Strategy};
+
+pub struct Service;
+
+impl Strategy for Service {
+    fn name_rule(&self) -> NameRule {
+        NameRule::Dns1035
+    }
+
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
+    fn default(&self, object: &mut Value) {
+        default(object.section("spec"));
+        if kind(object.at("spec")) == "LoadBalancer" {
+            let status = object.get_mut("status").and_then(|status| status.get_mut("loadBalancer"));
+            for ingress in status.into_iter().flat_map(|status| status.items_mut("ingress")) {
+                if !ingress.vacant("ip") {
+                    ingress.fill("ipMode", "VIP");
+                }
+            }
+        }
+    }
+
+    fn prepare_create(&self, new: &mut Value, _ctx: &Context) {
+        new.set("status", json!({ "loadBalancer": {} }));
+        allocated::normalise(new.section("spec"), &Value::Null);
+        families(new.section("spec"));
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, _ctx: &Context) {
+        new.take_over("status", old);
+        let (spec, before) = (new.section("spec"), old.at("spec"));
+        allocated::normalise(spec, before);
+        allocated::take_over(spec, before);
+        allocated::drop_stale(spec, before);
+        families(spec);
+    }
+
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        validate::service(object.at("spec"))
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        validate::update(new.at("spec"), old.at("spec"))
+    }
+
+    fn validate_status(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+        validate::status(new)
+    }
+
+    fn reserve<'a>(
+        &'a self,
+        change: Change<'a>,
+        ctx: &'a Context<'a>,
+        pool: &'a pool::Pool,
+    ) -> BoxFuture<'a, Result<Reservation, Status>> {
+        Box::pin(pool.reserve(change, ctx))
+    }
+
+    fn fields(&self) -> &'static [Field] {
+        const { &[Field::text("spec.clusterIP"), Field::text("spec.type")] }
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        table::COLUMNS
+    }
+
+    fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
+        table::cells(object, now)
+    }
+}
+
+/// Defaults that depend on the type and on other fields.
+fn default(spec: &mut Value) {
+    spec.fill("type", "ClusterIP");
+    spec.fill("sessionAffinity", "None");
+    match spec.text("sessionAffinity") {
+        "None" => spec.drop("sessionAffinityConfig"),
+        "ClientIP" => {
+            let config = spec.section("sessionAffinityConfig").section("clientIP");
+            config.fill("timeoutSeconds", 10800);
+        }
+        _ => {}
+    }
+    for port in spec.items_mut("ports") {
+        port.fill("protocol", "TCP");
+        let target = port.at("targetPort");
+        if target.is_null() || target.as_i64() == Some(0) || target.as_str() == Some("") {
+            let number = port.at("port").clone();
+            port.set("targetPort", number);
+        }
+    }
+    if accessible(spec) && spec.vacant("externalTrafficPolicy") {
+        spec.set("externalTrafficPolicy", "Cluster");
+    }
+    if matches!(kind(spec), "ClusterIP" | "NodePort" | "LoadBalancer") {
+        spec.fill("internalTrafficPolicy", "Cluster");
+    }
+    if kind(spec) == "LoadBalancer" {
+        spec.fill("allocateLoadBalancerNodePorts", true);
+    }
+}
+
+/// One family: the cluster has no other. A headless Service without a selector may have
+/// endpoints of both.
+fn families(spec: &mut Value) {
+    if kind(spec) == "ExternalName" {
+        return;
+    }
+    let by_hand = headless(spec) && spec.vacant("selector");
+    if by_hand && !spec.has("ipFamilyPolicy") && spec.vacant("ipFamilies") {
+        spec.set("ipFamilyPolicy", "RequireDualStack");
+        spec.set("ipFamilies", json!(["IPv4", "IPv6"]));
+    }
+    spec.fill("ipFamilyPolicy", "SingleStack");
+    if spec.vacant("ipFamilies") {
+        let first = spec.items("clusterIPs").first().and_then(Value::as_str).unwrap_or("");
+        let family = if first.contains(':') { "IPv6" } else { "IPv4" };
+        let both = by_hand && spec.text("ipFamilyPolicy") != "SingleStack";
+        let families = if both { json!(["IPv4", "IPv6"]) } else { json!([family]) };
+        spec.set("ipFamilies", families);
+    }
+}
+
+fn kind(spec: &Value) -> &str {
+    match spec.text("type") {
+        "" => "ClusterIP",
+        kind => kind,
+    }
+}
+
+/// Without an address of its own: DNS names its endpoints.
+fn headless(spec: &Value) -> bool {
+    spec.text("clusterIP") == "None"
+        || spec.items("clusterIPs").first().and_then(Value::as_str) == Some("None")
+}
+
+fn needs_address(spec: &Value) -> bool {
+    kind(spec) != "ExternalName" && !headless(spec)
+}
+
+/// Every port of the Service has a port on the nodes.
+fn needs_node_ports(spec: &Value) -> bool {
+    match kind(spec) {
+        "NodePort" => true,
+        "LoadBalancer" => spec.flag("allocateLoadBalancerNodePorts") != Some(false),
+        _ => false,
+    }
+}
+
+/// Nodes answer a load balancer's health checks.
+fn needs_health_port(spec: &Value) -> bool {
+    kind(spec) == "LoadBalancer" && spec.text("externalTrafficPolicy") == "Local"
+}
+
+/// Can be reached from outside the cluster.
+fn accessible(spec: &Value) -> bool {
+    match kind(spec) {
+        "NodePort" | "LoadBalancer" => true,
+        "ClusterIP" => !spec.vacant("externalIPs"),
+        _ => false,
+    }
+}

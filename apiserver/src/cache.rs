@@ -25,7 +25,6 @@ use client::Clock;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::store::history::{self, History};
 use crate::store::{
     self, Change as Stored, Outcome, Range, Revision, Sink, Store, StoreError, Txn, Watch,
 };
@@ -62,15 +61,15 @@ const NUDGE: Duration = Duration::from_millis(30);
 #[derive(Clone)]
 pub struct Cache {
     shared: Arc<Shared>,
-    _tasks: Arc<Tasks>,
+    _feeding: Arc<Feeding>,
 }
 
-/// Ended with the last handle.
-struct Tasks([AbortHandle; 2]);
+/// Ends the feed with the last handle.
+struct Feeding(AbortHandle);
 
-impl Drop for Tasks {
+impl Drop for Feeding {
     fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
+        self.0.abort();
     }
 }
 
@@ -83,7 +82,7 @@ struct Shared {
 }
 
 impl Cache {
-    /// Reads the store, follows it from then on and keeps its history short. Kinds with the same storage share a cache,
+    /// Reads the store and follows it from then on. Kinds with the same storage share a cache,
     /// which extracts the fields of both. Needs a tokio runtime.
     pub async fn open(
         store: Arc<dyn Store>,
@@ -97,11 +96,7 @@ impl Cache {
         let shared = Arc::new(Shared { store, clock, kinds, progress });
         let watch = shared.fill().await?;
         let feed = tokio::spawn(follow(shared.clone(), watch));
-        let written = shared.progress.subscribe();
-        let (store, clock) = (shared.store.clone(), shared.clock.clone());
-        let keep = tokio::spawn(history::keep(store, written, History::default(), clock));
-        let tasks = Tasks([feed.abort_handle(), keep.abort_handle()]);
-        Ok(Self { shared, _tasks: Arc::new(tasks) })
+        Ok(Self { shared, _feeding: Arc::new(Feeding(feed.abort_handle())) })
     }
 
     /// The cache of the kind stored under this folder ([`proto::kind::Row::storage`]).

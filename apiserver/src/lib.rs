@@ -16,3 +16,5 @@ pub mod registry;
 pub mod schema;
 pub mod server;
 pub mod store;
+
+pub use server::{Options, Server, ServerError};

@@ -1,1 +1,240 @@
+//! Putting the API server together: store, registry, identities, router, listener.
 
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use axum::Router;
+use client::{Clock, Rng};
+use proto::kind::ROWS;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission,
+    authn::{Authenticator, TokenFileError},
+    discovery::Discovery,
+    http::{self, Api, Check, Health},
+    kinds::service::pool::Pool,
+    node::Nodes,
+    pki::{Pki, PkiError},
+    registry::Registry,
+    store::StoreError,
+};
+
+mod backend;
+mod bootstrap;
+mod network;
+mod options;
+pub mod tls;
+
+pub use options::Options;
+
+use tls::{Tls, TlsError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("creating the data directory {path}")]
+    DataDir { path: PathBuf, source: std::io::Error },
+    #[error(
+        "cannot listen on {address}: another program uses this port (choose another with --secure-port)"
+    )]
+    InUse { address: SocketAddr },
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("preparing certificates")]
+    Pki(#[from] PkiError),
+    #[error("preparing TLS")]
+    Tls(#[from] TlsError),
+    #[error("reading tokens")]
+    Tokens(#[from] TokenFileError),
+    #[error("choosing admission plugins")]
+    Admission(#[from] admission::UnknownPlugin),
+    #[error("opening the store")]
+    Store(#[source] StoreError),
+    #[error("creating what every cluster has: {0}")]
+    Bootstrap(proto::status::Status),
+}
+
+/// A running API server. It answers as soon as [`Server::start`] has returned through
+/// [`Server::router`], and over the network once [`Server::serve`] runs.
+pub struct Server {
+    options: Options,
+    router: Router,
+    registry: Registry,
+    listener: TcpListener,
+    address: SocketAddr,
+    pki: Arc<Pki>,
+    tls: Tls,
+    nodes: Nodes,
+    clock: Clock,
+    rng: Rng,
+    stop: CancellationToken,
+    serving: Check,
+}
+
+impl Server {
+    /// Listens, opens the store, makes certificates and kubeconfigs, and creates what every
+    /// cluster has.
+    pub async fn start(options: Options, clock: Clock, rng: Rng) -> Result<Server, ServerError> {
+        let admission = admission::Chain::without(&options.disable_admission_plugins)?;
+        let authenticator = Authenticator::new(options.token_auth_file.as_deref())?;
+        std::fs::create_dir_all(&options.data_dir)
+            .map_err(|source| ServerError::DataDir { path: options.data_dir.clone(), source })?;
+        let listener = listen(&options).await?;
+        let address = listener.local_addr().map_err(|source| ServerError::Listen {
+            address: SocketAddr::new(options.bind_address, options.secure_port),
+            source,
+        })?;
+        let identities = {
+            let (dir, names) = (options.data_dir.join("pki"), network::serving_names(&options));
+            let (clock, rng) = (clock.clone(), rng.clone());
+            tokio::task::spawn_blocking(move || Pki::open(&dir, &names, &clock, &rng))
+        };
+        let stop = CancellationToken::new();
+        let store = backend::open(&options, &clock).await?;
+        let pool = Pool::new(
+            store.clone(),
+            options.service_cluster_ip_range,
+            options.service_node_port_range.clone(),
+        );
+        pool.repair(clock.now(), rng.u64()).await.map_err(ServerError::Store)?;
+        let (inputs, watches) = ((clock.clone(), rng.clone()), stop.clone());
+        let registry = Registry::open(store, admission, pool, inputs, watches)
+            .await
+            .map_err(ServerError::Store)?;
+        let pki = identities.await.expect("reading certificates does not panic")?;
+        let (tls, nodes) = (Tls::new(&pki)?, Nodes::new(&pki, &clock)?);
+        let url = format!("https://{}", SocketAddr::new(options.local(), address.port()));
+        pki.write_kubeconfigs(&options.data_dir, &url)?;
+        let serving = Check::new("serving");
+        let bootstrapped = Check::new("poststarthook/bootstrap");
+        let ready = vec![bootstrapped.clone(), serving.clone()];
+        let advertised = SocketAddr::new(options.advertised(), address.port());
+        let api = Arc::new(Api {
+            registry: registry.clone(),
+            authenticator,
+            discovery: Discovery::new(ROWS, &advertised.to_string()),
+            health: Health::new(registry.cache().clone(), ready),
+            nodes: nodes.clone(),
+            clock: clock.clone(),
+        });
+        let router = http::router(api);
+        bootstrap::run(&router, options.service_cluster_ip_range.nth(0), advertised)
+            .await
+            .map_err(ServerError::Bootstrap)?;
+        bootstrapped.pass();
+        serving.pass();
+        let pki = Arc::new(pki);
+        Ok(Server {
+            options,
+            router,
+            registry,
+            listener,
+            address,
+            pki,
+            tls,
+            nodes,
+            clock,
+            rng,
+            stop,
+            serving,
+        })
+    }
+
+    /// The API without a network: requests carry a [`proto::user::User`] extension. What it hands
+    /// out are slices of the cache's bytes.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn pki(&self) -> &Arc<Pki> {
+        &self.pki
+    }
+
+    /// Serves until `shutdown`, then fails `/readyz`, ends watches, lets requests finish (for a
+    /// while) and returns.
+    pub async fn serve(self, shutdown: CancellationToken) {
+        let Server {
+            options,
+            router,
+            listener,
+            address,
+            pki,
+            tls,
+            nodes,
+            clock,
+            rng,
+            stop,
+            serving,
+            ..
+        } = self;
+        let url = format!("https://{}", SocketAddr::new(options.local(), address.port()));
+        let renewal = renew(options, url, pki, tls.clone(), nodes, clock.clone(), rng);
+        let accepting = tls::serve(listener, tls, router, clock.clone(), stop.clone());
+        tokio::pin!(accepting);
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = &mut accepting => return,
+            () = renewal => {}
+        }
+        serving.fail();
+        stop.cancel();
+        if clock.timeout(GRACE, accepting).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+    }
+}
+
+/// How long requests may take to finish at the end.
+const GRACE: Duration = Duration::from_secs(10);
+
+async fn listen(options: &Options) -> Result<TcpListener, ServerError> {
+    let address = SocketAddr::new(options.bind_address, options.secure_port);
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => ServerError::InUse { address },
+        _ => ServerError::Listen { address, source },
+    })
+}
+
+/// Renews certificates before they expire; connections that begin afterwards meet the new ones.
+async fn renew(
+    options: Options,
+    url: String,
+    pki: Arc<Pki>,
+    tls: Tls,
+    nodes: Nodes,
+    clock: Clock,
+    rng: Rng,
+) {
+    let mut at = pki.renew_at();
+    loop {
+        clock.sleep_until(at).await;
+        let renewed = (|| -> Result<_, ServerError> {
+            let dir = options.data_dir.join("pki");
+            let pki = Pki::open(&dir, &network::serving_names(&options), &clock, &rng)?;
+            tls.renew(&pki)?;
+            nodes.renew(&pki)?;
+            pki.write_kubeconfigs(&options.data_dir, &url)?;
+            Ok(pki.renew_at())
+        })();
+        at = match renewed {
+            Ok(next) => {
+                tracing::info!("certificates renewed");
+                next
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "renewing certificates; trying again in an hour");
+                clock.now().plus(Duration::from_secs(3600))
+            }
+        };
+    }
+}

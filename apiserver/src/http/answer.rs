@@ -1,0 +1,152 @@
+//! Responses: rendered objects, documents, failures.
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use futures::stream;
+use http::{HeaderName, HeaderValue, header};
+use proto::status::Status;
+use serde_json::Value;
+
+use super::{
+    accept::{self, Encoding},
+    coalesce::Pieces,
+};
+use crate::{
+    discovery::Document,
+    registry::{Answer, Call, Content, Renderer},
+};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
+const PRIVATE: HeaderValue = HeaderValue::from_static("no-cache, private");
+
+/// What the registry came to.
+pub(super) fn answer(call: &Call, answer: Answer) -> Result<Response, Status> {
+    let Answer { code, content, warnings } = answer;
+    let encoding = call.wanted.encoding;
+    let mut response = match content {
+        Content::Entry(entry) => {
+            encoded(code, encoding, Renderer::new(call, false)?.entry(&entry)?)?
+        }
+        Content::Object(value) => {
+            encoded(code, encoding, Renderer::new(call, false)?.value(&value)?)?
+        }
+        Content::Other(value) => encoded(code, encoding, Bytes::from(value.to_string()))?,
+        Content::List(list) => {
+            let pieces = Renderer::new(call, true)?.list(&list)?;
+            match encoding {
+                Encoding::Json => in_pieces(code, pieces),
+                Encoding::Yaml => encoded(code, encoding, Bytes::from(pieces.concat()))?,
+            }
+        }
+    };
+    warn(&mut response, &warnings);
+    Ok(response)
+}
+
+/// A body that comes as it is made.
+pub(super) fn streaming<S>(content_type: &'static str, frames: S) -> Response
+where
+    S: futures::Stream<Item = Result<Bytes, std::convert::Infallible>> + Send + 'static,
+{
+    let content_type = HeaderValue::from_static(content_type);
+    let mut response = response(200, content_type, Body::from_stream(frames));
+    response.extensions_mut().insert(Pieces);
+    response
+}
+
+/// The status as the body of a failure, in the encoding that was asked for if there is one.
+pub(super) fn failure(status: &Status, accept: Option<&str>) -> Response {
+    let encoding = accept::negotiate(accept).map_or(Encoding::Json, |wanted| wanted.encoding);
+    let json = Bytes::from(serde_json::to_vec(status).expect("a Status always serializes"));
+    let mut response = match encoded(status.code, encoding, json.clone()) {
+        Ok(response) => response,
+        Err(_) => response(status.code, JSON, Body::from(json)),
+    };
+    let retry = status.details.as_ref().and_then(|details| details.retry_after_seconds);
+    if let Some(seconds) = retry {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if status.code == 401 {
+        let bearer = HeaderValue::from_static("Bearer realm=\"coracle\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+    }
+    response
+}
+
+/// A document, or 304 where the client has it.
+pub(super) fn document(document: &Document, if_none_match: Option<&str>) -> Response {
+    let known = if_none_match.is_some_and(|tags| {
+        tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == &*document.etag)
+    });
+    let content_type = HeaderValue::from_static(document.content_type);
+    let mut response = match known {
+        true => response(304, content_type, Body::empty()),
+        false => response(200, content_type, Body::from(document.body.clone())),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    if let Ok(etag) = HeaderValue::from_str(&document.etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    response
+}
+
+pub(super) fn json(value: &Value) -> Response {
+    response(200, JSON, Body::from(value.to_string()))
+}
+
+pub(super) fn text(code: u16, text: impl Into<Bytes>) -> Response {
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    let mut response = response(code, plain, Body::from(text.into()));
+    let nosniff = HeaderValue::from_static("nosniff");
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    response
+}
+
+/// `body` is JSON.
+fn encoded(code: u16, encoding: Encoding, body: Bytes) -> Result<Response, Status> {
+    match encoding {
+        Encoding::Json => Ok(response(code, JSON, Body::from(body))),
+        Encoding::Yaml => {
+            let value: Value = serde_json::from_slice(&body)
+                .map_err(|error| Status::internal(format!("rendering YAML: {error}")))?;
+            Ok(response(code, YAML, Body::from(yaml(&value)?)))
+        }
+    }
+}
+
+fn in_pieces(code: u16, pieces: Vec<Bytes>) -> Response {
+    let length: usize = pieces.iter().map(Bytes::len).sum();
+    let frames = stream::iter(pieces.into_iter().map(Ok::<_, std::convert::Infallible>));
+    let mut response = response(code, JSON, Body::from_stream(frames));
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response.extensions_mut().insert(Pieces);
+    response
+}
+
+fn response(code: u16, content_type: HeaderValue, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or_default();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, content_type);
+    headers.insert(header::CACHE_CONTROL, PRIVATE);
+    response
+}
+
+/// `Warning: 299 - "unknown field \"spec.foo\""` per sentence.
+fn warn(response: &mut Response, warnings: &[String]) {
+    const WARNING: HeaderName = header::WARNING;
+    for warning in warnings {
+        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        let text: String = quoted.chars().filter(|c| !c.is_control()).collect();
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            response.headers_mut().append(WARNING, value);
+        }
+    }
+}
+
+fn yaml(value: &Value) -> Result<String, Status> {
+    serde_saphyr::to_string(value)
+        .map_err(|error| Status::internal(format!("rendering YAML: {error}")))
+}

@@ -1,0 +1,56 @@
+//! Reading request bodies, bounded in size and time.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use client::Clock;
+use http_body_util::BodyExt;
+use proto::status::Status;
+
+/// The largest body, as upstream's.
+pub(super) const LIMIT: usize = 3 << 20;
+/// A client that sends slower than this loses its request.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The whole body; 413 where it is too large, 408 where it does not come.
+pub(super) async fn read(clock: &Clock, mut body: Body) -> Result<Bytes, Status> {
+    let announced = http_body::Body::size_hint(&body).lower();
+    if announced > LIMIT as u64 {
+        return Err(too_large());
+    }
+    let mut first: Option<Bytes> = None;
+    let mut whole = BytesMut::new();
+    loop {
+        let frame = match clock.timeout(PATIENCE, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => {
+                return Err(Status::bad_request(format!("reading the body: {error}")));
+            }
+            Ok(None) => break,
+            Err(_) => {
+                return Err(Status::failure(
+                    408,
+                    "Timeout",
+                    "the request body did not arrive in time",
+                ));
+            }
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        if first.as_ref().map_or(0, Bytes::len) + whole.len() + data.len() > LIMIT {
+            return Err(too_large());
+        }
+        match first.take() {
+            None if whole.is_empty() => first = Some(data),
+            held => {
+                whole.extend_from_slice(&held.unwrap_or_default());
+                whole.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| whole.freeze()))
+}
+
+fn too_large() -> Status {
+    Status::too_large(format!("Request entity too large: limit is {LIMIT}"))
+}

@@ -1,0 +1,83 @@
+//! Paths that are no resources: discovery, OpenAPI, version, health.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use http::{Method, header, request::Parts};
+use proto::status::Status;
+use serde_json::json;
+
+use super::{Api, answer, header_text, query::Query, target::Target};
+
+/// The version of Kubernetes whose behaviour this is.
+const MAJOR: &str = "1";
+const MINOR: &str = "36";
+const GIT_VERSION: &str = concat!("v1.36.0+coracle-", env!("CARGO_PKG_VERSION"));
+
+pub(super) async fn handle(
+    api: &Arc<Api>,
+    parts: &Parts,
+    path: &str,
+    target: &Target<'_>,
+) -> Result<Response, Status> {
+    if !matches!(parts.method, Method::GET | Method::HEAD) {
+        return Err(match target {
+            Target::Unknown => Status::no_such_path(),
+            _ => Status::method_not_allowed(),
+        });
+    }
+    let accept = header_text(parts, header::ACCEPT);
+    let known = header_text(parts, header::IF_NONE_MATCH);
+    let path = path.trim_end_matches('/');
+    match target {
+        Target::Index => Ok(answer::json(&json!({"paths": index(api)}))),
+        Target::Version => Ok(answer::json(&version())),
+        Target::Health { endpoint, check } => {
+            let query = Query::parse(parts.uri.query());
+            Ok(api.health.answer(endpoint, check.as_deref(), &query).await)
+        }
+        Target::LegacyVersions | Target::Groups => {
+            Ok(answer::document(api.discovery.root(path, accept)?, known))
+        }
+        Target::Group(_) | Target::Resources { .. } => {
+            Ok(answer::document(api.discovery.document(path)?, known))
+        }
+        Target::OpenApiIndex | Target::OpenApi { .. } => Err(Status::no_such_path()),
+        Target::Resource(_) | Target::Unknown => Err(Status::no_such_path()),
+    }
+}
+
+fn index(api: &Api) -> Vec<String> {
+    let mut paths: Vec<String> =
+        ["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(String::from).to_vec();
+    paths.extend(api.discovery.paths());
+    paths.sort();
+    paths
+}
+
+fn version() -> serde_json::Value {
+    json!({
+        "major": MAJOR,
+        "minor": MINOR,
+        "emulationMajor": MAJOR,
+        "emulationMinor": MINOR,
+        "minCompatibilityMajor": MAJOR,
+        "minCompatibilityMinor": "35",
+        "gitVersion": GIT_VERSION,
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("linux/{}", architecture()),
+    })
+}
+
+/// As Go names it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

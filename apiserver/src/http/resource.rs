@@ -1,0 +1,127 @@
+//! Requests to resources: which verb it is, whether it may, and what the registry makes of it.
+
+use std::sync::Arc;
+
+use axum::{body::Body, response::Response};
+use http::{Method, header, request::Parts};
+use proto::{status::Status, user::User};
+
+use super::{Api, accept, answer, body, header_text, query::Query, target::ResourcePath, what};
+use crate::{
+    authz::{self, Attributes},
+    node,
+    registry::{Call, Kind},
+};
+
+pub(super) async fn handle(
+    api: &Arc<Api>,
+    parts: &mut Parts,
+    body: Body,
+    path: &ResourcePath<'_>,
+    user: &Arc<User>,
+) -> Result<Response, Status> {
+    let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let query = Query::parse(parts.uri.query());
+    let verb = verb(&parts.method, path, &query)?;
+    let attributes = Attributes { user, verb, what: what(path) };
+    authorize(api, &attributes, path)?;
+    let kind = find(api, path, verb)?;
+    let streams = matches!(&*path.subresource, "log" | "exec" | "attach" | "portforward");
+    let accepted = header_text(parts, header::ACCEPT);
+    let call = Call {
+        kind,
+        verb,
+        namespace: &path.namespace,
+        name: &path.name,
+        subresource: &path.subresource,
+        user,
+        query: &query,
+        user_agent: header_text(parts, header::USER_AGENT).unwrap_or_default(),
+        content_type: header_text(parts, header::CONTENT_TYPE).unwrap_or_default(),
+        wanted: if streams { accept::PLAIN } else { accept::negotiate(accepted)? },
+        now: api.clock.now(),
+    };
+    if streams {
+        return node::handle(api, &call, parts, upgrade).await;
+    }
+    let registry = &api.registry;
+    let result = match (verb, &*path.subresource) {
+        ("get", "" | "status") => registry.get(&call).await,
+        ("get", "scale") => registry.get_scale(&call).await,
+        ("list", "") => registry.list(&call).await,
+        ("watch", "") => {
+            let frames = registry.watch(&call).await?;
+            return Ok(answer::streaming("application/json", frames));
+        }
+        ("get" | "list" | "watch", _) => Err(Status::method_not_allowed()),
+        _ => {
+            let body = body::read(&api.clock, body).await?;
+            match (verb, &*path.subresource) {
+                ("create", "") => registry.create(&call, body).await,
+                ("update", "" | "status") => registry.update(&call, body).await,
+                ("patch", "" | "status") => registry.patch(&call, body).await,
+                ("delete", "") => registry.delete(&call, body).await,
+                ("deletecollection", "") => registry.delete_collection(&call, body).await,
+                _ => registry.write_subresource(&call, body).await,
+            }
+        }
+    };
+    answer::answer(&call, result?)
+}
+
+/// The verb of a request, as authorization and the registry name it.
+fn verb(method: &Method, path: &ResourcePath, query: &Query) -> Result<&'static str, Status> {
+    let collection = path.name.is_empty();
+    Ok(match *method {
+        Method::GET | Method::HEAD if path.watch => "watch",
+        Method::GET | Method::HEAD if collection && query.flag("watch") => "watch",
+        Method::GET | Method::HEAD if collection => "list",
+        Method::GET | Method::HEAD => "get",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if collection => "deletecollection",
+        Method::DELETE => "delete",
+        _ => return Err(Status::method_not_allowed()),
+    })
+}
+
+fn authorize(api: &Api, attributes: &Attributes, path: &ResourcePath) -> Result<(), Status> {
+    authz::authorize(attributes, &api.registry)
+        .map_err(|why| Status::forbidden(&path.group, &path.resource, &path.name, &why))
+}
+
+/// The kind, if the path and the verb fit it.
+fn find<'a>(api: &'a Api, path: &ResourcePath, verb: &str) -> Result<&'a Arc<Kind>, Status> {
+    let kind = api
+        .registry
+        .kind(&path.group, &path.version, &path.resource)
+        .ok_or_else(Status::no_such_path)?;
+    let row = kind.row;
+    let everywhere = path.namespace.is_empty() && path.name.is_empty();
+    let scoped = match row.namespaced {
+        true => !path.namespace.is_empty() || (everywhere && verb != "create"),
+        false => path.namespace.is_empty(),
+    };
+    if !scoped && everywhere {
+        return Err(Status::method_not_allowed());
+    }
+    if !scoped {
+        return Err(Status::no_such_path());
+    }
+    if !path.subresource.is_empty() {
+        return match row.has_subresource(&path.subresource) {
+            true => Ok(kind),
+            false => Err(Status::no_such_path()),
+        };
+    }
+    let fits = match verb {
+        "create" => path.name.is_empty(),
+        "update" | "patch" => !path.name.is_empty(),
+        _ => true,
+    };
+    match fits && row.verbs.iter().any(|known| known == verb) {
+        true => Ok(kind),
+        false => Err(Status::method_not_allowed()),
+    }
+}

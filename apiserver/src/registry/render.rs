@@ -1,0 +1,351 @@
+//! How objects leave: as they are stored, as table rows, or as metadata only; alone, in a list, or
+//! as the frame of a watch event. Whole JSON objects are slices of the cache's bytes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::{status::Status, time::Time};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+
+use super::{Call, Kind, List, object};
+use crate::{
+    cache::{Change, Entry, EventType, Turn},
+    http::accept::{Encoding, OFFERED, Shape, Wanted},
+};
+
+/// What a table row carries of its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Include {
+    Metadata,
+    Object,
+    None,
+}
+
+/// Renders one kind in one shape.
+pub struct Renderer {
+    kind: Arc<Kind>,
+    wanted: Wanted,
+    include: Include,
+    now: Time,
+}
+
+/// One object to render: of the cache, or bytes that are in none.
+enum Source<'a> {
+    Bytes(Bytes),
+    Value(&'a Value),
+}
+
+impl Renderer {
+    /// 406 for a shape that the call cannot have.
+    pub fn new(call: &Call, list: bool) -> Result<Renderer, Status> {
+        match call.wanted.shape {
+            Shape::Partial(_) if list => {
+                return Err(Status::not_acceptable(
+                    "you requested PartialObjectMetadata, but the requested object is a list",
+                ));
+            }
+            Shape::PartialList(_) if !list => {
+                return Err(Status::not_acceptable(
+                    "you requested PartialObjectMetadataList, but the requested object is not a \
+                     list",
+                ));
+            }
+            _ => {}
+        }
+        let include = match call.query.text("includeObject") {
+            "" | "Metadata" => Include::Metadata,
+            "Object" => Include::Object,
+            "None" => Include::None,
+            other => {
+                return Err(Status::bad_request(format!(
+                    "unrecognized includeObject value: {other:?}"
+                )));
+            }
+        };
+        Ok(Renderer { kind: call.kind.clone(), wanted: call.wanted, include, now: call.now })
+    }
+
+    /// Watches have frames of JSON only.
+    pub fn for_watch(call: &Call) -> Result<Renderer, Status> {
+        if call.wanted.encoding != Encoding::Json {
+            return Err(Status::not_acceptable(OFFERED));
+        }
+        Renderer::new(call, matches!(call.wanted.shape, Shape::PartialList(_)))
+    }
+
+    pub fn entry(&self, entry: &Entry) -> Result<Bytes, Status> {
+        self.one(Source::Bytes(entry.bytes()))
+    }
+
+    /// An object as the cache would hold it, resourceVersion included where it has one.
+    pub fn value(&self, value: &Value) -> Result<Bytes, Status> {
+        self.one(Source::Value(value))
+    }
+
+    /// The pieces of a list, in order.
+    pub fn list(&self, list: &List) -> Result<Vec<Bytes>, Status> {
+        let mut metadata = json!({"resourceVersion": list.revision.to_string()});
+        if !list.continue_token.is_empty() {
+            metadata["continue"] = list.continue_token.as_str().into();
+        }
+        if let Some(remaining) = list.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+        match self.wanted.shape {
+            Shape::Object => self.objects(&metadata, &list.entries),
+            Shape::Table(version) => {
+                let rows: Result<Vec<Value>, Status> = list
+                    .entries
+                    .iter()
+                    .map(|entry| self.row(Source::Bytes(entry.bytes()), version))
+                    .collect();
+                Ok(vec![bytes(&self.table(version, metadata, rows?))])
+            }
+            Shape::PartialList(version) | Shape::Partial(version) => {
+                let head = format!(
+                    "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/\
+                     {version}\",\"metadata\":{metadata},\"items\":["
+                );
+                let mut pieces = vec![Bytes::from(head)];
+                for (index, entry) in list.entries.iter().enumerate() {
+                    if index > 0 {
+                        pieces.push(Bytes::from_static(b","));
+                    }
+                    pieces.push(partial(&entry.bytes(), version)?);
+                }
+                pieces.push(Bytes::from_static(b"]}"));
+                Ok(pieces)
+            }
+        }
+    }
+
+    /// The line of a change, as this watcher sees it.
+    pub fn frame(&self, change: &Change, turn: Turn) -> Result<Bytes, Status> {
+        let Some(representation) = self.representation() else { return Ok(change.frame(turn)) };
+        let entry = change.entry(turn);
+        let object = match turn {
+            Turn::Deleted => entry.bytes_at(change.revision),
+            Turn::Added | Turn::Modified => entry.bytes(),
+        };
+        let rendered = self.one(Source::Bytes(object))?;
+        Ok(change.shared(representation, turn, || frame(type_name(turn), &rendered)))
+    }
+
+    /// An object that was there before the watch began.
+    pub fn initial(&self, entry: &Entry) -> Result<Bytes, Status> {
+        match self.representation() {
+            None => Ok(entry.frame(EventType::Added)),
+            Some(_) => Ok(frame("ADDED", &self.entry(entry)?)),
+        }
+    }
+
+    /// `initial_end` marks the end of the initial events (WatchList).
+    pub fn bookmark(&self, revision: u64, initial_end: bool) -> Bytes {
+        let mut metadata =
+            json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.wanted.shape {
+            Shape::Object => json!({
+                "kind": self.kind.row.kind,
+                "apiVersion": self.kind.row.api_version(),
+                "metadata": metadata,
+            }),
+            Shape::Table(version) => {
+                let mut table = self.table(version, metadata.clone(), Vec::new());
+                // The row carries what clients read the bookmark from.
+                table["rows"] = json!([{"cells": [], "object": {
+                    "kind": "PartialObjectMetadata",
+                    "apiVersion": format!("meta.k8s.io/{version}"),
+                    "metadata": metadata,
+                }}]);
+                table
+            }
+            Shape::Partial(version) | Shape::PartialList(version) => json!({
+                "kind": "PartialObjectMetadata",
+                "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": metadata,
+            }),
+        };
+        frame("BOOKMARK", &bytes(&object))
+    }
+
+    fn one(&self, source: Source) -> Result<Bytes, Status> {
+        match self.wanted.shape {
+            Shape::Object => self.object(source),
+            Shape::Table(version) => {
+                let value = source.value()?;
+                let metadata = json!({"resourceVersion": object::meta(&value)["resourceVersion"]});
+                let row = self.row(Source::Value(&value), version)?;
+                Ok(bytes(&self.table(version, metadata, vec![row])))
+            }
+            Shape::Partial(version) | Shape::PartialList(version) => {
+                partial(&source.bytes(), version)
+            }
+        }
+    }
+
+    /// In the shape of the request's group: the stored bytes, unless two groups share a storage.
+    fn object(&self, source: Source) -> Result<Bytes, Status> {
+        match self.kind.strategy.conversion() {
+            None => Ok(source.bytes()),
+            Some(conversion) => {
+                Ok(bytes(&typed(&self.kind, (conversion.from_storage)(source.value()?))))
+            }
+        }
+    }
+
+    fn objects(&self, metadata: &Value, entries: &[Arc<Entry>]) -> Result<Vec<Bytes>, Status> {
+        let row = self.kind.row;
+        let start = format!(
+            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+            row.list_kind(),
+            row.api_version(),
+        );
+        let mut pieces = Vec::with_capacity(entries.len() * 2 + 2);
+        pieces.push(Bytes::from(start));
+        let head = object::head(row);
+        for (index, entry) in entries.iter().enumerate() {
+            pieces.push(Bytes::from_static(if index == 0 { b"{" } else { b",{" }));
+            let object = self.object(Source::Bytes(entry.bytes()))?;
+            pieces.push(match object.starts_with(&head) {
+                true => object.slice(head.len()..),
+                false => untyped(&object)?,
+            });
+        }
+        pieces.push(Bytes::from_static(b"]}"));
+        Ok(pieces)
+    }
+
+    fn table(&self, version: &str, metadata: Value, rows: Vec<Value>) -> Value {
+        let columns: Vec<Value> = self
+            .kind
+            .strategy
+            .columns()
+            .iter()
+            .map(|column| {
+                json!({
+                    "name": column.name,
+                    "type": column.kind,
+                    "format": column.format,
+                    "description": column.description,
+                    "priority": column.priority,
+                })
+            })
+            .collect();
+        json!({
+            "kind": "Table",
+            "apiVersion": format!("meta.k8s.io/{version}"),
+            "metadata": metadata,
+            "columnDefinitions": columns,
+            "rows": rows,
+        })
+    }
+
+    fn row(&self, source: Source, version: &str) -> Result<Value, Status> {
+        let value = source.value()?;
+        let cells = self.kind.strategy.cells(&value, self.now);
+        let object = match self.include {
+            Include::None => return Ok(json!({"cells": cells})),
+            Include::Metadata => json!({
+                "kind": "PartialObjectMetadata",
+                "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": value["metadata"],
+            }),
+            Include::Object => match self.kind.strategy.conversion() {
+                None => value,
+                Some(conversion) => typed(&self.kind, (conversion.from_storage)(value)),
+            },
+        };
+        Ok(json!({"cells": cells, "object": object}))
+    }
+
+    /// A number that means the same bytes to all watchers; `None` for the stored frames.
+    fn representation(&self) -> Option<u32> {
+        let converted = self.kind.strategy.conversion().is_some();
+        let shape = match self.wanted.shape {
+            Shape::Object if !converted => return None,
+            Shape::Object => 1,
+            Shape::Table("v1") => 2,
+            Shape::Table(_) => 3,
+            Shape::Partial("v1") | Shape::PartialList("v1") => 4,
+            Shape::Partial(_) | Shape::PartialList(_) => 5,
+        };
+        Some(shape + 10 * self.include as u32 + 100 * u32::from(converted))
+    }
+}
+
+impl Source<'_> {
+    fn value(self) -> Result<Value, Status> {
+        match self {
+            Source::Value(value) => Ok(value.clone()),
+            Source::Bytes(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| Status::internal(format!("a stored object is damaged: {error}"))),
+        }
+    }
+
+    fn bytes(self) -> Bytes {
+        match self {
+            Source::Bytes(bytes) => bytes,
+            Source::Value(value) => bytes(value),
+        }
+    }
+}
+
+/// With the kind and apiVersion of the request's group.
+pub(super) fn typed(kind: &Kind, mut value: Value) -> Value {
+    value["kind"] = kind.row.kind.as_ref().into();
+    value["apiVersion"] = kind.row.api_version().into();
+    value
+}
+
+fn bytes(value: &Value) -> Bytes {
+    Bytes::from(serde_json::to_vec(value).expect("JSON values always serialize into memory"))
+}
+
+/// The line of a watch event.
+pub(super) fn frame(kind: &str, object: &[u8]) -> Bytes {
+    let mut line = Vec::with_capacity(object.len() + 40);
+    line.extend_from_slice(b"{\"type\":\"");
+    line.extend_from_slice(kind.as_bytes());
+    line.extend_from_slice(b"\",\"object\":");
+    line.extend_from_slice(object);
+    line.extend_from_slice(b"}\n");
+    line.into()
+}
+
+fn type_name(turn: Turn) -> &'static str {
+    match turn {
+        Turn::Added => "ADDED",
+        Turn::Modified => "MODIFIED",
+        Turn::Deleted => "DELETED",
+    }
+}
+
+/// The metadata alone, as it stands in the bytes.
+fn partial(object: &[u8], version: &str) -> Result<Bytes, Status> {
+    #[derive(Deserialize)]
+    struct Partial<'a> {
+        #[serde(borrow)]
+        metadata: &'a RawValue,
+    }
+    let Partial { metadata } = serde_json::from_slice(object)
+        .map_err(|error| Status::internal(format!("a stored object is damaged: {error}")))?;
+    Ok(Bytes::from(format!(
+        "{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{version}\",\
+         \"metadata\":{metadata}}}"
+    )))
+}
+
+/// An object that another server stored in another order: without kind and apiVersion, and without
+/// the opening brace.
+fn untyped(object: &[u8]) -> Result<Bytes, Status> {
+    let mut map: std::collections::BTreeMap<&str, &RawValue> = serde_json::from_slice(object)
+        .map_err(|error| Status::internal(format!("a stored object is damaged: {error}")))?;
+    map.remove("kind");
+    map.remove("apiVersion");
+    let text = serde_json::to_vec(&map).expect("JSON values always serialize into memory");
+    Ok(Bytes::from(text).slice(1..))
+}

@@ -1,0 +1,83 @@
+//! The command line of the API server. Flags bear upstream's names where the same thing exists.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    path::PathBuf,
+};
+
+use crate::{
+    kinds::service::range::{Addresses, Ports},
+    store::etcd::EtcdOptions,
+};
+
+/// Flags of `apiserver` and `ctl apiserver`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Where certificates, kubeconfigs and the embedded store live.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/coracle/server")]
+    pub data_dir: PathBuf,
+
+    /// The address to listen on.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub bind_address: IpAddr,
+
+    /// The port to serve HTTPS on; 0 takes a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 6443)]
+    pub secure_port: u16,
+
+    /// The address members of the cluster reach this server at [default: the bind address].
+    #[arg(long, value_name = "ADDRESS")]
+    pub advertise_address: Option<IpAddr>,
+
+    /// A further name or address for the serving certificate (repeatable).
+    #[arg(long, value_name = "NAME")]
+    pub tls_san: Vec<String>,
+
+    /// Keep everything in memory; it is gone when the server ends.
+    #[arg(long, conflicts_with = "servers")]
+    pub ephemeral: bool,
+
+    #[command(flatten)]
+    pub etcd: EtcdOptions,
+
+    /// A CSV file of bearer tokens: token,user,uid,"group1,group2".
+    #[arg(long, value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
+
+    /// The addresses Services get theirs from.
+    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/12")]
+    pub service_cluster_ip_range: Addresses,
+
+    /// The ports NodePort Services get theirs from.
+    #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767")]
+    pub service_node_port_range: Ports,
+
+    /// Admission plugins to leave out (comma-separated).
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<String>,
+}
+
+impl Options {
+    /// The address that Endpoints and kubeconfigs name.
+    pub fn advertised(&self) -> IpAddr {
+        match self.advertise_address {
+            Some(address) => address,
+            None if self.bind_address.is_unspecified() => outgoing().unwrap_or(LOCALHOST),
+            None => self.bind_address,
+        }
+    }
+
+    /// The address at which this machine's own programs reach the server.
+    pub fn local(&self) -> IpAddr {
+        if self.bind_address.is_unspecified() { LOCALHOST } else { self.bind_address }
+    }
+}
+
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// The address this machine would speak to others from. Nothing is sent.
+fn outgoing() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}

@@ -1,1 +1,100 @@
+//! OpenAPI v3: an index with hashes and one document per group and version, made from the kind
+//! table and the schema table. Documents are large and rarely asked for, so they are made when
+//! asked and not kept; clients cache them by hash.
 
+use bytes::Bytes;
+use proto::kind::Row;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::schema;
+
+mod paths;
+mod schemas;
+
+/// The version of Kubernetes that the documents describe.
+const VERSION: &str = "v1.36.0";
+
+/// `/openapi/v3`: where each document is, with its hash.
+pub fn v3_index(rows: &[&Row]) -> Bytes {
+    let mut paths = Map::new();
+    for row in rows {
+        let place = place(&row.group, &row.version);
+        if !paths.contains_key(&place) {
+            let hash = v3_hash(&row.group, &row.version, rows);
+            let url = format!("/openapi/v3/{place}?hash={hash}");
+            paths.insert(place, json!({ "serverRelativeURL": url }));
+        }
+    }
+    json!({ "paths": paths }).to_string().into()
+}
+
+/// `/openapi/v3/api/v1`, `/openapi/v3/apis/apps/v1`: paths and schemas of the rows of one group and
+/// version; `None` when there is none.
+pub fn v3_document(group: &str, version: &str, rows: &[&Row]) -> Option<Bytes> {
+    let rows = of(group, version, rows);
+    if rows.is_empty() {
+        return None;
+    }
+    let document = json!({
+        "openapi": "3.0.0",
+        "info": { "title": "Kubernetes", "version": VERSION },
+        "paths": paths::paths(&rows),
+        "components": {
+            "schemas": schemas::schemas(&rows),
+            "securitySchemes": { "BearerToken": {
+                "type": "apiKey",
+                "description": "Bearer Token authentication",
+                "name": "authorization",
+                "in": "header",
+            }},
+        },
+    });
+    Some(document.to_string().into())
+}
+
+/// What changes when the document does: a hash of everything it is made from.
+pub fn v3_hash(group: &str, version: &str, rows: &[&Row]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(env!("CARGO_PKG_VERSION"));
+    hash.update(VERSION);
+    schema::sources().iter().for_each(|source| hash.update(source));
+    of(group, version, rows).iter().for_each(|row| hash.update(format!("{row:?}")));
+    hex::encode_upper(hash.finalize())
+}
+
+fn of<'a>(group: &str, version: &str, rows: &[&'a Row]) -> Vec<&'a Row> {
+    rows.iter().filter(|row| row.group == group && row.version == version).copied().collect()
+}
+
+/// `api/v1`, `apis/apps/v1`.
+fn place(group: &str, version: &str) -> String {
+    match group {
+        "" => format!("api/{version}"),
+        group => format!("apis/{group}/{version}"),
+    }
+}
+
+/// The schemas that a row's paths name, and the kinds of its subresources.
+fn subresource_kind(name: &str) -> Option<[&'static str; 3]> {
+    match name {
+        "scale" => Some(["autoscaling", "v1", "Scale"]),
+        "binding" => Some(["", "v1", "Binding"]),
+        "eviction" => Some(["policy", "v1", "Eviction"]),
+        _ => None,
+    }
+}
+
+/// The name of a row's own schema.
+fn schema_name(row: &Row) -> Option<String> {
+    schema::of(row).map(|ty| ty.name.to_string())
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
+const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";

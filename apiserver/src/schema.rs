@@ -33,6 +33,11 @@ pub fn named(name: &str) -> Option<TypeRef> {
     table::built_in().named(name)
 }
 
+/// The bytes from which the table is made: whatever derives from it may be cached by their hash.
+pub fn sources() -> [&'static [u8]; 2] {
+    [table::SOURCE, describe::SOURCE]
+}
+
 /// Checks an object against its kind's schema as Go's decoder would read it, and brings it into
 /// the form that Go would write: unknown fields, nulls and empty optional lists and maps go,
 /// quantities and times become canonical. The strict problems (`unknown field "spec.foo"`) come

@@ -3,13 +3,15 @@
 
 use std::collections::HashMap;
 
+/// As build.rs wrote it.
+pub const SOURCE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptions.json.zst"));
+
 /// Type → field → text; the type's own text is under the empty name.
 pub struct Descriptions(HashMap<String, HashMap<String, String>>);
 
 /// Unpacks all descriptions (some hundred kilobytes).
 pub fn descriptions() -> Descriptions {
-    let bytes = include_bytes!(concat!(env!("OUT_DIR"), "/descriptions.json.zst"));
-    let text = zstd::decode_all(&bytes[..]).expect("build.rs compressed it");
+    let text = zstd::decode_all(SOURCE).expect("build.rs compressed it");
     Descriptions(serde_json::from_slice(&text).expect("build.rs wrote it"))
 }
 

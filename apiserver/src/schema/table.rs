@@ -8,11 +8,13 @@ use serde_json::Value;
 
 use super::{Default, Field, Merging, Shape, Slot, Strategy, Type, TypeRef};
 
+/// As build.rs wrote it.
+pub const SOURCE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/schema.json.zst"));
+
 /// The table of the built-in kinds.
 pub fn built_in() -> &'static Table {
     static TABLE: LazyLock<Table> = LazyLock::new(|| {
-        let bytes = include_bytes!(concat!(env!("OUT_DIR"), "/schema.json.zst"));
-        let text = zstd::decode_all(&bytes[..]).expect("build.rs compressed it");
+        let text = zstd::decode_all(SOURCE).expect("build.rs compressed it");
         let rows: Vec<TypeRow> = serde_json::from_slice(&text).expect("build.rs wrote it");
         Table::new(rows)
     });

@@ -25,6 +25,7 @@ use client::Clock;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::store::history::{self, History};
 use crate::store::{
     self, Change as Stored, Outcome, Range, Revision, Sink, Store, StoreError, Txn, Watch,
 };
@@ -61,15 +62,15 @@ const NUDGE: Duration = Duration::from_millis(30);
 #[derive(Clone)]
 pub struct Cache {
     shared: Arc<Shared>,
-    _feeding: Arc<Feeding>,
+    _tasks: Arc<Tasks>,
 }
 
-/// Ends the feed with the last handle.
-struct Feeding(AbortHandle);
+/// Ended with the last handle.
+struct Tasks([AbortHandle; 2]);
 
-impl Drop for Feeding {
+impl Drop for Tasks {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -82,7 +83,7 @@ struct Shared {
 }
 
 impl Cache {
-    /// Reads the store and follows it from then on. Kinds with the same storage share a cache,
+    /// Reads the store, follows it from then on and keeps its history short. Kinds with the same storage share a cache,
     /// which extracts the fields of both. Needs a tokio runtime.
     pub async fn open(
         store: Arc<dyn Store>,
@@ -96,7 +97,11 @@ impl Cache {
         let shared = Arc::new(Shared { store, clock, kinds, progress });
         let watch = shared.fill().await?;
         let feed = tokio::spawn(follow(shared.clone(), watch));
-        Ok(Self { shared, _feeding: Arc::new(Feeding(feed.abort_handle())) })
+        let written = shared.progress.subscribe();
+        let (store, clock) = (shared.store.clone(), shared.clock.clone());
+        let keep = tokio::spawn(history::keep(store, written, History::default(), clock));
+        let tasks = Tasks([feed.abort_handle(), keep.abort_handle()]);
+        Ok(Self { shared, _tasks: Arc::new(tasks) })
     }
 
     /// The cache of the kind stored under this folder ([`proto::kind::Row::storage`]).

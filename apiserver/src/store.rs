@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 pub mod embedded;
 pub mod etcd;
+pub mod history;
 mod hub;
 mod index;
 pub mod memory;

@@ -1,12 +1,19 @@
 //! The cache over the memory store.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use apiserver::cache::{Cache, Change, EventType, KindCache, KindSpec};
 use apiserver::store::memory::MemoryStore;
-use apiserver::store::{Outcome, Revision, Store, StoreError, Txn};
+use apiserver::store::{
+    Got, Guard, Op, Outcome, Page, Range, Revision, Sink, Store, StoreError, Txn, Watch,
+};
+use async_trait::async_trait;
 use client::Clock;
+use parking_lot::Mutex;
 use proto::time::Time;
+use tokio::sync::oneshot;
 
 async fn open(store: &Arc<dyn Store>) -> (Cache, Arc<KindCache>) {
     let specs = [
@@ -162,4 +169,139 @@ async fn a_slow_watcher_is_gone_rather_than_short_of_events() {
     assert!(pods.watcher(gone.oldest).is_ok());
     assert!(pods.watcher(gone.oldest - 1).is_err());
     assert_eq!(quick.progress(), last);
+}
+
+/// A store whose watch can break, as etcd's does, and that counts its compactions.
+struct Fragile {
+    inner: MemoryStore,
+    watch: Mutex<Option<(oneshot::Sender<StoreError>, Watch)>>,
+    compactions: AtomicUsize,
+}
+
+impl Fragile {
+    fn new() -> Arc<Self> {
+        let (inner, watch) = (MemoryStore::new(), Mutex::new(None));
+        Arc::new(Self { inner, watch, compactions: AtomicUsize::new(0) })
+    }
+
+    /// From here on the cache hears nothing; it is told so by the sender.
+    fn lose_watch(&self) -> oneshot::Sender<StoreError> {
+        self.watch.lock().take().unwrap().0
+    }
+}
+
+#[async_trait]
+impl Store for Fragile {
+    async fn get(&self, key: &str, at: Option<Revision>) -> Result<Got, StoreError> {
+        self.inner.get(key, at).await
+    }
+
+    async fn list(&self, range: Range<'_>) -> Result<Page, StoreError> {
+        self.inner.list(range).await
+    }
+
+    async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        self.inner.transact(txn).await
+    }
+
+    async fn watch(
+        &self,
+        prefix: &str,
+        from: Revision,
+        sink: Arc<dyn Sink>,
+    ) -> Result<Watch, StoreError> {
+        let (end, ended) = oneshot::channel();
+        *self.watch.lock() = Some((end, self.inner.watch(prefix, from, sink).await?));
+        Ok(Watch::new(ended, ()))
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.compactions.fetch_add(1, Ordering::Relaxed);
+        self.inner.compact(revision).await
+    }
+
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.inner.revision().await
+    }
+}
+
+#[tokio::test]
+async fn a_cache_that_lost_its_watch_reads_everything_anew() {
+    let fragile = Fragile::new();
+    let store: Arc<dyn Store> = fragile.clone();
+    let (cache, pods) = open(&store).await;
+    for name in ["a", "b"] {
+        commit(&cache, Txn::create(pods.key("ns", name), pod(name, ""))).await;
+    }
+    let mut running = pods.watcher(pods.snapshot().revision).unwrap();
+    let old = pods.snapshot();
+
+    let lost = fragile.lose_watch();
+    let (a, b) = (pods.get("ns", "a").unwrap(), pods.get("ns", "b").unwrap());
+    store.transact(Txn::delete(a.key.clone(), a.revision)).await.unwrap();
+    store.transact(Txn::update(b.key.clone(), b.revision, pod("b", "n1"))).await.unwrap();
+    store.transact(Txn::create(pods.key("ns", "c"), pod("c", ""))).await.unwrap();
+    let now = store.revision().await.unwrap();
+    store.compact(now).await.unwrap();
+    assert_eq!(pods.snapshot().revision, old.revision);
+    lost.send(StoreError::Compacted { requested: 1, oldest: Some(now) }).unwrap();
+
+    Clock::system().timeout(Duration::from_secs(10), cache.wait(now)).await.unwrap();
+    let snapshot = pods.snapshot();
+    let shown: Vec<_> =
+        snapshot.list("", None).map(|e| (e.name(), e.field("spec.nodeName"))).collect();
+    assert_eq!((shown, snapshot.revision), (vec![("b", Some("n1")), ("c", Some(""))], now));
+    assert_eq!(running.next().await.unwrap_err().oldest, now);
+    let mut next = pods.watcher(now).unwrap();
+    commit(&cache, Txn::create(pods.key("ns", "d"), pod("d", ""))).await;
+    assert_eq!(next.next().await.unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_is_kept_for_five_minutes_and_nothing_wakes_up_for_it_when_idle() {
+    let fragile = Fragile::new();
+    let specs = [KindSpec::of(&proto::kind::POD, &[])];
+    let clock = Clock::simulated(Time::from_unix(0));
+    let cache = Cache::open(fragile.clone(), specs, clock.clone()).await.unwrap();
+    let first = commit(&cache, Txn::create("/registry/pods/ns/a", pod("a", ""))).await;
+    clock.sleep(Duration::from_secs(60)).await;
+    let second = commit(&cache, Txn::update("/registry/pods/ns/a", first, pod("a", "n"))).await;
+    clock.sleep(Duration::from_secs(4 * 60 - 1)).await;
+    assert_eq!(fragile.compactions.load(Ordering::Relaxed), 0);
+    clock.sleep(Duration::from_secs(60)).await;
+    // The second write is not five minutes old.
+    assert!(fragile.get("/registry/pods/ns/a", Some(first)).await.is_ok());
+    clock.sleep(Duration::from_secs(3600)).await;
+    let old = fragile.get("/registry/pods/ns/a", Some(first)).await;
+    assert!(matches!(old, Err(StoreError::Compacted { .. })), "{old:?}");
+    assert!(fragile.get("/registry/pods/ns/a", Some(second)).await.is_ok());
+    assert_eq!(fragile.compactions.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_transaction_on_two_kinds_is_one_revision() {
+    let (cache, pods) = open(&memory()).await;
+    let nodes = cache.kind("minions").unwrap();
+    assert!(cache.kind("services/specs").is_some() && cache.kind("services").is_none());
+    let (mut pod_watcher, mut node_watcher) = (pods.watcher(1).unwrap(), nodes.watcher(1).unwrap());
+    let put = |key: &str, name: &str| Op::Put { key: key.into(), value: pod(name, "") };
+    let txn = Txn {
+        guards: vec![Guard { key: "/registry/pods/ns/a".into(), expected: 0 }],
+        ops: vec![
+            put("/registry/pods/ns/a", "a"),
+            put("/registry/minions/n", "n"),
+            put("/registry/pods/ns/b", "b"),
+            put("/registry/ranges/serviceips", "r"),
+        ],
+    };
+    let revision = commit(&cache, txn).await;
+    assert_eq!(pods.snapshot().revision, revision);
+    assert_eq!(nodes.get("", "n").unwrap().revision, revision);
+    assert_eq!(nodes.get("", "n").unwrap().namespace(), "");
+    assert_eq!(pod_watcher.next().await.unwrap().len(), 2);
+    assert_eq!(node_watcher.next().await.unwrap().len(), 1);
+    // A watcher without events learns of others' revisions.
+    let later = commit(&cache, Txn::create("/registry/services/specs/ns/s", pod("s", ""))).await;
+    assert_eq!((pod_watcher.progress(), node_watcher.progress()), (later, later));
+    assert_eq!(pods.snapshot().revision, later);
 }

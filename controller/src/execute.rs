@@ -109,7 +109,9 @@ impl Executor {
                 let meta = self.wrote(create.row, path, answer).map_err(|source| {
                     step_error("create", create.row, &create.namespace, "", source)
                 })?;
-                self.tell(create.told.as_ref(), Ok(&meta.name));
+                if let Some(told) = &create.told {
+                    self.tell_success(told, told.created, &meta.name);
+                }
                 Ok(())
             }
             Err(source) => {
@@ -118,8 +120,10 @@ impl Executor {
                 let name = name.unwrap_or_default();
                 let mut error = step_error("create", create.row, &create.namespace, name, source);
                 // Nothing can be created in a namespace that is going away: no one need know.
-                if !error.source.is_namespace_terminating() {
-                    error.failure = self.tell(create.told.as_ref(), Err(&error.source));
+                if let Some(told) = &create.told
+                    && !error.source.is_namespace_terminating()
+                {
+                    error.failure = self.tell_failure(told, told.not_created, &error.source);
                 }
                 Err(error)
             }
@@ -142,11 +146,15 @@ impl Executor {
             }
             Err(source) => {
                 let mut error = step_error("delete", row, namespace, name, source);
-                error.failure = self.tell(delete.told.as_ref(), Err(&error.source));
+                if let Some(told) = &delete.told {
+                    error.failure = self.tell_failure(told, told.not_deleted, &error.source);
+                }
                 return Err(error);
             }
         }
-        self.tell(delete.told.as_ref(), Ok(name));
+        if let Some(told) = &delete.told {
+            self.tell_success(told, told.deleted, name);
+        }
         Ok(())
     }
 
@@ -204,22 +212,19 @@ impl Executor {
         read.map_err(|source| Error::Decode { path: path.into(), source })
     }
 
-    /// Tells of an outcome; of a failure it returns what the next plan should know.
-    fn tell(&self, told: Option<&Told>, outcome: Result<&str, &Error>) -> Option<Failure> {
-        let told = told?;
-        match outcome {
-            Ok(name) => {
-                let (reason, words) = told.success;
-                self.recorder.event(&told.regarding, "Normal", reason, format!("{words}{name}"));
-                None
-            }
-            Err(error) => {
-                let (reason, words) = told.failure;
-                let message = format!("{words}{error}");
-                self.recorder.event(&told.regarding, "Warning", reason, message);
-                Some(Failure { reason, message: error.to_string() })
-            }
-        }
+    /// Tells of a failure; returns what the next plan should know.
+    fn tell_failure(
+        &self,
+        told: &Told,
+        (reason, words): (&'static str, &'static str),
+        error: &Error,
+    ) -> Option<Failure> {
+        self.recorder.event(&told.regarding, "Warning", reason, format!("{words}{error}"));
+        Some(Failure { reason, message: error.to_string() })
+    }
+
+    fn tell_success(&self, told: &Told, (reason, words): (&'static str, &'static str), name: &str) {
+        self.recorder.event(&told.regarding, "Normal", reason, format!("{words}{name}"));
     }
 }
 

@@ -8,6 +8,7 @@ use proto::kind::Row;
 use proto::meta::{ObjectMeta, OwnerReference};
 use proto::time::Time;
 use proto::view::ObjectReference;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// Steps in order, and when to look again if nothing happens until then. The first step that
@@ -77,12 +78,15 @@ pub struct Target {
     pub uid: String,
 }
 
-/// The events that tell of a creation or deletion: the object's name, or the error, is appended.
+/// The events that tell of creations and deletions, as reasons and the words before the object's
+/// name or the error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Told {
     pub regarding: ObjectReference,
-    pub success: (&'static str, &'static str),
-    pub failure: (&'static str, &'static str),
+    pub created: (&'static str, &'static str),
+    pub not_created: (&'static str, &'static str),
+    pub deleted: (&'static str, &'static str),
+    pub not_deleted: (&'static str, &'static str),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -185,7 +189,43 @@ pub fn controller_reference(row: &Row, meta: &ObjectMeta) -> OwnerReference {
     }
 }
 
+/// The merge patch that turns the written form of `old` into that of `new`; `None` if they are
+/// the same. Fields that neither knows stay as they are.
+pub fn difference(old: &impl Serialize, new: &impl Serialize) -> Option<Value> {
+    let (old, new) = (json!(old), json!(new));
+    if old == new { None } else { Some(merge_patch(&old, &new)) }
+}
+
+fn merge_patch(old: &Value, new: &Value) -> Value {
+    let (Value::Object(old), Value::Object(new)) = (old, new) else { return new.clone() };
+    let mut patch = serde_json::Map::new();
+    for key in old.keys().filter(|key| !new.contains_key(*key)) {
+        patch.insert(key.clone(), Value::Null);
+    }
+    for (key, value) in new {
+        match old.get(key) {
+            Some(before) if before == value => {}
+            Some(before) => drop(patch.insert(key.clone(), merge_patch(before, value))),
+            None => drop(patch.insert(key.clone(), value.clone())),
+        }
+    }
+    patch.into()
+}
+
 /// The name (without version) of a reference's group.
 pub fn group_of(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_merge_patches() {
+        let old = json!({"a": 1, "b": {"c": 1, "d": 2}, "e": [1]});
+        let new = json!({"b": {"c": 1, "d": 3}, "e": [1], "f": 0});
+        assert_eq!(difference(&old, &new), Some(json!({"a": null, "b": {"d": 3}, "f": 0})));
+        assert_eq!(difference(&old, &old), None);
+    }
 }

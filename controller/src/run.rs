@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::error::chain;
 use client::{Change, Client, Clock, Entry, Informers, Key, Object, Recorder, WorkQueue};
 use futures::future::BoxFuture;
 use proto::kind::Row;
@@ -299,16 +300,4 @@ impl<C: Controller> Worker<C> {
         }
         planning
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += ": ";
-        text += &cause.to_string();
-        source = cause.source();
-    }
-    text
 }

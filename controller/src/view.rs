@@ -318,3 +318,18 @@ impl<T: Object> Overlay for Cache<T> {
         self.forget_seen(&mut written);
     }
 }
+
+#[cfg(test)]
+impl View {
+    /// A view of just these objects, in addition to what it has.
+    pub fn with<T: Object>(mut self, objects: &[Value]) -> View {
+        let (informer, feed) = Informer::<T>::detached();
+        let entry = |object: &Value| {
+            let bytes = Bytes::from(object.to_string());
+            Entry::decode(bytes).expect("the test's object is one")
+        };
+        feed.replace(objects.iter().map(entry).collect(), 1);
+        self.add(informer);
+        self
+    }
+}

@@ -2,12 +2,18 @@
 
 mod api_resources;
 mod apply;
+mod completion;
 mod create;
 mod delete;
+mod describe;
+mod exec;
 mod get;
+mod logs;
+mod rollout;
 mod scale;
 mod version;
 mod wait;
+mod why;
 
 use std::process::ExitCode;
 
@@ -22,16 +28,28 @@ pub enum Command {
     Create(create::Create),
     /// Show objects
     Get(get::Get),
+    /// Show objects as a person reads them, with their events
+    Describe(describe::Describe),
     /// Set the number of replicas
     Scale(scale::Scale),
     /// Delete objects
     Delete(delete::Delete),
+    /// Print the logs of containers
+    Logs(logs::Logs),
+    /// Run a command in a container
+    Exec(exec::Exec),
+    /// Follow, undo, restart or hold the rollout of a Deployment
+    Rollout(rollout::Rollout),
+    /// Tell why a pod is on its node, or on none
+    Why(why::Why),
     /// Wait for a state of objects
     Wait(wait::Wait),
     /// List what the server serves
     ApiResources(api_resources::ApiResources),
     /// Show the versions of ctl and of the server
     Version(version::Version),
+    /// Print the completion script of a shell
+    Completion(completion::Completion),
 }
 
 pub fn run(command: Command, connection: Connection) -> Result<ExitCode> {
@@ -39,17 +57,27 @@ pub fn run(command: Command, connection: Connection) -> Result<ExitCode> {
         .enable_all()
         .build()
         .map_err(|error| Failure::said(format!("cannot start: {error}")))?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         match command {
             Command::Apply(apply) => apply.run(&connection.open()?).await,
             Command::Create(create) => create.run(&connection.open()?).await,
             Command::Get(get) => get.run(&connection.open()?).await,
+            Command::Describe(describe) => describe.run(&connection.open()?).await,
             Command::Scale(scale) => scale.run(&connection.open()?).await,
             Command::Delete(delete) => delete.run(&connection.open()?).await,
+            Command::Logs(logs) => logs.run(&connection.open()?).await,
+            // The exit code of the command in the container is ctl's.
+            Command::Exec(exec) => return exec.run(&connection.open()?).await,
+            Command::Rollout(rollout) => rollout.run(&connection.open()?).await,
+            Command::Why(why) => why.run(&connection.open()?).await,
             Command::Wait(wait) => wait.run(&connection.open()?).await,
             Command::ApiResources(list) => list.run(&connection.open()?).await,
             Command::Version(version) => version.run(&connection).await,
+            Command::Completion(completion) => completion.run(),
         }
-    })?;
-    Ok(ExitCode::SUCCESS)
+        .map(|()| ExitCode::SUCCESS)
+    });
+    // A read of standard input may hang for ever; it must not keep the program.
+    runtime.shutdown_background();
+    result
 }

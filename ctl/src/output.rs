@@ -2,6 +2,7 @@
 
 pub mod age;
 pub mod jsonpath;
+pub mod sheet;
 pub mod table;
 
 use serde_json::{Value, json};

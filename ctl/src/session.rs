@@ -35,7 +35,6 @@ pub struct Session {
     pub namespace: String,
     /// Whether `-n` named it.
     pub namespace_was_asked: bool,
-    pub server: String,
     resources: OnceCell<Resources>,
 }
 
@@ -53,7 +52,6 @@ impl Connection {
             client: client.named("ctl"),
             namespace,
             namespace_was_asked: self.namespace.is_some(),
-            server: config.server,
             resources: OnceCell::new(),
         })
     }

@@ -66,8 +66,19 @@ impl Names {
 
     /// The same with collections replaced by the objects in them, each read.
     pub async fn objects(&self, session: &Session) -> Result<Vec<(Target, Value)>> {
+        self.read(session, self.targets(session).await?).await
+    }
+
+    /// The same over all namespaces.
+    pub async fn objects_everywhere(&self, session: &Session) -> Result<Vec<(Target, Value)>> {
+        let mut targets = self.targets(session).await?;
+        targets.iter_mut().for_each(|target| target.namespace.clear());
+        self.read(session, targets).await
+    }
+
+    async fn read(&self, session: &Session, targets: Vec<Target>) -> Result<Vec<(Target, Value)>> {
         let mut objects = Vec::new();
-        for target in self.targets(session).await? {
+        for target in targets {
             if !target.name.is_empty() {
                 let object = session.get(&target.path()).await?;
                 objects.push((target, object));

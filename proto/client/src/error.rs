@@ -66,3 +66,15 @@ impl From<Status> for Error {
         Error::Status(Box::new(status))
     }
 }
+
+/// An error and its causes in one line, for logs.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += ": ";
+        text += &cause.to_string();
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,121 @@
+//! The command line of the controllers, with upstream's names where the same thing exists.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What can be said on the command line.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Path to the kubeconfig with the API server's address and our credentials.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Controllers to run: '*' is all, 'foo' the one called foo, '-foo' not that one.
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "*",
+        allow_hyphen_values = true
+    )]
+    pub controllers: Vec<String>,
+    /// Become leader before starting; for more than one copy.
+    #[arg(long, value_name = "BOOL", default_value_t = true, default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
+    pub leader_elect: bool,
+    /// Give Services of type LoadBalancer addresses of this range.
+    #[arg(long, value_name = "CIDR")]
+    pub load_balancer_cidr: Option<String>,
+    /// Publish this certificate authority to every namespace as ConfigMap kube-root-ca.crt.
+    #[arg(long, value_name = "FILE")]
+    pub root_ca_file: Option<PathBuf>,
+    /// How long a node may be silent before it is taken for not ready.
+    #[arg(long, value_name = "DURATION", default_value = "40s", value_parser = duration)]
+    pub node_monitor_grace_period: Duration,
+    /// How many ended pods may exist before the oldest are deleted; 0: any number.
+    #[arg(long, value_name = "COUNT", default_value_t = 12500)]
+    pub terminated_pod_gc_threshold: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            kubeconfig: None,
+            controllers: vec!["*".into()],
+            leader_elect: true,
+            load_balancer_cidr: None,
+            root_ca_file: None,
+            node_monitor_grace_period: Duration::from_secs(40),
+            terminated_pod_gc_threshold: 12500,
+        }
+    }
+}
+
+/// A name in `--controllers` that no controller bears.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is not in the list of known controllers")]
+pub struct UnknownController(String);
+
+impl Options {
+    /// Which of the known controllers are to run.
+    pub fn enabled<'a>(&self, known: &[&'a str]) -> Result<Vec<&'a str>, UnknownController> {
+        for name in &self.controllers {
+            let bare = name.strip_prefix('-').unwrap_or(name);
+            if name != "*" && !known.contains(&bare) {
+                return Err(UnknownController(bare.into()));
+            }
+        }
+        let says = |text: &str| self.controllers.iter().any(|name| name == text);
+        let wanted = |name: &&'a str| says(name) || (says("*") && !says(&format!("-{name}")));
+        Ok(known.iter().copied().filter(wanted).collect())
+    }
+}
+
+/// A duration as Go writes it: `40s`, `1m30s`, `500ms`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("time: invalid duration {text:?}");
+    let (mut total, mut rest) = (Duration::ZERO, text);
+    while !rest.is_empty() {
+        let unit_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(unit_at);
+        let next = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(next);
+        let seconds = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 0.001,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        total += Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
+        rest = tail;
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_controllers_run() {
+        let known = ["a", "b", "c"];
+        for (list, expected) in [
+            ("*", Ok(vec!["a", "b", "c"])),
+            ("*,-b", Ok(vec!["a", "c"])),
+            ("b", Ok(vec!["b"])),
+            ("x", Err(UnknownController("x".into()))),
+        ] {
+            let controllers = list.split(',').map(String::from).collect();
+            let options = Options { controllers, ..Options::default() };
+            assert_eq!(options.enabled(&known), expected, "{list}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("0.5s"), Ok(Duration::from_millis(500)));
+        assert!(duration("40").is_err() && duration("").is_err() && duration("4x").is_err());
+    }
+}

@@ -1,0 +1,187 @@
+//! `ctl exec`: a command in a running container, over the remotecommand WebSocket protocol
+//! (`v5.channel.k8s.io`): the first byte of each message is its channel.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use client::websocket::{Message, WebSocket};
+use futures::{SinkExt, StreamExt};
+use proto::kind;
+use proto::status::Status;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::commands::logs::{default_container, pod_of};
+use crate::failure::{Failure, Result};
+use crate::resources::text;
+use crate::session::Session;
+
+const PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
+
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const ERROR: u8 = 3;
+const RESIZE: u8 = 4;
+const CLOSE: u8 = 255;
+
+#[derive(clap::Args)]
+pub struct Exec {
+    /// POD or TYPE/NAME
+    pod: String,
+    /// Which container
+    #[arg(short, long)]
+    container: Option<String>,
+    /// Pass standard input on
+    #[arg(short = 'i', long)]
+    stdin: bool,
+    /// Standard input is a terminal
+    #[arg(short = 't', long)]
+    tty: bool,
+    /// The command, after --
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+impl Exec {
+    /// The exit code of the command in the container.
+    pub async fn run(&self, session: &Session) -> Result<ExitCode> {
+        let pod = pod_of(session, &self.pod).await?;
+        let phase = text(&pod["status"]["phase"]);
+        if matches!(phase, "Succeeded" | "Failed") {
+            return Err(Failure::said(format!(
+                "cannot exec into a container in a completed pod; current phase is {phase}"
+            )));
+        }
+        let container = match &self.container {
+            Some(container) => container.clone(),
+            None => default_container(&pod).to_string(),
+        };
+        let terminal = self.tty && std::io::stdin().is_terminal();
+        if self.tty && !terminal {
+            anstream::eprintln!(
+                "Unable to use a TTY - input is not a terminal or the right kind of file"
+            );
+        }
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("container", &container);
+        query.append_pair("stdin", if self.stdin { "true" } else { "false" });
+        query.append_pair("stdout", "true");
+        query.append_pair("stderr", if terminal { "false" } else { "true" });
+        query.append_pair("tty", if terminal { "true" } else { "false" });
+        query.extend_pairs(self.command.iter().map(|word| ("command", word)));
+        let (namespace, name) =
+            (text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"]));
+        let path = format!("{}/exec?{}", kind::POD.path(namespace, name), query.finish());
+        let socket = session.client.websocket(&path, PROTOCOLS).await?;
+        let _raw = if terminal { Some(RawTerminal::enter()?) } else { None };
+        pump(socket, self.stdin, terminal).await
+    }
+}
+
+/// Carries everything both ways until the server says how the command ended.
+async fn pump(socket: WebSocket, stdin: bool, terminal: bool) -> Result<ExitCode> {
+    let broken =
+        |why: &dyn std::fmt::Display| Failure::said(format!("the connection broke off: {why}"));
+    let closes = socket.protocol == PROTOCOLS[0];
+    let (mut out, mut incoming) = socket.stream.split();
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    let mut input = tokio::io::stdin();
+    let mut buffer = vec![0; 32 * 1024];
+    let mut reading = stdin;
+    let mut resized = signal(SignalKind::window_change()).map_err(Failure::said)?;
+    if terminal {
+        out.send(Message::binary(size())).await.map_err(|why| broken(&why))?;
+    }
+    loop {
+        tokio::select! {
+            message = incoming.next() => {
+                let data = match message {
+                    Some(Ok(Message::Binary(data))) => data,
+                    Some(Ok(Message::Close(_))) | None => {
+                        return Err(Failure::said("the connection ended before the command did"));
+                    }
+                    Some(Ok(_)) => continue,
+                    Some(Err(why)) => return Err(broken(&why)),
+                };
+                let Some((channel, data)) = data.split_first() else { continue };
+                let written = match *channel {
+                    STDOUT => write(&mut stdout, data).await,
+                    STDERR => write(&mut stderr, data).await,
+                    ERROR => return ended(data),
+                    _ => Ok(()),
+                };
+                written.map_err(|_| Failure::Silent)?;
+            }
+            read = input.read(&mut buffer), if reading => {
+                let count = read.map_err(|why| Failure::said(format!("cannot read input: {why}")))?;
+                let message = match count {
+                    0 if closes => vec![CLOSE, STDIN],
+                    0 => vec![STDIN],
+                    count => [&[STDIN], &buffer[..count]].concat(),
+                };
+                reading = count > 0;
+                out.send(Message::binary(message)).await.map_err(|why| broken(&why))?;
+            }
+            _ = resized.recv(), if terminal => {
+                out.send(Message::binary(size())).await.map_err(|why| broken(&why))?;
+            }
+        }
+    }
+}
+
+async fn write(out: &mut (impl AsyncWriteExt + Unpin), data: &[u8]) -> std::io::Result<()> {
+    out.write_all(data).await?;
+    out.flush().await
+}
+
+/// What the Status on the error channel means for the exit code.
+fn ended(status: &[u8]) -> Result<ExitCode> {
+    let status: Status = serde_json::from_slice(status)
+        .map_err(|why| Failure::said(format!("the server's last word is no Status: {why}")))?;
+    if status.status == "Success" {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let causes = status.details.as_deref().map(|details| details.causes.as_slice());
+    let code = causes.unwrap_or_default().iter().find(|cause| cause.reason == "ExitCode");
+    match code.and_then(|cause| cause.message.parse::<u8>().ok()) {
+        Some(code) => {
+            anstream::eprintln!("command terminated with exit code {code}");
+            Ok(ExitCode::from(code))
+        }
+        None => Err(Failure::said(status.message)),
+    }
+}
+
+fn size() -> Vec<u8> {
+    let (columns, rows) = match tcgetwinsize(std::io::stdout()) {
+        Ok(size) => (size.ws_col, size.ws_row),
+        Err(_) => (80, 24),
+    };
+    let size = json!({"Width": columns, "Height": rows}).to_string();
+    [&[RESIZE], size.as_bytes()].concat()
+}
+
+/// The terminal passes every key on while this lives.
+struct RawTerminal(Termios);
+
+impl RawTerminal {
+    fn enter() -> Result<RawTerminal> {
+        let failed = |why| Failure::said(format!("cannot make the terminal raw: {why}"));
+        let before = tcgetattr(std::io::stdin()).map_err(failed)?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(std::io::stdin(), OptionalActions::Now, &raw).map_err(failed)?;
+        Ok(RawTerminal(before))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        if let Err(why) = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0) {
+            anstream::eprintln!("cannot restore the terminal: {why}; \"reset\" does");
+        }
+    }
+}

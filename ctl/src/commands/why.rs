@@ -1,0 +1,117 @@
+//! `ctl why pod/X`: why a pod has no node, plugin by plugin and node by node, or why it has the one
+//! it has. The verdicts are the scheduler's own: the same plugins on the same objects.
+
+use std::sync::Arc;
+
+use client::{Client, Key, ListOptions};
+use proto::view::namespace::Namespace;
+use proto::view::node::Node;
+use proto::view::pod::Pod;
+use scheduler::cycle::{Opinion, opinions};
+use scheduler::snapshot::{PodInfo, Snapshot};
+
+use crate::failure::{Failure, Result};
+use crate::output::table::Table;
+use crate::session::Session;
+
+#[derive(clap::Args)]
+pub struct Why {
+    /// pod/NAME or NAME
+    pod: String,
+}
+
+impl Why {
+    pub async fn run(&self, session: &Session) -> Result<()> {
+        let name = match self.pod.split_once('/') {
+            None => self.pod.as_str(),
+            Some(("pod" | "pods" | "po", name)) => name,
+            Some((other, _)) => {
+                return Err(Failure::said(format!(
+                    "why answers for pods, not for {other}: \"ctl describe\" shows the events of others"
+                )));
+            }
+        };
+        let pod = session.client.get::<Pod>(&session.namespace, name).await?;
+        let key = Key::new(&session.namespace, name);
+        let mut info = PodInfo::new(key, Arc::new(pod));
+        let snapshot = snapshot(&session.client, &info).await?;
+        let chosen = info.object.spec.node_name.clone();
+        match chosen.as_str() {
+            "" => anstream::println!("pod/{name} has no node."),
+            node => anstream::println!("pod/{name} is on node {node}. As nodes and pods are now:"),
+        }
+        for gate in &info.object.spec.scheduling_gates {
+            anstream::println!("It waits for its scheduling gate {:?} to be removed.", gate.name);
+        }
+        // Asked as if it had no node yet.
+        info = unplaced(&info)?;
+        let opinions = opinions(&info, &snapshot);
+        if opinions.is_empty() {
+            anstream::println!("no nodes available to schedule pods");
+        }
+        print(&opinions, &chosen);
+        Ok(())
+    }
+}
+
+fn unplaced(info: &PodInfo) -> Result<PodInfo> {
+    let mut pod = info.object.value();
+    pod["spec"]["nodeName"] = "".into();
+    let entry = client::Entry::decode(pod.to_string().into()).map_err(Failure::said)?;
+    Ok(PodInfo::new(info.key.clone(), Arc::new(entry)))
+}
+
+/// The cluster without the pod itself.
+async fn snapshot(client: &Client, pod: &PodInfo) -> Result<Snapshot> {
+    let everything = ListOptions::default();
+    let mut snapshot = Snapshot::default();
+    for namespace in client.list::<Namespace>(&everything).await?.items {
+        snapshot.put_namespace(&namespace.metadata.name, namespace.metadata.labels.clone());
+    }
+    for node in client.list::<Node>(&everything).await?.items {
+        snapshot.put_node(Arc::new(node));
+    }
+    for other in client.list::<Pod>(&everything).await?.items {
+        let other = PodInfo::new(Key::of(&other.metadata), Arc::new(other));
+        let node = other.object.spec.node_name.clone();
+        if !node.is_empty() && !other.object.is_terminal() && other.uid() != pod.uid() {
+            snapshot.place(Arc::new(other), &node);
+        }
+    }
+    Ok(snapshot)
+}
+
+fn print(opinions: &[Opinion], chosen: &str) {
+    let mut table = Table::new(&["NODE", "VERDICT", "PLUGIN", "WHY"]);
+    for opinion in opinions {
+        let mark = if opinion.node == chosen { "chosen" } else { "fits" };
+        for (plugin, reason) in &opinion.rejections {
+            table.push(vec![
+                opinion.node.clone(),
+                "excluded".into(),
+                plugin.to_string(),
+                reason.to_string(),
+            ]);
+        }
+        if opinion.rejections.is_empty() {
+            let total: i64 = opinion.scores.iter().map(|(_, score)| score).sum();
+            table.push(vec![
+                opinion.node.clone(),
+                mark.into(),
+                String::new(),
+                format!("score {total}"),
+            ]);
+            for (plugin, score) in &opinion.scores {
+                table.push(vec![
+                    String::new(),
+                    String::new(),
+                    plugin.to_string(),
+                    format!("+{score}"),
+                ]);
+            }
+        }
+    }
+    if !table.is_empty() {
+        anstream::print!("{}", table.lines(true));
+    }
+}

@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(
             sheet.text(),
             "Name:    web\nLabels:  a=b\n         c=d\nContainers:\n  web:\n    Image Pull:  x\n\
-             Annotations:  <none>\n"
+             Annotations:     <none>\n"
         );
     }
 }

@@ -42,7 +42,7 @@ impl Discovery {
     pub fn new(rows: &[&Row], server_address: &str) -> Discovery {
         let mut documents = HashMap::new();
         let mut add = |path: String, content_type: &'static str, value: Value| {
-            documents.insert(path, document(content_type, &value));
+            documents.insert(path, Document::new(content_type, Bytes::from(value.to_string())));
         };
         let groups = groups(rows);
         add("/api".into(), JSON, legacy_versions(server_address));
@@ -88,11 +88,12 @@ impl Discovery {
     }
 }
 
-/// A document of any JSON.
-pub fn document(content_type: &'static str, value: &Value) -> Document {
-    let body = Bytes::from(value.to_string());
-    let etag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&body)));
-    Document { body, etag: etag.into(), content_type }
+impl Document {
+    /// With the hash of its bytes as its ETag.
+    pub fn new(content_type: &'static str, body: Bytes) -> Document {
+        let etag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&body)));
+        Document { body, etag: etag.into(), content_type }
+    }
 }
 
 struct Group<'a> {

@@ -23,11 +23,13 @@ mod body;
 pub mod coalesce;
 mod documents;
 mod health;
+mod openapi;
 pub mod query;
 mod resource;
 pub mod target;
 
 pub use health::{Check, Health};
+pub use openapi::OpenApi;
 
 use target::{ResourcePath, Target};
 
@@ -36,6 +38,7 @@ pub struct Api {
     pub registry: Registry,
     pub authenticator: Authenticator,
     pub discovery: Discovery,
+    pub openapi: OpenApi,
     pub health: Health,
     pub nodes: Nodes,
     pub clock: Clock,

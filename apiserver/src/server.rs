@@ -2,17 +2,21 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use ::http::Request;
 use axum::Router;
+use bytes::Bytes;
 use client::{Clock, Rng};
-use proto::kind::ROWS;
+use http_body_util::{BodyExt, Full};
+use proto::{kind::ROWS, user::User};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::{
     admission,
     authn::{Authenticator, TokenFileError},
     discovery::Discovery,
-    http::{self, Api, Check, Health},
+    http::{self, Api, Check, Health, OpenApi},
     kinds::service::pool::Pool,
     node::Nodes,
     pki::{Pki, PkiError},
@@ -113,6 +117,7 @@ impl Server {
             registry: registry.clone(),
             authenticator,
             discovery: Discovery::new(ROWS, &advertised.to_string()),
+            openapi: OpenApi::new(ROWS),
             health: Health::new(registry.cache().clone(), ready),
             nodes: nodes.clone(),
             clock: clock.clone(),
@@ -144,6 +149,19 @@ impl Server {
     /// out are slices of the cache's bytes.
     pub fn router(&self) -> Router {
         self.router.clone()
+    }
+
+    /// A client of this server in the same process, as `user`.
+    pub fn client(&self, user: User) -> client::Client {
+        let router = self.router.clone();
+        let service = tower::service_fn(move |request: Request<Full<Bytes>>| {
+            let answer = router.clone().oneshot(request.map(axum::body::Body::new));
+            async move {
+                let response = answer.await?;
+                Ok(response.map(|body| body.map_err(client::BoxError::from).boxed_unsync()))
+            }
+        });
+        client::Client::in_process(client::Service::new(service), user)
     }
 
     pub fn registry(&self) -> &Registry {

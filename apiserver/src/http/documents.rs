@@ -42,7 +42,11 @@ pub(super) async fn handle(
         Target::Group(_) | Target::Resources { .. } => {
             Ok(answer::document(api.discovery.document(path)?, known))
         }
-        Target::OpenApiIndex | Target::OpenApi { .. } => Err(Status::no_such_path()),
+        Target::OpenApiIndex => Ok(api.openapi.index(known)),
+        Target::OpenApi { group, version } => {
+            let query = Query::parse(parts.uri.query());
+            api.openapi.version(group, version, &query, known)
+        }
         Target::Resource(_) | Target::Unknown => Err(Status::no_such_path()),
     }
 }

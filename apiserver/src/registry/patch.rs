@@ -69,7 +69,7 @@ impl Patch {
         };
         let mut object = patched;
         let refuse = |why: &str| {
-            let error = FieldError::invalid("patch", self.body.to_string(), why);
+            let error = FieldError::invalid("patch", self.shown(), why);
             Status::invalid("", "", "", &[error])
         };
         check_identity(call, &object)?;
@@ -79,6 +79,11 @@ impl Patch {
             refuse(&format!("strict decoding error: {}", problems.join(", ")))
         })?;
         Ok(Draft { object, warnings, managed: Managed::Update })
+    }
+
+    /// As Go prints it: a strategic patch is a map by then, the others are still JSON.
+    fn shown(&self) -> String {
+        if self.kind == PatchKind::Strategic { go(&self.body) } else { self.body.to_string() }
     }
 
     fn apply(&self, call: &Call, live: Option<&Value>) -> Result<Draft, Status> {
@@ -192,4 +197,32 @@ fn check_applied(call: &Call, applied: &Value) -> Result<(), Status> {
         }
     }
     Ok(())
+}
+
+/// A value as Go's `%+v` prints it.
+fn go(value: &Value) -> String {
+    let joined = |items: Vec<String>| items.join(" ");
+    match value {
+        Value::Null => "<nil>".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", joined(items.iter().map(go).collect())),
+        Value::Object(map) => {
+            let pairs = map.iter().map(|(key, value)| format!("{key}:{}", go(value)));
+            format!("map[{}]", joined(pairs.collect()))
+        }
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn as_go_prints() {
+        let patch = json!({"spec": {"replicaz": 3, "list": ["a", null]}});
+        assert_eq!(go(&patch), "map[spec:map[list:[a <nil>] replicaz:3]]");
+    }
 }

@@ -7,14 +7,22 @@
 //! correctly typed fields and the static defaults; nulls are gone.
 
 pub mod check;
+pub mod config;
+pub mod controller_revision;
 pub mod deployment;
+pub mod endpoints;
+pub mod event;
+pub mod lease;
 pub mod lens;
 pub mod metadata;
 pub mod name;
+pub mod namespace;
+pub mod node;
 pub mod path;
 pub mod pod;
 pub mod replica_set;
 pub mod service;
+pub mod service_account;
 pub mod table;
 pub mod template;
 
@@ -271,22 +279,22 @@ struct Plain;
 impl Strategy for Plain {}
 
 static KINDS: &[(&Row, &dyn Strategy)] = &[
-    (&kind::CONFIG_MAP, &Plain),
-    (&kind::ENDPOINTS, &Plain),
-    (&kind::EVENT, &Plain),
-    (&kind::NAMESPACE, &Plain),
-    (&kind::NODE, &Plain),
+    (&kind::CONFIG_MAP, &config::ConfigMap),
+    (&kind::ENDPOINTS, &endpoints::Endpoints),
+    (&kind::EVENT, &event::CoreEvent),
+    (&kind::NAMESPACE, &namespace::Namespace),
+    (&kind::NODE, &node::Node),
     (&kind::POD, &pod::Pod),
     (&kind::POD_TEMPLATE, &template::PodTemplate),
-    (&kind::SECRET, &Plain),
+    (&kind::SECRET, &config::Secret),
     (&kind::SERVICE, &service::Service),
-    (&kind::SERVICE_ACCOUNT, &Plain),
-    (&kind::CONTROLLER_REVISION, &Plain),
+    (&kind::SERVICE_ACCOUNT, &service_account::ServiceAccount),
+    (&kind::CONTROLLER_REVISION, &controller_revision::ControllerRevision),
     (&kind::DEPLOYMENT, &deployment::Deployment),
     (&kind::REPLICA_SET, &replica_set::ReplicaSet),
-    (&kind::LEASE, &Plain),
-    (&kind::ENDPOINT_SLICE, &Plain),
-    (&kind::EVENTS_EVENT, &Plain),
+    (&kind::LEASE, &lease::Lease),
+    (&kind::ENDPOINT_SLICE, &endpoints::EndpointSlice),
+    (&kind::EVENTS_EVENT, &event::NewEvent),
 ];
 
 fn begin(counted: &[&str], new: &mut Value, ctx: &Context) {

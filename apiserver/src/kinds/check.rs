@@ -81,6 +81,45 @@ pub fn ip(path: &Path, text: &str, errors: &mut Errors) {
     }
 }
 
+/// A network, as `10.9.8.0/24`.
+pub fn network(path: &Path, text: &str, errors: &mut Errors) {
+    let valid = text.split_once('/').is_some_and(|(address, prefix)| {
+        let longest = match address.parse::<IpAddr>() {
+            Ok(IpAddr::V4(_)) => 32,
+            Ok(IpAddr::V6(_)) => 128,
+            Err(_) => return false,
+        };
+        prefix.parse::<u8>().is_ok_and(|prefix| prefix <= longest)
+    });
+    if !valid {
+        let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+        errors.push(FieldError::invalid(path, text, detail));
+    }
+}
+
+/// Why an address cannot be reached from elsewhere, if so.
+pub fn special_address(address: IpAddr) -> Option<&'static str> {
+    match address {
+        address if address.is_unspecified() => Some("may not be unspecified (0.0.0.0 or ::)"),
+        address if address.is_loopback() => {
+            Some("may not be in the loopback range (127.0.0.0/8, ::1/128)")
+        }
+        IpAddr::V4(four) if four.is_link_local() => {
+            Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)")
+        }
+        IpAddr::V4(four) if four.octets()[..3] == [224, 0, 0] => {
+            Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
+        }
+        IpAddr::V6(six) if six.segments()[0] & 0xffc0 == 0xfe80 => {
+            Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)")
+        }
+        IpAddr::V6(six) if six.segments()[0] == 0xff02 => {
+            Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
+        }
+        _ => None,
+    }
+}
+
 pub fn label(path: &Path, text: &str, errors: &mut Errors) {
     errors.extend(sentences(path, text, name::label(text)));
 }

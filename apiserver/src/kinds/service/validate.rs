@@ -245,21 +245,9 @@ fn external_addresses(spec: &Value, errors: &mut Errors) {
     for (index, text) in texts(spec, "externalIPs").enumerate() {
         let path = path.index(index);
         check::ip(&path, text, errors);
-        let Ok(address) = text.parse::<IpAddr>() else { continue };
-        let detail = match address {
-            address if address.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
-            address if address.is_loopback() => {
-                "may not be in the loopback range (127.0.0.0/8, ::1/128)"
-            }
-            IpAddr::V4(four) if four.is_link_local() => {
-                "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
-            }
-            IpAddr::V4(four) if four.octets()[..3] == [224, 0, 0] => {
-                "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
-            }
-            _ => continue,
-        };
-        errors.push(FieldError::invalid(&path, text, detail));
+        if let Some(detail) = text.parse().ok().and_then(check::special_address) {
+            errors.push(FieldError::invalid(&path, text, detail));
+        }
     }
 }
 
@@ -272,10 +260,7 @@ fn load_balancer(spec: &Value, errors: &mut Errors) {
         errors.push(FieldError::forbidden(&path, only));
     }
     for (index, range) in ranges.iter().enumerate() {
-        if !is_network(range.trim()) {
-            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.push(FieldError::invalid(path.index(index), *range, detail));
-        }
+        check::network(&path.index(index), range.trim(), errors);
     }
     let field = SPEC.field("allocateLoadBalancerNodePorts");
     match spec.has("allocateLoadBalancerNodePorts") {
@@ -318,17 +303,6 @@ fn traffic(spec: &Value, errors: &mut Errors) {
     let supported = ["PreferClose", "PreferSameNode", "PreferSameZone"];
     let path = SPEC.field("trafficDistribution");
     check::optional_one_of(&path, distribution, &supported, errors);
-}
-
-fn is_network(text: &str) -> bool {
-    text.split_once('/').is_some_and(|(address, prefix)| {
-        let longest = match address.parse::<IpAddr>() {
-            Ok(IpAddr::V4(_)) => 32,
-            Ok(IpAddr::V6(_)) => 128,
-            Err(_) => return false,
-        };
-        prefix.parse::<u8>().is_ok_and(|prefix| prefix <= longest)
-    })
 }
 
 const KUBELET_PORT: i64 = 10250;

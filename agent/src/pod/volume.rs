@@ -1,0 +1,123 @@
+//! The volumes of a pod's spec. A source this node cannot mount is kept by name, to be refused by
+//! name.
+
+use proto::meta::or_default;
+use proto::quantity::Quantity;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{FieldRef, ResourceFieldRef};
+
+/// A volume: its name and its one source.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Volume {
+    pub name: String,
+    #[serde(flatten)]
+    source: Map<String, Value>,
+}
+
+#[derive(Clone, Debug)]
+pub enum VolumeSource {
+    EmptyDir(EmptyDir),
+    HostPath(HostPath),
+    ConfigMap(Files),
+    Secret(Files),
+    DownwardApi(Files),
+    Projected(Projected),
+    /// The field's name, as `persistentVolumeClaim`.
+    Unsupported(String),
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EmptyDir {
+    pub medium: String,
+    pub size_limit: Option<Quantity>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HostPath {
+    pub path: String,
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub kind: String,
+}
+
+/// A configMap, secret or downwardAPI source: in a volume of its own or within a projected one.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Files {
+    #[serde(alias = "secretName", deserialize_with = "or_default")]
+    pub name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub items: Vec<Item>,
+    pub default_mode: Option<u32>,
+    #[serde(deserialize_with = "or_default")]
+    pub optional: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Item {
+    pub key: String,
+    pub path: String,
+    pub mode: Option<u32>,
+    pub field_ref: Option<FieldRef>,
+    pub resource_field_ref: Option<ResourceFieldRef>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Projected {
+    #[serde(deserialize_with = "or_default")]
+    pub sources: Vec<Projection>,
+    pub default_mode: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Projection {
+    #[serde(flatten)]
+    source: Map<String, Value>,
+}
+
+impl Volume {
+    pub fn new(name: &str, source: Value) -> Volume {
+        let source = source.as_object().cloned().unwrap_or_default();
+        Volume { name: name.into(), source }
+    }
+
+    /// The source; an empty volume is an emptyDir.
+    pub fn source(&self) -> Result<VolumeSource, serde_json::Error> {
+        let Some((kind, value)) = self.source.iter().find(|(_, value)| !value.is_null()) else {
+            return Ok(VolumeSource::EmptyDir(EmptyDir::default()));
+        };
+        let value = value.clone();
+        Ok(match kind.as_str() {
+            "emptyDir" => VolumeSource::EmptyDir(serde_json::from_value(value)?),
+            "hostPath" => VolumeSource::HostPath(serde_json::from_value(value)?),
+            "projected" => VolumeSource::Projected(serde_json::from_value(value)?),
+            _ => files(kind, value)?,
+        })
+    }
+}
+
+impl Projection {
+    /// A configMap, secret or downwardAPI, or `Unsupported`.
+    pub fn source(&self) -> Result<VolumeSource, serde_json::Error> {
+        match self.source.iter().find(|(_, value)| !value.is_null()) {
+            Some((kind, value)) => files(kind, value.clone()),
+            None => Ok(VolumeSource::Unsupported(String::new())),
+        }
+    }
+}
+
+fn files(kind: &str, value: Value) -> Result<VolumeSource, serde_json::Error> {
+    Ok(match kind {
+        "configMap" => VolumeSource::ConfigMap(serde_json::from_value(value)?),
+        "secret" => VolumeSource::Secret(serde_json::from_value(value)?),
+        "downwardAPI" => VolumeSource::DownwardApi(serde_json::from_value(value)?),
+        other => VolumeSource::Unsupported(other.to_string()),
+    })
+}

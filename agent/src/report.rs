@@ -1,0 +1,315 @@
+//! The PodStatus of a pod: a pure function of the pod, what the runtime holds and what the worker
+//! remembers (Kubernetes: Pod Lifecycle). And the patch that turns the API's status into it.
+
+use proto::time::Time;
+use serde_json::{Map, Value, json};
+
+use crate::observed::{Container as Run, Exit, Observed, State};
+use crate::plan::{Memory, Plan, finished};
+use crate::pod::status::{
+    Condition, ContainerState, ContainerStatus, Ip, Phase, PodStatus, Running, Terminated,
+};
+use crate::pod::{Container, Pod, RestartPolicy};
+
+mod conditions;
+
+/// What all pods of a node have in common.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// Of the node; the primary first.
+    pub ips: Vec<String>,
+    /// The scheme of container ids: `coracle`, `containerd`.
+    pub runtime_name: String,
+}
+
+/// The status to report. `previous` is what was reported last, for the times of transitions.
+pub fn report(
+    pod: &Pod,
+    observed: &Observed,
+    memory: &Memory,
+    plan: &Plan,
+    host: &Host,
+    previous: &PodStatus,
+    now: Time,
+) -> PodStatus {
+    let over = finished(pod, observed, now);
+    let last = (over.is_some() || pod.deleting()) && observed.running().next().is_none();
+    let work = Work { pod, observed, memory, plan, host, previous, last };
+    let init_container_statuses = work.containers(&pod.spec.init_containers);
+    let container_statuses = work.containers(&pod.spec.containers);
+    let mut status = PodStatus {
+        observed_generation: Some(pod.metadata.generation).filter(|generation| *generation > 0),
+        start_time: previous.start_time.or(Some(now)),
+        reason: previous.reason.clone(),
+        message: previous.message.clone(),
+        init_container_statuses,
+        container_statuses,
+        ..PodStatus::default()
+    };
+    status.phase = match over {
+        Some(end) if !end.reason.is_empty() => {
+            status.reason = end.reason.into();
+            status.message = end.message.into();
+            end.phase
+        }
+        Some(end) if last || !pod.deleting() => end.phase,
+        _ => phase(pod, &status, last),
+    };
+    status.host_ip = host.ips.first().cloned().unwrap_or_default();
+    status.host_ips = host.ips.iter().map(|ip| Ip { ip: ip.clone() }).collect();
+    let ips = match observed.newest() {
+        Some(_) if pod.spec.host_network => host.ips.clone(),
+        Some(sandbox) if !sandbox.ips.is_empty() => sandbox.ips.clone(),
+        _ => previous.pod_ips.iter().map(|ip| ip.ip.clone()).collect(),
+    };
+    status.pod_ip = ips.first().cloned().unwrap_or_default();
+    status.pod_ips = ips.into_iter().map(|ip| Ip { ip }).collect();
+    status.conditions = conditions::conditions(pod, observed, &status, previous, now);
+    status
+}
+
+/// The strategic merge patch from the API's status to `desired`, or None when nothing of ours
+/// differs. Conditions of others stay as they are.
+pub fn patch(uid: &str, api: &PodStatus, desired: &PodStatus) -> Option<Value> {
+    let (from, to) = (as_map(api), as_map(desired));
+    let mut changes = Map::new();
+    let mine: Vec<&Condition> = desired
+        .conditions
+        .iter()
+        .filter(|condition| api.condition(&condition.kind) != Some(condition))
+        .collect();
+    if !mine.is_empty() {
+        changes.insert("conditions".into(), json!(mine));
+    }
+    let keys = from.keys().chain(to.keys().filter(|key| !from.contains_key(*key)));
+    for key in keys.filter(|key| *key != "conditions" && from.get(*key) != to.get(*key)) {
+        let mut value = to.get(key).cloned().unwrap_or(Value::Null);
+        if let (true, Some(list)) = (key.ends_with("IPs"), value.as_array_mut()) {
+            list.push(json!({"$patch": "replace"}));
+        }
+        changes.insert(key.clone(), value);
+    }
+    (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
+}
+
+fn as_map(status: &PodStatus) -> Map<String, Value> {
+    match serde_json::to_value(status) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    }
+}
+
+struct Work<'a> {
+    pod: &'a Pod,
+    observed: &'a Observed,
+    memory: &'a Memory,
+    plan: &'a Plan,
+    host: &'a Host,
+    previous: &'a PodStatus,
+    /// Nothing runs and nothing will.
+    last: bool,
+}
+
+impl Work<'_> {
+    fn containers(&self, containers: &[Container]) -> Vec<ContainerStatus> {
+        containers.iter().map(|container| self.container(container)).collect()
+    }
+
+    fn container(&self, container: &Container) -> ContainerStatus {
+        let previous = self.previous.container(&container.name);
+        let Some(run) = self.observed.latest(&container.name) else {
+            return self.without_run(container, previous);
+        };
+        let mut runs = self.observed.containers.iter().filter(|run| run.name == container.name);
+        let before = runs.nth(1);
+        let mut status = ContainerStatus {
+            name: container.name.clone(),
+            restart_count: run.attempt,
+            image: or(&run.image, &container.image),
+            image_id: run.image_ref.clone(),
+            container_id: self.id(&run.id),
+            started: Some(self.memory.started(container, run)),
+            ready: self.memory.ready(container, run),
+            ..ContainerStatus::default()
+        };
+        let earlier = before.and_then(|run| Some(self.terminated(run, run.exit()?)));
+        let earlier = earlier.or_else(|| {
+            let previous = previous?.last_state.terminated.clone()?;
+            (previous.container_id != status.container_id).then_some(previous)
+        });
+        let earlier = earlier.map(ContainerState::terminated).unwrap_or_default();
+        (status.state, status.last_state) = match &run.state {
+            State::Created => (self.waiting(container), earlier),
+            State::Running { started } => {
+                let running = Some(Running { started_at: Some(*started) });
+                (ContainerState { running, ..ContainerState::default() }, earlier)
+            }
+            State::Exited(exit) => {
+                let ended = ContainerState::terminated(self.terminated(run, exit));
+                match self.plan.waiting.contains_key(&container.name) {
+                    true => (self.waiting(container), ended),
+                    false => (ended, earlier),
+                }
+            }
+            State::Unknown => (unknown(), earlier),
+        };
+        if container.is_sidecar() || !self.pod.is_init(&container.name) {
+            // A sidecar is ready like any other container; an init container when it has done.
+        } else {
+            status.ready = run.exit().is_some_and(|exit| exit.code == 0);
+            status.started = Some(run.is_running());
+        }
+        if run.is_running() {
+            self.resources(container, &mut status);
+        }
+        status.user = run.user.as_ref().map(|(uid, gid, groups)| {
+            json!({"linux": {"uid": uid, "gid": gid, "supplementalGroups": groups}})
+        });
+        status.volume_mounts = mounts(container);
+        status
+    }
+
+    /// A container that the runtime does not know: not yet, or not any more.
+    fn without_run(
+        &self,
+        container: &Container,
+        previous: Option<&ContainerStatus>,
+    ) -> ContainerStatus {
+        let known = previous.filter(|previous| !previous.container_id.is_empty());
+        let mut status = match known {
+            Some(known) => ContainerStatus {
+                ready: known.ready && known.state.terminated.is_some(),
+                started: Some(false),
+                ..known.clone()
+            },
+            None => ContainerStatus {
+                name: container.name.clone(),
+                image: container.image.clone(),
+                started: Some(false),
+                state: self.waiting(container),
+                ..ContainerStatus::default()
+            },
+        };
+        if known.is_some() && status.state.terminated.is_none() {
+            status.state = match self.last {
+                true => unknown(),
+                false => {
+                    if status.state.running.is_some() {
+                        status.last_state = unknown();
+                    }
+                    self.waiting(container)
+                }
+            };
+        } else if self.last && status.state.terminated.is_none() {
+            status.state = unknown();
+        }
+        status.volume_mounts = mounts(container);
+        status
+    }
+
+    fn waiting(&self, container: &Container) -> ContainerState {
+        let usual = match self.pod.spec.init_containers.is_empty() {
+            true => "ContainerCreating",
+            false => "PodInitializing",
+        };
+        match self.plan.waiting.get(&container.name) {
+            Some(waiting) => ContainerState::waiting(&waiting.reason, &waiting.message),
+            None => ContainerState::waiting(usual, ""),
+        }
+    }
+
+    fn terminated(&self, run: &Run, exit: &Exit) -> Terminated {
+        let usual = if exit.code == 0 { "Completed" } else { "Error" };
+        Terminated {
+            exit_code: exit.code,
+            signal: 0,
+            reason: or(&exit.reason, usual),
+            message: exit.message.clone(),
+            started_at: exit.started,
+            finished_at: exit.finished,
+            container_id: self.id(&run.id),
+        }
+    }
+
+    fn id(&self, id: &str) -> String {
+        format!("{}://{id}", self.host.runtime_name)
+    }
+
+    fn resources(&self, container: &Container, status: &mut ContainerStatus) {
+        let json = |map| serde_json::to_value(map).unwrap_or_default();
+        let (requests, limits) = (&container.resources.requests, &container.resources.limits);
+        let mut resources = Map::new();
+        if !limits.is_empty() {
+            resources.insert("limits".into(), json(limits));
+        }
+        if !requests.is_empty() {
+            resources.insert("requests".into(), json(requests));
+            status.allocated_resources =
+                json(requests).as_object().map(|map| map.clone().into_iter().collect());
+        }
+        status.resources = Some(Value::Object(resources));
+    }
+}
+
+/// The phase of a pod from its containers (Kubernetes: Pod phase).
+fn phase(pod: &Pod, status: &PodStatus, last: bool) -> Phase {
+    let policy = pod.spec.restart_policy;
+    let initialized = pod.spec.init_containers.iter().zip(&status.init_container_statuses).all(
+        |(container, status)| match container.is_sidecar() {
+            true => status.started == Some(true) || status.last_state.terminated.is_some(),
+            false => status.state.terminated.as_ref().is_some_and(|end| end.exit_code == 0),
+        },
+    );
+    let begun = status.container_statuses.iter().any(|status| !status.container_id.is_empty());
+    if !initialized && !begun && !last {
+        return Phase::Pending;
+    }
+    let (mut waiting, mut running, mut failed) = (0, 0, 0);
+    for status in &status.container_statuses {
+        let ended = match (&status.state.terminated, &status.last_state.terminated) {
+            (Some(end), _) => Some(end),
+            (None, Some(end)) if status.state.running.is_none() => Some(end),
+            _ => None,
+        };
+        match ended {
+            Some(end) if end.exit_code != 0 => failed += 1,
+            Some(_) => {}
+            None if status.state.running.is_some() => running += 1,
+            None => waiting += 1,
+        }
+    }
+    match (waiting, running, failed) {
+        (0, 0, 0) if last || policy != RestartPolicy::Always => Phase::Succeeded,
+        (0, 0, _) if last => Phase::Failed,
+        (0, _, _) => Phase::Running,
+        _ => Phase::Pending,
+    }
+}
+
+fn unknown() -> ContainerState {
+    ContainerState::terminated(Terminated {
+        exit_code: 137,
+        reason: "ContainerStatusUnknown".into(),
+        message: "The container could not be located when the pod was terminated".into(),
+        ..Terminated::default()
+    })
+}
+
+fn mounts(container: &Container) -> Vec<Value> {
+    let mount = |mount: &crate::pod::VolumeMount| {
+        let mut value = json!({"name": mount.name, "mountPath": mount.mount_path});
+        if mount.read_only {
+            value["readOnly"] = true.into();
+            value["recursiveReadOnly"] = "Disabled".into();
+        }
+        value
+    };
+    container.volume_mounts.iter().map(mount).collect()
+}
+
+fn or(text: &str, fallback: &str) -> String {
+    if text.is_empty() { fallback.into() } else { text.into() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! The pod conditions that a node owns (Kubernetes: Pod conditions).
+
+use proto::time::Time;
+
+use crate::observed::Observed;
+use crate::pod::Pod;
+use crate::pod::status::{Condition, ContainerStatus, Phase, PodStatus};
+
+/// The node's conditions, in Kubernetes' order, with the times of their transitions.
+pub(super) fn conditions(
+    pod: &Pod,
+    observed: &Observed,
+    status: &PodStatus,
+    previous: &PodStatus,
+    now: Time,
+) -> Vec<Condition> {
+    let ended = status.phase.is_terminal();
+    let sandbox = observed.current().is_some_and(|sandbox| {
+        !ended && (pod.spec.host_network || !sandbox.ips.is_empty())
+    });
+    let containers = containers_ready(pod, status);
+    let all = [
+        ("PodReadyToStartContainers", Verdict::of(sandbox)),
+        ("Initialized", initialized(pod, status)),
+        ("Ready", ready(pod, previous, &containers)),
+        ("ContainersReady", containers),
+        ("PodScheduled", Verdict::of(true)),
+    ];
+    let condition = |(kind, verdict): (&str, Verdict)| {
+        let before = previous.condition(kind);
+        let status = if verdict.yes { "True" } else { "False" };
+        let same = before.filter(|before| before.status == status);
+        Condition {
+            kind: kind.into(),
+            status: status.into(),
+            observed_generation: Some(pod.metadata.generation).filter(|number| *number > 0),
+            last_probe_time: None,
+            last_transition_time: same
+                .and_then(|before| before.last_transition_time)
+                .or(Some(now)),
+            reason: verdict.reason.into(),
+            message: verdict.message,
+        }
+    };
+    all.into_iter().map(condition).collect()
+}
+
+#[derive(Clone, Debug, Default)]
+struct Verdict {
+    yes: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Verdict {
+    fn of(yes: bool) -> Verdict {
+        Verdict { yes, ..Verdict::default() }
+    }
+
+    fn no(reason: &'static str, message: String) -> Verdict {
+        Verdict { yes: false, reason, message }
+    }
+}
+
+fn initialized(pod: &Pod, status: &PodStatus) -> Verdict {
+    let begun = status.container_statuses.iter().any(|status| {
+        status.state.running.is_some() || status.last_state.terminated.is_some()
+    });
+    let incomplete: Vec<&str> = pod
+        .spec
+        .init_containers
+        .iter()
+        .zip(&status.init_container_statuses)
+        .filter(|(container, status)| match container.is_sidecar() {
+            true => status.started != Some(true),
+            false => status.state.terminated.as_ref().is_none_or(|end| end.exit_code != 0),
+        })
+        .map(|(container, _)| container.name.as_str())
+        .collect();
+    if incomplete.is_empty() || begun {
+        return Verdict::of(true);
+    }
+    match status.phase {
+        Phase::Succeeded => Verdict { yes: true, reason: "PodCompleted", message: String::new() },
+        _ => {
+            let names = incomplete.join(" ");
+            let message = format!("containers with incomplete status: [{names}]");
+            Verdict::no("ContainersNotInitialized", message)
+        }
+    }
+}
+
+fn containers_ready(pod: &Pod, status: &PodStatus) -> Verdict {
+    match status.phase {
+        Phase::Succeeded => return Verdict::no("PodCompleted", String::new()),
+        Phase::Failed => return Verdict::no("PodFailed", String::new()),
+        _ => {}
+    }
+    let sidecar = |status: &&ContainerStatus| {
+        pod.container(&status.name).is_some_and(|container| container.is_sidecar())
+    };
+    let sidecars = status.init_container_statuses.iter().filter(sidecar);
+    let unready: Vec<&str> = sidecars
+        .chain(&status.container_statuses)
+        .filter(|status| !status.ready)
+        .map(|status| status.name.as_str())
+        .collect();
+    if unready.is_empty() {
+        return Verdict::of(true);
+    }
+    let message = format!("containers with unready status: [{}]", unready.join(" "));
+    Verdict::no("ContainersNotReady", message)
+}
+
+fn ready(pod: &Pod, previous: &PodStatus, containers: &Verdict) -> Verdict {
+    if !containers.yes {
+        return containers.clone();
+    }
+    let problem = |kind: &str| match previous.condition(kind) {
+        None => Some(format!(
+            "corresponding condition of pod readiness gate \"{kind}\" does not exist."
+        )),
+        Some(condition) if condition.status != "True" => Some(format!(
+            "the status of pod readiness gate \"{kind}\" is not \"True\", but {}",
+            condition.status
+        )),
+        Some(_) => None,
+    };
+    let gates = pod.spec.readiness_gates.iter().filter_map(|gate| problem(&gate.condition_type));
+    let problems: Vec<String> = gates.collect();
+    match problems.is_empty() {
+        true => Verdict::of(true),
+        false => Verdict::no("ReadinessGatesNotReady", problems.join(", ")),
+    }
+}

@@ -1,0 +1,308 @@
+//! The adapter to a real runtime: CRI v1 over gRPC on a Unix socket. Each method converts, calls
+//! and maps; nothing is decided here.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use proto::cri::image_service_client::ImageServiceClient;
+use proto::cri::runtime_service_client::RuntimeServiceClient;
+use proto::cri::{self, ContainerState, PodSandboxState};
+use proto::time::Time;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::{Error, Info, Output, PodId, Result, Runtime, labels};
+use crate::observed::{Container, Exit, Observed, Sandbox, State};
+
+/// Answers carry at most this much (an exec's output).
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// A CRI v1 runtime behind a Unix socket. It connects when first used, and again when the runtime
+/// has been restarted.
+pub struct Grpc {
+    runtime: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+}
+
+/// `--runtime-endpoint` is not a Unix socket.
+#[derive(Debug, thiserror::Error)]
+#[error("the runtime endpoint {0:?} is not unix:// and an absolute path")]
+pub struct BadEndpoint(String);
+
+/// Calls a method and maps its failure.
+macro_rules! call {
+    ($client:expr, $method:ident, $operation:literal, $request:expr) => {{
+        let mut client = $client.clone();
+        let answer = client.$method($request).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| Error::new($operation, status))
+    }};
+}
+
+impl Grpc {
+    /// `endpoint` is `unix:///run/….sock`.
+    pub fn new(endpoint: &str) -> std::result::Result<Grpc, BadEndpoint> {
+        let path = endpoint.strip_prefix("unix://").filter(|path| path.starts_with('/'));
+        let path = PathBuf::from(path.ok_or_else(|| BadEndpoint(endpoint.into()))?);
+        let connect = tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move {
+                let stream = tokio::net::UnixStream::connect(path).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+            }
+        });
+        // The authority is never resolved; HTTP/2 wants one.
+        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
+        let runtime =
+            RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+        let images = ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        Ok(Grpc { runtime, images })
+    }
+
+    async fn sandbox(&self, sandbox: cri::PodSandbox) -> Result<Option<Sandbox>> {
+        let request = cri::PodSandboxStatusRequest {
+            pod_sandbox_id: sandbox.id.clone(),
+            ..Default::default()
+        };
+        let status = call!(self.runtime, pod_sandbox_status, "PodSandboxStatus", request);
+        let Some(status) = missing_is_none(status)?.and_then(|answer| answer.status) else {
+            return Ok(None);
+        };
+        let network = status.network.unwrap_or_default();
+        let first = (!network.ip.is_empty()).then_some(network.ip);
+        let rest = network.additional_ips.into_iter().map(|ip| ip.ip);
+        Ok(Some(Sandbox {
+            id: sandbox.id,
+            attempt: sandbox.metadata.unwrap_or_default().attempt,
+            ready: status.state == PodSandboxState::SandboxReady as i32,
+            ips: first.into_iter().chain(rest).collect(),
+        }))
+    }
+
+    async fn container(&self, container: cri::Container) -> Result<Option<Container>> {
+        let request = cri::ContainerStatusRequest {
+            container_id: container.id.clone(),
+            ..Default::default()
+        };
+        let status = call!(self.runtime, container_status, "ContainerStatus", request);
+        let Some(status) = missing_is_none(status)?.and_then(|answer| answer.status) else {
+            return Ok(None);
+        };
+        Ok(Some(observed(container.pod_sandbox_id, status)))
+    }
+}
+
+#[async_trait]
+impl Runtime for Grpc {
+    async fn info(&self) -> Result<Info> {
+        let request = cri::VersionRequest { version: "v1".into() };
+        let version = call!(self.runtime, version, "Version", request)?;
+        let request = cri::StatusRequest::default();
+        let status = call!(self.runtime, status, "Status", request)?.status;
+        let conditions = status.map(|status| status.conditions).unwrap_or_default();
+        let bad = conditions.iter().find(|condition| !condition.status);
+        Ok(Info {
+            name: version.runtime_name,
+            version: version.runtime_version,
+            not_ready: bad.map(|bad| format!("{}: {} {}", bad.r#type, bad.reason, bad.message)),
+        })
+    }
+
+    async fn set_pod_cidr(&self, cidr: &str) -> Result<()> {
+        let network_config = Some(cri::NetworkConfig { pod_cidr: cidr.into() });
+        let runtime_config = Some(cri::RuntimeConfig { network_config });
+        let request = cri::UpdateRuntimeConfigRequest { runtime_config };
+        call!(self.runtime, update_runtime_config, "UpdateRuntimeConfig", request).map(drop)
+    }
+
+    async fn pods(&self) -> Result<Vec<PodId>> {
+        let request = cri::ListPodSandboxRequest::default();
+        let list = call!(self.runtime, list_pod_sandbox, "ListPodSandbox", request)?;
+        let mut pods: Vec<PodId> = list
+            .items
+            .into_iter()
+            .filter_map(|sandbox| sandbox.metadata)
+            .map(|meta| PodId { uid: meta.uid, namespace: meta.namespace, name: meta.name })
+            .collect();
+        pods.sort();
+        pods.dedup();
+        Ok(pods)
+    }
+
+    async fn observe(&self, uid: &str) -> Result<Observed> {
+        let label_selector = HashMap::from([(labels::POD_UID.to_string(), uid.to_string())]);
+        let filter = cri::PodSandboxFilter {
+            label_selector: label_selector.clone(),
+            ..Default::default()
+        };
+        let request = cri::ListPodSandboxRequest { filter: Some(filter) };
+        let sandboxes = async { call!(self.runtime, list_pod_sandbox, "ListPodSandbox", request) };
+        let filter = cri::ContainerFilter { label_selector, ..Default::default() };
+        let all = cri::ListContainersRequest { filter: Some(filter) };
+        let containers = async { call!(self.runtime, list_containers, "ListContainers", all) };
+        let (sandboxes, containers) = tokio::try_join!(sandboxes, containers)?;
+        let sandboxes = sandboxes.items.into_iter().map(|sandbox| self.sandbox(sandbox));
+        let containers = containers.containers.into_iter().map(|one| self.container(one));
+        let sandboxes = futures::future::try_join_all(sandboxes);
+        let containers = futures::future::try_join_all(containers);
+        let (sandboxes, containers) = tokio::try_join!(sandboxes, containers)?;
+        let mut sandboxes: Vec<Sandbox> = sandboxes.into_iter().flatten().collect();
+        sandboxes.sort_by_key(|sandbox| Reverse(sandbox.attempt));
+        let mut containers: Vec<Container> = containers.into_iter().flatten().collect();
+        containers.sort_by_key(|container| Reverse(container.attempt));
+        Ok(Observed { sandboxes, containers })
+    }
+
+    async fn events(&self) -> Result<BoxStream<'static, String>> {
+        let request = cri::GetEventsRequest::default();
+        let stream = call!(self.runtime, get_container_events, "GetContainerEvents", request);
+        let uids = stream?.filter_map(|event| async {
+            let event = event.ok()?;
+            let sandbox = event.pod_sandbox_status.and_then(|status| status.metadata);
+            let label = |status: &cri::ContainerStatus| status.labels.get(labels::POD_UID).cloned();
+            sandbox.map(|meta| meta.uid).or_else(|| event.containers_statuses.iter().find_map(label))
+        });
+        Ok(uids.boxed())
+    }
+
+    async fn run_sandbox(&self, config: cri::PodSandboxConfig) -> Result<String> {
+        let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+        let answer = call!(self.runtime, run_pod_sandbox, "RunPodSandbox", request)?;
+        Ok(answer.pod_sandbox_id)
+    }
+
+    async fn stop_sandbox(&self, id: &str) -> Result<()> {
+        let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.into() };
+        let answer = call!(self.runtime, stop_pod_sandbox, "StopPodSandbox", request);
+        missing_is_none(answer).map(drop)
+    }
+
+    async fn remove_sandbox(&self, id: &str) -> Result<()> {
+        let request = cri::RemovePodSandboxRequest { pod_sandbox_id: id.into() };
+        let answer = call!(self.runtime, remove_pod_sandbox, "RemovePodSandbox", request);
+        missing_is_none(answer).map(drop)
+    }
+
+    async fn create(
+        &self,
+        sandbox: &str,
+        config: cri::ContainerConfig,
+        sandbox_config: cri::PodSandboxConfig,
+    ) -> Result<String> {
+        let request = cri::CreateContainerRequest {
+            pod_sandbox_id: sandbox.into(),
+            config: Some(config),
+            sandbox_config: Some(sandbox_config),
+        };
+        let answer = call!(self.runtime, create_container, "CreateContainer", request);
+        Ok(answer?.container_id)
+    }
+
+    async fn start(&self, id: &str) -> Result<()> {
+        let request = cri::StartContainerRequest { container_id: id.into() };
+        call!(self.runtime, start_container, "StartContainer", request).map(drop)
+    }
+
+    async fn stop(&self, id: &str, grace: Duration) -> Result<()> {
+        let timeout = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        let request = cri::StopContainerRequest { container_id: id.into(), timeout };
+        let answer = call!(self.runtime, stop_container, "StopContainer", request);
+        missing_is_none(answer).map(drop)
+    }
+
+    async fn remove(&self, id: &str) -> Result<()> {
+        let request = cri::RemoveContainerRequest { container_id: id.into() };
+        let answer = call!(self.runtime, remove_container, "RemoveContainer", request);
+        missing_is_none(answer).map(drop)
+    }
+
+    async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<Output> {
+        let request = cri::ExecSyncRequest {
+            container_id: id.into(),
+            cmd: command.to_vec(),
+            timeout: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        };
+        let answer = call!(self.runtime, exec_sync, "ExecSync", request)?;
+        Ok(Output {
+            code: answer.exit_code,
+            stdout: answer.stdout.into(),
+            stderr: answer.stderr.into(),
+        })
+    }
+
+    async fn exec_url(&self, request: cri::ExecRequest) -> Result<String> {
+        Ok(call!(self.runtime, exec, "Exec", request)?.url)
+    }
+
+    async fn attach_url(&self, request: cri::AttachRequest) -> Result<String> {
+        Ok(call!(self.runtime, attach, "Attach", request)?.url)
+    }
+
+    async fn reopen_log(&self, id: &str) -> Result<()> {
+        let request = cri::ReopenContainerLogRequest { container_id: id.into() };
+        call!(self.runtime, reopen_container_log, "ReopenContainerLog", request).map(drop)
+    }
+
+    async fn image(&self, image: &cri::ImageSpec) -> Result<Option<cri::Image>> {
+        let request =
+            cri::ImageStatusRequest { image: Some(image.clone()), ..Default::default() };
+        let answer = call!(self.images, image_status, "ImageStatus", request)?;
+        Ok(answer.image)
+    }
+
+    async fn pull(&self, image: cri::ImageSpec, auth: Option<cri::AuthConfig>) -> Result<String> {
+        let request =
+            cri::PullImageRequest { image: Some(image), auth, ..Default::default() };
+        Ok(call!(self.images, pull_image, "PullImage", request)?.image_ref)
+    }
+}
+
+fn missing_is_none<T>(answer: Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn observed(sandbox: String, status: cri::ContainerStatus) -> Container {
+    let meta = status.metadata.unwrap_or_default();
+    let exit = || Exit {
+        code: status.exit_code,
+        reason: status.reason.clone(),
+        message: status.message.clone(),
+        started: time(status.started_at),
+        finished: time(status.finished_at),
+    };
+    let state = match ContainerState::try_from(status.state) {
+        Ok(ContainerState::ContainerCreated) => State::Created,
+        Ok(ContainerState::ContainerRunning) => {
+            State::Running { started: time(status.started_at).unwrap_or(Time::from_unix(0)) }
+        }
+        Ok(ContainerState::ContainerExited) => State::Exited(exit()),
+        _ => State::Unknown,
+    };
+    let restarts = status.annotations.get(labels::RESTART_COUNT).and_then(|n| n.parse().ok());
+    let user = status.user.and_then(|user| user.linux);
+    Container {
+        state,
+        sandbox,
+        id: status.id,
+        name: meta.name,
+        attempt: restarts.unwrap_or(meta.attempt),
+        hash: status.annotations.get(labels::HASH).cloned().unwrap_or_default(),
+        image: status.image.map(|spec| spec.image).unwrap_or_default(),
+        image_ref: status.image_ref,
+        log_path: status.log_path,
+        user: user.map(|user| (user.uid, user.gid, user.supplemental_groups)),
+    }
+}
+
+/// Nanoseconds since 1970; 0 is never.
+fn time(nanoseconds: i64) -> Option<Time> {
+    let since = Duration::from_nanos(u64::try_from(nanoseconds).ok()?);
+    (nanoseconds != 0).then(|| Time::from_unix(0).plus(since))
+}

@@ -1,0 +1,273 @@
+//! A runtime without containers: sandboxes are ready and containers run at once, for ever unless
+//! an annotation of the pod says otherwise. For clusters of many nodes in one process.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use client::Clock;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use parking_lot::Mutex;
+use proto::cri;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use super::{Error, Info, Output, PodId, Result, Runtime, labels};
+use crate::observed::{Container, Exit, Observed, Sandbox, State};
+
+/// Seconds after which containers of the pod end by themselves.
+pub const EXIT_AFTER: &str = "simulated.coracle/exit-after-seconds";
+/// The code with which they do; 0 where absent.
+pub const EXIT_CODE: &str = "simulated.coracle/exit-code";
+
+/// One node's worth of it.
+#[derive(Clone)]
+pub struct SimulatedRuntime {
+    clock: Clock,
+    state: Arc<Mutex<Inside>>,
+}
+
+#[derive(Default)]
+struct Inside {
+    next_id: u64,
+    cidr: Option<Ipv4Addr>,
+    next_ip: u32,
+    pods: HashMap<String, (PodId, Observed)>,
+    /// Which pod a sandbox or container is of.
+    owners: HashMap<String, String>,
+    commands: HashMap<String, i32>,
+    /// When containers end by themselves, and how.
+    exits: HashMap<String, (Duration, i32)>,
+    pulls: HashMap<String, String>,
+    listeners: Vec<mpsc::UnboundedSender<String>>,
+}
+
+impl SimulatedRuntime {
+    pub fn new(clock: Clock) -> SimulatedRuntime {
+        SimulatedRuntime { clock, state: Arc::default() }
+    }
+
+    /// Ends a running container, as a crash would.
+    pub fn exit(&self, id: &str, code: i32) {
+        self.end(id, code, "");
+    }
+
+    /// From now on this command, run in any container, ends with `code`.
+    pub fn answer_exec(&self, command: &str, code: i32) {
+        self.state.lock().commands.insert(command.into(), code);
+    }
+
+    /// From now on pulls of this image fail; with an empty message they succeed again.
+    pub fn refuse_pull(&self, image: &str, message: &str) {
+        self.state.lock().pulls.insert(image.into(), message.into());
+    }
+
+    fn end(&self, id: &str, code: i32, reason: &str) {
+        let now = self.clock.now();
+        self.change(id, |observed| {
+            if let Some(run) = observed.containers.iter_mut().find(|run| run.id == id) {
+                if let State::Running { started } = run.state {
+                    let (started, finished) = (Some(started), Some(now));
+                    let (reason, message) = (reason.to_string(), String::new());
+                    run.state = State::Exited(Exit { code, reason, message, started, finished });
+                }
+            }
+        });
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut Observed)) {
+        let mut inside = self.state.lock();
+        let Some(uid) = inside.owners.get(id).cloned() else { return };
+        if let Some((_, observed)) = inside.pods.get_mut(&uid) {
+            change(observed);
+        }
+        inside.listeners.retain(|listener| listener.send(uid.clone()).is_ok());
+    }
+}
+
+impl Inside {
+    fn id(&mut self, prefix: &str, uid: &str) -> String {
+        self.next_id += 1;
+        let id = format!("{prefix}{:08x}", self.next_id);
+        self.owners.insert(id.clone(), uid.into());
+        id
+    }
+
+    fn address(&mut self) -> String {
+        let base = self.cidr.unwrap_or(Ipv4Addr::new(10, 255, 0, 0));
+        self.next_ip += 1;
+        Ipv4Addr::from(u32::from(base) + 1 + self.next_ip).to_string()
+    }
+}
+
+#[async_trait]
+impl Runtime for SimulatedRuntime {
+    async fn info(&self) -> Result<Info> {
+        Ok(Info { name: "simulated".into(), version: "1".into(), not_ready: None })
+    }
+
+    async fn set_pod_cidr(&self, cidr: &str) -> Result<()> {
+        let address = cidr.split('/').next().and_then(|address| address.parse().ok());
+        self.state.lock().cidr = address;
+        Ok(())
+    }
+
+    async fn pods(&self) -> Result<Vec<PodId>> {
+        Ok(self.state.lock().pods.values().map(|(pod, _)| pod.clone()).collect())
+    }
+
+    async fn observe(&self, uid: &str) -> Result<Observed> {
+        let inside = self.state.lock();
+        Ok(inside.pods.get(uid).map(|(_, observed)| observed.clone()).unwrap_or_default())
+    }
+
+    async fn events(&self) -> Result<BoxStream<'static, String>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.state.lock().listeners.push(sender);
+        Ok(UnboundedReceiverStream::new(receiver).boxed())
+    }
+
+    async fn run_sandbox(&self, config: cri::PodSandboxConfig) -> Result<String> {
+        let meta = config.metadata.unwrap_or_default();
+        let mut inside = self.state.lock();
+        let id = inside.id("s", &meta.uid);
+        let ips = vec![inside.address()];
+        let pod = PodId { uid: meta.uid.clone(), namespace: meta.namespace, name: meta.name };
+        let sandbox = Sandbox { id: id.clone(), attempt: meta.attempt, ready: true, ips };
+        let (_, observed) = inside.pods.entry(meta.uid).or_insert((pod, Observed::default()));
+        observed.sandboxes.insert(0, sandbox);
+        Ok(id)
+    }
+
+    async fn stop_sandbox(&self, id: &str) -> Result<()> {
+        let ids: Vec<String> = {
+            let inside = self.state.lock();
+            let pod = inside.owners.get(id).and_then(|uid| inside.pods.get(uid));
+            let containers = pod.map(|(_, observed)| observed.containers.as_slice());
+            containers.unwrap_or_default().iter().map(|run| run.id.clone()).collect()
+        };
+        for id in ids {
+            self.end(&id, 137, "Error");
+        }
+        self.change(id, |observed| {
+            for sandbox in observed.sandboxes.iter_mut().filter(|sandbox| sandbox.id == id) {
+                sandbox.ready = false;
+            }
+        });
+        Ok(())
+    }
+
+    async fn remove_sandbox(&self, id: &str) -> Result<()> {
+        let mut inside = self.state.lock();
+        let Some(uid) = inside.owners.remove(id) else { return Ok(()) };
+        let Some((_, observed)) = inside.pods.get_mut(&uid) else { return Ok(()) };
+        observed.sandboxes.retain(|sandbox| sandbox.id != id);
+        observed.containers.retain(|run| run.sandbox != id);
+        if observed.is_empty() {
+            inside.pods.remove(&uid);
+        }
+        Ok(())
+    }
+
+    async fn create(
+        &self,
+        sandbox: &str,
+        config: cri::ContainerConfig,
+        sandbox_config: cri::PodSandboxConfig,
+    ) -> Result<String> {
+        let missing = || Error::new("CreateContainer", tonic::Status::not_found("no such sandbox"));
+        let uid = sandbox_config.metadata.ok_or_else(missing)?.uid;
+        let number = |name: &str| sandbox_config.annotations.get(name)?.parse::<u32>().ok();
+        let mut inside = self.state.lock();
+        let id = inside.id("c", &uid);
+        if let Some(seconds) = number(EXIT_AFTER) {
+            let code = number(EXIT_CODE).unwrap_or(0) as i32;
+            inside.exits.insert(id.clone(), (Duration::from_secs(seconds.into()), code));
+        }
+        let (_, observed) = inside.pods.get_mut(&uid).ok_or_else(missing)?;
+        let meta = config.metadata.unwrap_or_default();
+        let image = config.image.unwrap_or_default().image;
+        let container = Container {
+            id: id.clone(),
+            sandbox: sandbox.into(),
+            name: meta.name,
+            attempt: meta.attempt,
+            hash: config.annotations.get(labels::HASH).cloned().unwrap_or_default(),
+            image_ref: image.clone(),
+            image,
+            state: State::Created,
+            log_path: String::new(),
+            user: None,
+        };
+        let place = observed.containers.partition_point(|run| run.attempt > container.attempt);
+        observed.containers.insert(place, container);
+        Ok(id)
+    }
+
+    async fn start(&self, id: &str) -> Result<()> {
+        let now = self.clock.now();
+        self.change(id, |observed| {
+            for run in observed.containers.iter_mut().filter(|run| run.id == id) {
+                run.state = State::Running { started: now };
+            }
+        });
+        if let Some((after, code)) = self.state.lock().exits.remove(id) {
+            let (this, id) = (self.clone(), id.to_string());
+            tokio::spawn(async move {
+                this.clock.sleep(after).await;
+                this.exit(&id, code);
+            });
+        }
+        Ok(())
+    }
+
+    async fn stop(&self, id: &str, _grace: Duration) -> Result<()> {
+        self.end(id, 0, "");
+        Ok(())
+    }
+
+    async fn remove(&self, id: &str) -> Result<()> {
+        self.change(id, |observed| observed.containers.retain(|run| run.id != id));
+        self.state.lock().owners.remove(id);
+        Ok(())
+    }
+
+    async fn exec(&self, _id: &str, command: &[String], _timeout: Duration) -> Result<Output> {
+        let code = self.state.lock().commands.get(&command.join(" ")).copied().unwrap_or(0);
+        Ok(Output { code, ..Output::default() })
+    }
+
+    async fn exec_url(&self, _request: cri::ExecRequest) -> Result<String> {
+        Err(Error::new("Exec", unimplemented()))
+    }
+
+    async fn attach_url(&self, _request: cri::AttachRequest) -> Result<String> {
+        Err(Error::new("Attach", unimplemented()))
+    }
+
+    async fn reopen_log(&self, _id: &str) -> Result<()> {
+        Err(Error::new("ReopenContainerLog", unimplemented()))
+    }
+
+    async fn image(&self, image: &cri::ImageSpec) -> Result<Option<cri::Image>> {
+        let refused = self.state.lock().pulls.contains_key(&image.image);
+        let image = cri::Image { id: image.image.clone(), size: 1 << 20, ..Default::default() };
+        Ok((!refused).then_some(image))
+    }
+
+    async fn pull(&self, image: cri::ImageSpec, _auth: Option<cri::AuthConfig>) -> Result<String> {
+        match self.state.lock().pulls.get(&image.image) {
+            Some(message) if !message.is_empty() => {
+                Err(Error::new("PullImage", tonic::Status::unknown(message)))
+            }
+            _ => Ok(image.image),
+        }
+    }
+}
+
+fn unimplemented() -> tonic::Status {
+    tonic::Status::unimplemented("a simulated container has no processes")
+}

@@ -87,7 +87,8 @@ pub fn resource(
 
 /// `key="value"` per line, the value quoted as Go quotes it.
 fn lines(map: &BTreeMap<String, String>) -> String {
-    let lines: Vec<String> = map.iter().map(|(key, value)| format!("{key}={}", quote(value))).collect();
+    let lines: Vec<String> =
+        map.iter().map(|(key, value)| format!("{key}={}", quote(value))).collect();
     lines.join("\n")
 }
 

@@ -108,7 +108,8 @@ pub fn service_variables<'a>(
     let links = pod.spec.enable_service_links.unwrap_or(true);
     let mut result = BTreeMap::new();
     for service in services {
-        let master = service.metadata.namespace == "default" && service.metadata.name == "kubernetes";
+        let master =
+            service.metadata.namespace == "default" && service.metadata.name == "kubernetes";
         let linked = links && service.metadata.namespace == pod.metadata.namespace;
         let ip = service.spec.cluster_ip.as_str();
         if !(master || linked) || ip.is_empty() || ip == "None" {

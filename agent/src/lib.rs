@@ -1,10 +1,31 @@
 //! The node: agent, pod network and container runtime.
+//!
+//! The agent registers its node and runs one worker per pod: observe, plan, execute. It speaks
+//! with the API server through `client` and with a container runtime over CRI v1, and with nobody
+//! else. [`runtime`] is such a runtime, in a process of its own.
 
 pub mod backoff;
+pub mod config;
 pub mod cri;
+pub mod downward;
+pub mod environment;
+pub mod events;
+pub mod logs;
 pub mod net;
+pub mod node;
 pub mod observed;
+mod options;
 pub mod plan;
 pub mod pod;
+pub mod pods;
+pub mod probe;
 pub mod report;
+pub mod resolv;
+mod run;
 pub mod runtime;
+pub mod simulated;
+pub mod volume;
+pub mod worker;
+
+pub use options::Options;
+pub use run::{Error, run};

@@ -22,16 +22,36 @@ pub enum Step {
     /// Make the pod's directories and mount its volumes.
     Mount,
     /// Run a sandbox.
-    Sandbox { attempt: u32 },
+    Sandbox {
+        attempt: u32,
+    },
     /// Pull, create and start a container in the given sandbox.
-    Start { sandbox: String, container: String, attempt: u32 },
+    Start {
+        sandbox: String,
+        container: String,
+        attempt: u32,
+    },
     /// Stop a container: preStop hook, TERM, after `grace` KILL.
-    Kill { id: String, container: String, grace: Duration, why: String },
-    StopSandbox { id: String },
-    RemoveContainer { id: String },
-    RemoveSandbox { id: String },
+    Kill {
+        id: String,
+        container: String,
+        grace: Duration,
+        why: String,
+    },
+    StopSandbox {
+        id: String,
+    },
+    RemoveContainer {
+        id: String,
+    },
+    RemoveSandbox {
+        id: String,
+    },
     /// Tell that a container waits for its back-off to pass.
-    ReportBackOff { container: String, message: String },
+    ReportBackOff {
+        container: String,
+        message: String,
+    },
     /// Unmount the volumes.
     Unmount,
     /// Report the final status, then delete the object: its graceful deletion is complete.

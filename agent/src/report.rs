@@ -125,7 +125,7 @@ impl Work<'_> {
         let mut status = ContainerStatus {
             name: container.name.clone(),
             restart_count: run.attempt,
-            image: or(&run.image, &container.image),
+            image: image(run, container),
             image_id: run.image_ref.clone(),
             container_id: self.id(&run.id),
             started: Some(self.memory.started(container, run)),
@@ -305,6 +305,12 @@ fn mounts(container: &Container) -> Vec<Value> {
         value
     };
     container.volume_mounts.iter().map(mount).collect()
+}
+
+/// The name of the image; a runtime may know it by its digest only.
+fn image(run: &Run, container: &Container) -> String {
+    let name = if run.image.starts_with("sha256:") { "" } else { &run.image };
+    or(name, &container.image)
 }
 
 fn or(text: &str, fallback: &str) -> String {

@@ -55,7 +55,8 @@ impl Grpc {
             }
         });
         // The authority is never resolved; HTTP/2 wants one.
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
         let runtime =
             RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         let images = ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
@@ -134,10 +135,8 @@ impl Runtime for Grpc {
 
     async fn observe(&self, uid: &str) -> Result<Observed> {
         let label_selector = HashMap::from([(labels::POD_UID.to_string(), uid.to_string())]);
-        let filter = cri::PodSandboxFilter {
-            label_selector: label_selector.clone(),
-            ..Default::default()
-        };
+        let filter =
+            cri::PodSandboxFilter { label_selector: label_selector.clone(), ..Default::default() };
         let request = cri::ListPodSandboxRequest { filter: Some(filter) };
         let sandboxes = async { call!(self.runtime, list_pod_sandbox, "ListPodSandbox", request) };
         let filter = cri::ContainerFilter { label_selector, ..Default::default() };
@@ -163,7 +162,9 @@ impl Runtime for Grpc {
             let event = event.ok()?;
             let sandbox = event.pod_sandbox_status.and_then(|status| status.metadata);
             let label = |status: &cri::ContainerStatus| status.labels.get(labels::POD_UID).cloned();
-            sandbox.map(|meta| meta.uid).or_else(|| event.containers_statuses.iter().find_map(label))
+            sandbox
+                .map(|meta| meta.uid)
+                .or_else(|| event.containers_statuses.iter().find_map(label))
         });
         Ok(uids.boxed())
     }
@@ -247,15 +248,13 @@ impl Runtime for Grpc {
     }
 
     async fn image(&self, image: &cri::ImageSpec) -> Result<Option<cri::Image>> {
-        let request =
-            cri::ImageStatusRequest { image: Some(image.clone()), ..Default::default() };
+        let request = cri::ImageStatusRequest { image: Some(image.clone()), ..Default::default() };
         let answer = call!(self.images, image_status, "ImageStatus", request)?;
         Ok(answer.image)
     }
 
     async fn pull(&self, image: cri::ImageSpec, auth: Option<cri::AuthConfig>) -> Result<String> {
-        let request =
-            cri::PullImageRequest { image: Some(image), auth, ..Default::default() };
+        let request = cri::PullImageRequest { image: Some(image), auth, ..Default::default() };
         Ok(call!(self.images, pull_image, "PullImage", request)?.image_ref)
     }
 }

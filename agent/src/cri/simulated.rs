@@ -50,6 +50,12 @@ impl SimulatedRuntime {
         SimulatedRuntime { clock, state: Arc::default() }
     }
 
+    /// From this range pods get their addresses.
+    pub fn set_range(&self, cidr: &str) {
+        let address = cidr.split('/').next().and_then(|address| address.parse().ok());
+        self.state.lock().cidr = address;
+    }
+
     /// Ends a running container, as a crash would.
     pub fn exit(&self, id: &str, code: i32) {
         self.end(id, code, "");
@@ -110,8 +116,7 @@ impl Runtime for SimulatedRuntime {
     }
 
     async fn set_pod_cidr(&self, cidr: &str) -> Result<()> {
-        let address = cidr.split('/').next().and_then(|address| address.parse().ok());
-        self.state.lock().cidr = address;
+        self.set_range(cidr);
         Ok(())
     }
 

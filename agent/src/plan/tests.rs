@@ -1,0 +1,301 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::observed::{Exit, Sandbox};
+
+const NOW: i64 = 10_000;
+
+fn at(seconds: i64) -> Time {
+    Time::from_unix(NOW + seconds)
+}
+
+fn pod(spec: Value) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1},
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn simple(policy: &str) -> Pod {
+    pod(json!({"restartPolicy": policy, "containers": [{"name": "c", "image": "i"}]}))
+}
+
+fn sandbox(id: &str, attempt: u32, ready: bool) -> Sandbox {
+    Sandbox { id: id.into(), attempt, ready, ips: vec!["10.0.0.1".into()] }
+}
+
+fn run(name: &str, attempt: u32, state: State) -> Run {
+    let container: Container = serde_json::from_value(json!({"name": name, "image": "i"})).unwrap();
+    Run {
+        id: format!("{name}{attempt}"),
+        sandbox: "s0".into(),
+        name: name.into(),
+        attempt,
+        hash: container.hash(),
+        image: "i".into(),
+        image_ref: String::new(),
+        state,
+        log_path: String::new(),
+        user: None,
+    }
+}
+
+fn running() -> State {
+    State::Running { started: at(-100) }
+}
+
+fn exited(code: i32, seconds_ago: i64) -> State {
+    State::Exited(Exit { code, finished: Some(at(-seconds_ago)), ..Exit::default() })
+}
+
+fn observed(containers: Vec<Run>) -> Observed {
+    Observed { sandboxes: vec![sandbox("s0", 0, true)], containers }
+}
+
+fn mounted() -> Memory {
+    Memory { mounted: true, ..Memory::default() }
+}
+
+/// Steps in short: `start c0`, `kill c0`, ….
+fn short(plan: &Plan) -> String {
+    let step = |step: &Step| match step {
+        Step::Mount => "mount".into(),
+        Step::Sandbox { attempt } => format!("sandbox {attempt}"),
+        Step::Start { container, attempt, .. } => format!("start {container}{attempt}"),
+        Step::Kill { id, grace, .. } => format!("kill {id} {}s", grace.as_secs()),
+        Step::StopSandbox { id } => format!("stop {id}"),
+        Step::RemoveContainer { id } => format!("remove {id}"),
+        Step::RemoveSandbox { id } => format!("remove sandbox {id}"),
+        Step::ReportBackOff { container, .. } => format!("report {container}"),
+        Step::Unmount => "unmount".into(),
+        Step::Finish => "finish".into(),
+    };
+    let mut words: Vec<String> = plan.steps.iter().map(step).collect();
+    words.extend(plan.waiting.iter().map(|(name, why)| format!("{name}: {}", why.reason)));
+    words.extend(plan.again.map(|again| format!("again {}s", again.since(at(0)).as_secs())));
+    words.join(", ")
+}
+
+fn planned(pod: &Pod, observed: &Observed, memory: &Memory) -> String {
+    short(&plan(pod, observed, memory, at(0)))
+}
+
+#[test]
+fn from_nothing_to_running() {
+    let pod = simple("Always");
+    let table = [
+        (Observed::default(), Memory::default(), "mount, sandbox 0"),
+        (Observed::default(), mounted(), "sandbox 0"),
+        (observed(vec![]), mounted(), "start c0"),
+        (observed(vec![run("c", 0, State::Created)]), mounted(), "remove c0, start c0"),
+        (observed(vec![run("c", 0, running())]), mounted(), ""),
+        // After a restart of the agent the volumes are looked at again, nothing else.
+        (observed(vec![run("c", 0, running())]), Memory::default(), "mount"),
+    ];
+    for (observed, memory, expected) in table {
+        assert_eq!(planned(&pod, &observed, &memory), expected, "{observed:?}");
+    }
+}
+
+#[test]
+fn a_dead_sandbox_is_replaced() {
+    let pod = simple("Always");
+    let mut seen = observed(vec![run("c", 0, exited(137, 1))]);
+    seen.sandboxes[0].ready = false;
+    assert_eq!(planned(&pod, &seen, &mounted()), "stop s0, sandbox 1");
+    seen.sandboxes.insert(0, sandbox("s1", 1, true));
+    assert_eq!(planned(&pod, &seen, &mounted()), "start c1");
+    seen.containers[0].state = running();
+    assert_eq!(planned(&pod, &seen, &mounted()), "kill c0 30s");
+}
+
+#[test]
+fn restarts_by_policy() {
+    let table = [
+        ("Always", 0, "start c1"),
+        ("Always", 1, "start c1"),
+        ("OnFailure", 1, "start c1"),
+        // The pod is finished: its sandbox stops, its object stays.
+        ("OnFailure", 0, "stop s0, unmount"),
+        ("Never", 0, "stop s0, unmount"),
+        ("Never", 1, "stop s0, unmount"),
+    ];
+    for (policy, code, expected) in table {
+        let seen = observed(vec![run("c", 0, exited(code, 1))]);
+        assert_eq!(planned(&simple(policy), &seen, &mounted()), expected, "{policy} {code}");
+    }
+}
+
+#[test]
+fn crash_loops_back_off() {
+    let pod = simple("Always");
+    let seen = observed(vec![run("c", 1, exited(1, 4)), run("c", 0, exited(1, 9))]);
+    let mut memory = mounted();
+    memory.crashes.insert("c".into(), Backoff::next(None, CRASH, at(-9)));
+    let result = plan(&pod, &seen, &memory, at(0));
+    assert_eq!(short(&result), "report c, c: CrashLoopBackOff, again 6s");
+    let message = "back-off 10s restarting failed container=c pod=p_n(u)";
+    assert_eq!(result.waiting["c"].message, message);
+    memory.reported.insert("c".into());
+    assert_eq!(planned(&pod, &seen, &memory), "c: CrashLoopBackOff, again 6s");
+    assert_eq!(short(&plan(&pod, &seen, &memory, at(6))), "start c2");
+}
+
+#[test]
+fn old_runs_are_pruned() {
+    let seen = observed(vec![
+        run("c", 3, running()),
+        run("c", 2, exited(1, 5)),
+        run("c", 1, exited(1, 9)),
+        run("c", 0, exited(1, 12)),
+    ]);
+    assert_eq!(planned(&simple("Always"), &seen, &mounted()), "remove c1, remove c0");
+}
+
+#[test]
+fn init_containers_run_in_order() {
+    let pod = pod(json!({
+        "initContainers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}],
+        "containers": [{"name": "c", "image": "i"}],
+    }));
+    let a_done = || run("a", 0, exited(0, 9));
+    let table = [
+        (vec![], "start a0"),
+        (vec![run("a", 0, running())], ""),
+        (vec![run("a", 0, exited(1, 1))], "start a1"),
+        (vec![a_done()], "start b0"),
+        (vec![a_done(), run("b", 0, exited(0, 1))], "start c0"),
+        // What has begun is not initialised again.
+        (vec![run("c", 0, running())], ""),
+    ];
+    for (containers, expected) in table {
+        let seen = observed(containers);
+        assert_eq!(planned(&pod, &seen, &mounted()), expected, "{:?}", seen.containers);
+    }
+}
+
+#[test]
+fn a_failed_init_container_ends_a_pod_that_never_restarts() {
+    let pod = pod(json!({"restartPolicy": "Never",
+        "initContainers": [{"name": "a", "image": "i"}],
+        "containers": [{"name": "c", "image": "i"}]}));
+    let seen = observed(vec![run("a", 0, exited(1, 1))]);
+    assert_eq!(planned(&pod, &seen, &mounted()), "stop s0, unmount");
+    assert_eq!(finished(&pod, &seen, at(0)).unwrap().phase, crate::pod::status::Phase::Failed);
+}
+
+#[test]
+fn sidecars_come_first_and_go_last() {
+    let mut pod = pod(json!({
+        "restartPolicy": "Never",
+        "initContainers": [
+            {"name": "s", "image": "i", "restartPolicy": "Always",
+             "startupProbe": {"tcpSocket": {"port": 1}}},
+            {"name": "t", "image": "i", "restartPolicy": "Always"}],
+        "containers": [{"name": "c", "image": "i"}],
+    }));
+    let mut memory = mounted();
+    let s = || run("s", 0, running());
+    assert_eq!(planned(&pod, &observed(vec![s()]), &memory), "");
+    memory.health.insert("s0".into(), Health { started: true, ..Health::default() });
+    assert_eq!(planned(&pod, &observed(vec![s()]), &memory), "start t0");
+    let both = vec![s(), run("t", 0, running())];
+    assert_eq!(planned(&pod, &observed(both.clone()), &memory), "start c0");
+    let mut all = both;
+    all.push(run("c", 0, exited(0, 1)));
+    assert_eq!(planned(&pod, &observed(all.clone()), &memory), "kill t0 30s");
+    all[1].state = exited(0, 0);
+    assert_eq!(planned(&pod, &observed(all.clone()), &memory), "kill s0 30s");
+    // While the pod lives a sidecar is restarted whatever the pod's policy.
+    all[2].state = running();
+    assert_eq!(planned(&pod, &observed(all.clone()), &memory), "start t1");
+    pod.metadata.deletion_timestamp = Some(at(0));
+    pod.metadata.deletion_grace_period_seconds = Some(5);
+    assert_eq!(planned(&pod, &observed(all), &memory), "kill c0 5s");
+}
+
+#[test]
+fn deletion() {
+    let mut pod = simple("Always");
+    pod.metadata.deletion_timestamp = Some(at(0));
+    pod.metadata.deletion_grace_period_seconds = Some(7);
+    let mut memory = mounted();
+    let mut seen = observed(vec![run("c", 0, running())]);
+    assert_eq!(planned(&pod, &seen, &memory), "kill c0 7s");
+    memory.terminating = Some(at(-5));
+    assert_eq!(planned(&pod, &seen, &memory), "kill c0 2s");
+    seen.containers[0].state = exited(143, 0);
+    assert_eq!(planned(&pod, &seen, &memory), "stop s0, unmount");
+    seen.sandboxes[0].ready = false;
+    memory.unmounted = true;
+    assert_eq!(planned(&pod, &seen, &memory), "finish");
+    memory.finished = true;
+    assert_eq!(planned(&pod, &seen, &memory), "");
+    let gone = short(&cleanup(&seen, &memory, Duration::from_secs(1)));
+    assert_eq!(gone, "remove c0, remove sandbox s0");
+    // Deleted before anything was made of it.
+    memory.finished = false;
+    assert_eq!(planned(&pod, &Observed::default(), &memory), "finish");
+}
+
+#[test]
+fn probes_and_new_images_restart_containers() {
+    let mut pod = pod(json!({"terminationGracePeriodSeconds": 9, "containers": [{"name": "c",
+        "image": "i", "livenessProbe": {"tcpSocket": {"port": 1},
+        "terminationGracePeriodSeconds": 3}}]}));
+    let seen = observed(vec![run("c", 0, running())]);
+    let mut memory = mounted();
+    let failed = Health { started: true, ready: true, failed: Some("liveness") };
+    memory.health.insert("c0".into(), failed);
+    let result = plan(&pod, &seen, &memory, at(0));
+    assert_eq!(short(&result), "kill c0 3s");
+    let Step::Kill { why, .. } = &result.steps[0] else { panic!("{result:?}") };
+    assert_eq!(why, "Container c failed liveness probe, will be restarted");
+    memory.health.clear();
+    pod.spec.containers[0].image = "j".into();
+    assert_eq!(planned(&pod, &seen, &memory), "kill c0 9s");
+}
+
+#[test]
+fn images_that_do_not_come() {
+    let pod = simple("Always");
+    let mut memory = mounted();
+    let failure = Failure {
+        reason: "ErrImagePull".into(),
+        message: "no such host".into(),
+        shown_until: Some(at(2)),
+        backoff: Backoff::next(None, crate::backoff::PULL, at(0)),
+        retry_at: at(10),
+    };
+    memory.failures.insert("c".into(), failure);
+    let seen = observed(vec![]);
+    assert_eq!(planned(&pod, &seen, &memory), "c: ErrImagePull, again 2s");
+    let later = plan(&pod, &seen, &memory, at(2));
+    assert_eq!(short(&later), "report c, c: ImagePullBackOff, again 10s");
+    let message = "Back-off pulling image \"i\": ErrImagePull: no such host";
+    assert_eq!(later.waiting["c"].message, message);
+    assert_eq!(short(&plan(&pod, &seen, &memory, at(10))), "start c0");
+}
+
+#[test]
+fn restart_counts_outlive_their_containers() {
+    let mut pod = simple("Always");
+    pod.status.container_statuses.push(crate::pod::status::ContainerStatus {
+        name: "c".into(),
+        restart_count: 4,
+        container_id: "x://gone".into(),
+        ..Default::default()
+    });
+    assert_eq!(planned(&pod, &observed(vec![]), &mounted()), "start c5");
+}
+
+#[test]
+fn a_deadline_ends_a_pod() {
+    let mut pod = simple("Always");
+    pod.spec.active_deadline_seconds = Some(60);
+    pod.status.start_time = Some(at(-50));
+    let seen = observed(vec![run("c", 0, running())]);
+    assert_eq!(planned(&pod, &seen, &mounted()), "again 10s");
+    assert_eq!(short(&plan(&pod, &seen, &mounted(), at(10))), "kill c0 30s");
+}

@@ -15,9 +15,9 @@ pub(super) fn conditions(
     now: Time,
 ) -> Vec<Condition> {
     let ended = status.phase.is_terminal();
-    let sandbox = observed.current().is_some_and(|sandbox| {
-        !ended && (pod.spec.host_network || !sandbox.ips.is_empty())
-    });
+    let sandbox = observed
+        .current()
+        .is_some_and(|sandbox| !ended && (pod.spec.host_network || !sandbox.ips.is_empty()));
     let containers = containers_ready(pod, status);
     let all = [
         ("PodReadyToStartContainers", Verdict::of(sandbox)),
@@ -35,9 +35,7 @@ pub(super) fn conditions(
             status: status.into(),
             observed_generation: Some(pod.metadata.generation).filter(|number| *number > 0),
             last_probe_time: None,
-            last_transition_time: same
-                .and_then(|before| before.last_transition_time)
-                .or(Some(now)),
+            last_transition_time: same.and_then(|before| before.last_transition_time).or(Some(now)),
             reason: verdict.reason.into(),
             message: verdict.message,
         }
@@ -63,9 +61,10 @@ impl Verdict {
 }
 
 fn initialized(pod: &Pod, status: &PodStatus) -> Verdict {
-    let begun = status.container_statuses.iter().any(|status| {
-        status.state.running.is_some() || status.last_state.terminated.is_some()
-    });
+    let begun = status
+        .container_statuses
+        .iter()
+        .any(|status| status.state.running.is_some() || status.last_state.terminated.is_some());
     let incomplete: Vec<&str> = pod
         .spec
         .init_containers

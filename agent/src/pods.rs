@@ -1,0 +1,152 @@
+//! All pods of a node: one worker each, told of what changes in the API and in the runtime.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::Change;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use proto::view::pod::Pod;
+
+use crate::cri::PodId;
+use crate::worker::{Context, Handle, Latest, Worker};
+
+/// The workers of one node, by pod uid. Clones share them.
+#[derive(Clone)]
+pub struct Pods {
+    context: Arc<Context>,
+    workers: Arc<Mutex<HashMap<String, Handle>>>,
+    tasks: Arc<Mutex<tokio::task::JoinSet<()>>>,
+}
+
+impl Pods {
+    pub fn new(context: Arc<Context>) -> Pods {
+        Pods { context, workers: Arc::default(), tasks: Arc::default() }
+    }
+
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    pub fn len(&self) -> usize {
+        self.workers.lock().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Passes a change on to the worker of the pod; the pod is one of this node.
+    pub fn change(&self, change: &Change<Pod>) {
+        let uid = |entry: &Arc<client::Entry<Pod>>| entry.view.metadata.uid.clone();
+        let old = change.old.as_ref().map(uid);
+        let Some(new) = &change.new else {
+            if let Some(uid) = old {
+                self.gone(&uid);
+            }
+            return;
+        };
+        let now = uid(new);
+        if let Some(old) = old.filter(|old| *old != now) {
+            // The same name, another pod.
+            self.gone(&old);
+        }
+        let latest = Latest::Present(new.clone());
+        let known = self.workers.lock().get(&now).cloned();
+        match (known, &change.old) {
+            (Some(worker), Some(old)) if only_reported(&old.view, &new.view) => {
+                worker.remember(latest);
+            }
+            (Some(worker), _) => worker.send(latest),
+            (None, _) => {
+                let meta = &new.view.metadata;
+                let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
+                self.begin(PodId { uid: now, namespace, name }, latest);
+            }
+        }
+    }
+
+    /// Of these the API knows nothing: what runs of them must go.
+    pub fn orphans(&self, pods: Vec<PodId>) {
+        for pod in pods {
+            let known = self.workers.lock().contains_key(&pod.uid);
+            if !known {
+                self.begin(pod, Latest::Gone);
+            }
+        }
+    }
+
+    /// Follows the runtime's events for ever. After a break everything is looked at again.
+    pub async fn follow_runtime(&self) {
+        let mut delay = Duration::from_millis(100);
+        loop {
+            match self.context.runtime.events().await {
+                Ok(mut events) => {
+                    delay = Duration::from_millis(100);
+                    self.wake_all();
+                    while let Some(uid) = events.next().await {
+                        if let Some(worker) = self.workers.lock().get(&uid) {
+                            worker.wake();
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the runtime sends no events");
+                    delay = (delay * 2).min(Duration::from_secs(2));
+                    self.wake_all();
+                }
+            }
+            self.context.clock.sleep(delay).await;
+        }
+    }
+
+    fn wake_all(&self) {
+        self.workers.lock().values().for_each(Handle::wake);
+    }
+
+    fn gone(&self, uid: &str) {
+        if let Some(worker) = self.workers.lock().get(uid) {
+            worker.send(Latest::Gone);
+        }
+    }
+
+    fn begin(&self, pod: PodId, latest: Latest) {
+        let uid = pod.uid.clone();
+        let (worker, handle) = Worker::new(self.context.clone(), pod, latest);
+        self.workers.lock().insert(uid.clone(), handle);
+        let workers = self.workers.clone();
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            worker.run().await;
+            workers.lock().remove(&uid);
+        });
+    }
+}
+
+/// Is the change nothing but a status that this node reported itself? Other's conditions matter
+/// where the pod has readiness gates.
+fn only_reported(old: &Pod, new: &Pod) -> bool {
+    let meta = |pod: &Pod| {
+        let mut meta = pod.metadata.clone();
+        meta.resource_version.clear();
+        meta
+    };
+    let others = |pod: &Pod| {
+        let ours = [
+            "PodReadyToStartContainers",
+            "Initialized",
+            "Ready",
+            "ContainersReady",
+            "PodScheduled",
+        ];
+        let all = pod.status.conditions.iter();
+        let all = all.filter(|condition| !ours.contains(&condition.kind.as_str()));
+        all.map(|condition| (condition.kind.clone(), condition.status.clone())).collect::<Vec<_>>()
+    };
+    old.spec == new.spec
+        && meta(old) == meta(new)
+        && others(old) == others(new)
+        && (old.status.phase == new.status.phase || !matches!(&*new.status.phase, "Failed"))
+}

@@ -1,0 +1,206 @@
+//! The agent of a real machine, put together.
+
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+
+use client::{CancellationToken, Client, Clock, Informers, Recorder, Rng};
+use proto::view::pod::Pod;
+use proto::view::service::Service;
+
+use crate::config::NodeConfig;
+use crate::cri::Runtime;
+use crate::cri::grpc::{BadEndpoint, Grpc};
+use crate::events::Events;
+use crate::net;
+use crate::node::{Identity, Node, facts, lease};
+use crate::options::Options;
+use crate::pods::Pods;
+use crate::probe::Network;
+use crate::report::Host;
+use crate::resolv::{self, Dns};
+use crate::volume::Machine;
+use crate::worker::{Context, Objects, Pulls};
+
+/// The agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Runtime(#[from] BadEndpoint),
+    #[error("--pod-cidr {0:?} is not an IPv4 range")]
+    PodCidr(String),
+    #[error("this machine has no address that reaches others: name one with --node-ip")]
+    NodeIp(#[source] std::io::Error),
+    #[error("make {path}")]
+    Folder { path: String, source: std::io::Error },
+}
+
+/// Runs until `shutdown`; the pods run on.
+pub async fn run(
+    options: Options,
+    client: Client,
+    informers: Informers,
+    clock: Clock,
+    rng: Rng,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let runtime: Arc<dyn Runtime> = Arc::new(Grpc::new(&options.runtime_endpoint)?);
+    let client = client.named("kubelet");
+    let identity = identity(&options)?;
+    let name = identity.name.clone();
+    let cidr = cidr(&options)?;
+    let recorder = Recorder::new(client.clone(), clock.clone(), rng.clone(), "kubelet", &name);
+    let events = Events::new(recorder);
+    for folder in [&options.root_dir, &options.pod_logs_dir] {
+        std::fs::create_dir_all(folder)
+            .map_err(|source| Error::Folder { path: folder.display().to_string(), source })?;
+    }
+    let node = Node {
+        client: client.clone(),
+        clock: clock.clone(),
+        rng: rng.clone(),
+        events: events.clone(),
+        runtime: runtime.clone(),
+        identity,
+        facts: Arc::new(facts::Machine::new(options.root_dir.clone())),
+    };
+    let work = async {
+        let uid = node.register().await;
+        let lease = lease::renew(client.clone(), clock.clone(), rng.clone(), name.clone(), uid);
+        let network = network(&options, &name, cidr, &informers, &clock, &rng);
+        let report = async {
+            if let Some(cidr) = &options.pod_cidr {
+                tell_cidr(&*runtime, cidr, &clock).await;
+            }
+            node.report().await;
+        };
+        let pods = pods(&options, &node, cidr, &informers);
+        // The lease has a task of its own, so that nothing here can delay it.
+        let lease = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(lease));
+        tokio::join!(lease, network, report, pods).0.unwrap_or_default();
+    };
+    tokio::select! {
+        () = work => {}
+        () = shutdown.cancelled() => {}
+    }
+    Ok(())
+}
+
+/// Works on the node's pods for ever.
+async fn pods(options: &Options, node: &Node, cidr: Option<net::Cidr>, informers: &Informers) {
+    let clock = &node.clock;
+    let info = loop {
+        match node.runtime.info().await {
+            Ok(info) => break info,
+            Err(error) => {
+                tracing::warn!(%error, "the runtime does not answer");
+                clock.sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    };
+    let config = NodeConfig {
+        root: options.root_dir.clone(),
+        logs: options.pod_logs_dir.clone(),
+        cgroup_root: options.cgroup_root.clone(),
+        domain: options.cluster_domain.clone(),
+        memory: i64::try_from(facts::memory("MemTotal:")).unwrap_or(i64::MAX),
+    };
+    let host = std::fs::read_to_string(&options.resolv_conf).unwrap_or_default();
+    let own = cidr.map(|cidr| IpAddr::from(net::gateway(cidr)));
+    let servers = match options.cluster_dns.is_empty() {
+        true => own.iter().map(IpAddr::to_string).collect(),
+        false => options.cluster_dns.iter().map(IpAddr::to_string).collect(),
+    };
+    let name = &node.identity.name;
+    let context = Arc::new(Context {
+        client: node.client.clone(),
+        clock: clock.clone(),
+        events: node.events.clone(),
+        runtime: node.runtime.clone(),
+        disk: Arc::new(Machine::new(config.clone())),
+        prober: Arc::new(Network::new()),
+        pulls: Pulls::default(),
+        objects: Objects::new(node.client.clone(), clock.clone()),
+        services: informers.of::<Service>(),
+        config,
+        dns: Dns { servers, domain: options.cluster_domain.clone(), host: resolv::parse(&host) },
+        host: Host { ips: node.identity.ips.clone(), runtime_name: info.name },
+        allocatable: node.allocatable(),
+    });
+    let informer = informers.filtered::<Pod>(&format!("spec.nodeName={name}"));
+    let pods = Pods::new(context);
+    // Until all pods are known none may be taken for forgotten.
+    informer.synced().await;
+    pods.context().services.synced().await;
+    let mut changes = informer.changes();
+    while let Some(change) = changes.try_next() {
+        pods.change(&change);
+    }
+    match node.runtime.pods().await {
+        Ok(known) => pods.orphans(known),
+        Err(error) => tracing::warn!(%error, "cannot list the runtime's pods"),
+    }
+    let follow = async {
+        loop {
+            pods.change(&changes.next().await);
+        }
+    };
+    tokio::join!(follow, pods.follow_runtime());
+}
+
+async fn network(
+    options: &Options,
+    name: &str,
+    cidr: Option<net::Cidr>,
+    informers: &Informers,
+    clock: &Clock,
+    rng: &Rng,
+) {
+    let Some(pod_cidr) = cidr else {
+        tracing::warn!("without --pod-cidr this node has no pod network, Services and DNS");
+        return;
+    };
+    let config = net::Config {
+        node: name.into(),
+        pod_cidr,
+        table: options.nftables_table.clone(),
+        dns: net::gateway(pod_cidr),
+        cluster_domain: options.cluster_domain.clone(),
+        resolv_conf: options.resolv_conf.clone(),
+    };
+    net::run(informers.clone(), config, clock.clone(), rng.clone()).await;
+}
+
+async fn tell_cidr(runtime: &dyn Runtime, cidr: &str, clock: &Clock) {
+    while let Err(error) = runtime.set_pod_cidr(cidr).await {
+        tracing::warn!(%error, "cannot tell the runtime its pod range");
+        clock.sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+fn cidr(options: &Options) -> Result<Option<net::Cidr>, Error> {
+    let parse = |text: &String| text.parse().map_err(|_| Error::PodCidr(text.clone()));
+    options.pod_cidr.as_ref().map(parse).transpose()
+}
+
+fn identity(options: &Options) -> Result<Identity, Error> {
+    let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    let ip = match options.node_ip {
+        Some(ip) => ip,
+        None => route_address().map_err(Error::NodeIp)?,
+    };
+    Ok(Identity {
+        name: options.node_name.clone().unwrap_or(host),
+        ips: vec![ip.to_string()],
+        labels: options.node_labels.clone(),
+        pod_cidr: options.pod_cidr.clone().unwrap_or_default(),
+        port: options.port,
+        max_pods: options.max_pods,
+    })
+}
+
+/// The address from which this machine speaks to the world. Nothing is sent.
+fn route_address() -> std::io::Result<IpAddr> {
+    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+    socket.connect(("192.0.2.1", 9))?;
+    Ok(socket.local_addr()?.ip())
+}

@@ -1,0 +1,204 @@
+//! Many nodes in one process, without containers: for tests under virtual time and for clusters
+//! larger than the machine. Workers, plans, statuses and leases are those of a real node; only
+//! the runtime, the disk and the machine are not there. All nodes share one informer.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use client::{CancellationToken, Change, Client, Clock, Informers, Recorder, Rng};
+use parking_lot::Mutex;
+use proto::quantity::Quantity;
+use proto::view::pod::Pod;
+use proto::view::service::Service;
+use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::NodeConfig;
+use crate::cri::simulated::SimulatedRuntime;
+use crate::events::Events;
+use crate::node::facts::{Facts, Pressure, architecture};
+use crate::node::{Identity, Node, lease};
+use crate::pods::Pods;
+use crate::probe::Untroubled;
+use crate::report::Host;
+use crate::resolv::Dns;
+use crate::volume::NoDisk;
+use crate::worker::{Context, Objects, Pulls};
+
+/// Simulated nodes, called `simulated-1` and so on. Dropping this stops them all.
+pub struct Simulated {
+    nodes: Arc<Mutex<HashMap<String, Running>>>,
+    _dispatch: AbortOnDropHandle<()>,
+}
+
+struct Running {
+    runtime: SimulatedRuntime,
+    pods: Pods,
+    _tasks: [AbortOnDropHandle<()>; 3],
+}
+
+/// What a simulated node claims to have.
+struct Claims;
+
+impl Simulated {
+    /// Starts `count` nodes.
+    pub fn start(
+        count: usize,
+        client: &Client,
+        informers: &Informers,
+        clock: &Clock,
+        rng: &Rng,
+    ) -> Simulated {
+        let client = client.named("kubelet");
+        let recorder =
+            Recorder::new(client.clone(), clock.clone(), rng.clone(), "kubelet", "simulated");
+        let shared = Shared {
+            objects: Objects::new(client.clone(), clock.clone()),
+            events: Events::new(recorder),
+            client,
+            informers: informers.clone(),
+            clock: clock.clone(),
+            rng: rng.clone(),
+        };
+        let nodes: HashMap<String, Running> = (1..=count)
+            .map(|number| (format!("simulated-{number}"), shared.node(number)))
+            .collect();
+        let nodes = Arc::new(Mutex::new(nodes));
+        let dispatch = tokio::spawn(dispatch(informers.clone(), nodes.clone()));
+        Simulated { nodes, _dispatch: AbortOnDropHandle::new(dispatch) }
+    }
+
+    /// From now on the node is silent, as if its machine had lost its power.
+    pub fn stop(&self, name: &str) {
+        self.nodes.lock().remove(name);
+    }
+
+    /// The node's runtime, to make its containers misbehave.
+    pub fn runtime(&self, name: &str) -> Option<SimulatedRuntime> {
+        self.nodes.lock().get(name).map(|node| node.runtime.clone())
+    }
+}
+
+/// Runs `count` nodes until `shutdown`.
+pub async fn run(
+    count: usize,
+    client: Client,
+    informers: Informers,
+    clock: Clock,
+    rng: Rng,
+    shutdown: CancellationToken,
+) {
+    let _nodes = Simulated::start(count, &client, &informers, &clock, &rng);
+    shutdown.cancelled().await;
+}
+
+/// Passes each pod's changes to its node.
+async fn dispatch(informers: Informers, nodes: Arc<Mutex<HashMap<String, Running>>>) {
+    let informer = informers.of::<Pod>();
+    informer.synced().await;
+    let mut changes = informer.changes();
+    loop {
+        let change: Change<Pod> = changes.next().await;
+        let of = |entry: &Option<Arc<client::Entry<Pod>>>| {
+            entry.as_ref().map(|entry| entry.view.spec.node_name.clone())
+        };
+        // A pod keeps its node; before it had one it was nobody's.
+        let Some(name) = of(&change.new).or_else(|| of(&change.old)) else { continue };
+        let pods = nodes.lock().get(&name).map(|node| node.pods.clone());
+        if let Some(pods) = pods {
+            pods.change(&change);
+        }
+    }
+}
+
+struct Shared {
+    client: Client,
+    informers: Informers,
+    clock: Clock,
+    rng: Rng,
+    events: Events,
+    objects: Objects,
+}
+
+impl Shared {
+    fn node(&self, number: usize) -> Running {
+        let runtime = SimulatedRuntime::new(self.clock.clone());
+        let (high, low) = (number / 256, number % 256);
+        let identity = Identity {
+            name: format!("simulated-{number}"),
+            ips: vec![format!("172.31.{high}.{low}")],
+            pod_cidr: format!("10.{}.{low}.0/24", 128 + high % 128),
+            port: 10250,
+            max_pods: 110,
+            ..Identity::default()
+        };
+        let name = identity.name.clone();
+        let ips = identity.ips.clone();
+        let cidr = identity.pod_cidr.clone();
+        let node = Node {
+            client: self.client.clone(),
+            clock: self.clock.clone(),
+            rng: self.rng.clone(),
+            events: self.events.clone(),
+            runtime: Arc::new(runtime.clone()),
+            identity,
+            facts: Arc::new(Claims),
+        };
+        let context = Context {
+            client: self.client.clone(),
+            clock: self.clock.clone(),
+            events: self.events.clone(),
+            runtime: Arc::new(runtime.clone()),
+            disk: Arc::new(NoDisk),
+            prober: Arc::new(Untroubled),
+            pulls: Pulls::default(),
+            objects: self.objects.clone(),
+            services: self.informers.of::<Service>(),
+            config: NodeConfig::default(),
+            dns: Dns::default(),
+            host: Host { ips, runtime_name: "simulated".into() },
+            allocatable: node.allocatable(),
+        };
+        let (client, clock, rng) = (self.client.clone(), self.clock.clone(), self.rng.clone());
+        runtime.set_range(&cidr);
+        let (registered, uid) = tokio::sync::oneshot::channel();
+        let report = tokio::spawn(async move {
+            // The heartbeat has gone if nobody listens.
+            let _ = registered.send(node.register().await);
+            node.report().await;
+        });
+        let heartbeat = tokio::spawn(async move {
+            if let Ok(uid) = uid.await {
+                lease::renew(client, clock, rng, name, uid).await;
+            }
+        });
+        let pods = Pods::new(Arc::new(context));
+        let events = pods.clone();
+        let follow = tokio::spawn(async move { events.follow_runtime().await });
+        Running { runtime, pods, _tasks: [report, heartbeat, follow].map(AbortOnDropHandle::new) }
+    }
+}
+
+impl Facts for Claims {
+    fn capacity(&self) -> BTreeMap<String, Quantity> {
+        [
+            ("cpu", Quantity::new(8)),
+            ("memory", Quantity::bytes(32 << 30)),
+            ("ephemeral-storage", Quantity::bytes(100 << 30)),
+        ]
+        .map(|(name, quantity)| (name.to_string(), quantity))
+        .into()
+    }
+
+    fn info(&self) -> Value {
+        json!({
+            "machineID": "", "systemUUID": "", "bootID": "", "kernelVersion": "",
+            "osImage": "simulated", "operatingSystem": "linux", "architecture": architecture(),
+            "containerRuntimeVersion": "", "kubeProxyVersion": "",
+        })
+    }
+
+    fn pressure(&self) -> Pressure {
+        Pressure::default()
+    }
+}

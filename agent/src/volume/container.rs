@@ -1,0 +1,156 @@
+//! What one run of a container has on the disk: its mounts and its termination message.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use proto::cri;
+
+use super::machine::volume_dir;
+use super::{Error, SetUpError, subpath};
+use crate::config::{NodeConfig, mount};
+use crate::downward::Facts;
+use crate::environment::expand;
+use crate::observed::{Observed, State};
+use crate::pod::{Container, Pod, VolumeMount, VolumeSource};
+use crate::resolv;
+
+/// Of a termination message from its file, and from the log.
+const MAX_MESSAGE: u64 = 4096;
+const MAX_LOG_MESSAGE: u64 = 2048;
+
+/// The pod's volumes, /etc/hosts and the file of the termination message.
+pub fn mounts(
+    config: &NodeConfig,
+    pod: &Pod,
+    container: &Container,
+    attempt: u32,
+    facts: &Facts,
+    environment: &BTreeMap<String, String>,
+) -> Result<Vec<cri::Mount>, Error> {
+    let mut mounts = Vec::new();
+    for (index, wanted) in container.volume_mounts.iter().enumerate() {
+        mounts.push(volume(config, pod, container, (index, wanted), environment)?);
+    }
+    let taken = |path: &str| container.volume_mounts.iter().any(|mount| mount.mount_path == path);
+    if !taken("/etc/hosts") {
+        let file = config.pod_dir(&pod.metadata.uid).join("etc-hosts");
+        let host = match pod.spec.host_network {
+            true => fs::read_to_string("/etc/hosts").unwrap_or_default(),
+            false => String::new(),
+        };
+        let text = resolv::hosts(pod, &facts.pod_ips, &config.domain, &host);
+        write(&file, &text, 0o644)?;
+        mounts.push(mount(&file, "/etc/hosts", false, None));
+    }
+    let path = container.termination_message_path();
+    if !taken(path) {
+        let file = config.message_file(&pod.metadata.uid, &container.name, attempt);
+        if !file.exists() {
+            write(&file, "", 0o666)?;
+        }
+        mounts.push(mount(&file, path, false, None));
+    }
+    Ok(mounts)
+}
+
+fn volume(
+    config: &NodeConfig,
+    pod: &Pod,
+    container: &Container,
+    (index, wanted): (usize, &VolumeMount),
+    environment: &BTreeMap<String, String>,
+) -> Result<cri::Mount, Error> {
+    let volume = pod.spec.volumes.iter().find(|volume| volume.name == wanted.name);
+    let volume = volume.ok_or_else(|| Error::NoVolume(wanted.name.clone()))?;
+    let set_up = |source| Error::SetUp { volume: volume.name.clone(), source };
+    let source = volume.source().map_err(|error| set_up(error.into()))?;
+    let mut path = volume_dir(config, pod, volume, &source);
+    let readonly = wanted.read_only
+        || matches!(
+            source,
+            VolumeSource::ConfigMap(_)
+                | VolumeSource::Secret(_)
+                | VolumeSource::DownwardApi(_)
+                | VolumeSource::Projected(_)
+        );
+    let sub = match wanted.sub_path_expr.as_str() {
+        "" => wanted.sub_path.clone(),
+        text => expand(text, |name| environment.get(name).cloned()),
+    };
+    if !sub.is_empty() {
+        let failed = |source| Error::SubPath {
+            volume: volume.name.clone(),
+            container: container.name.clone(),
+            source,
+        };
+        let unresolved = !wanted.sub_path_expr.is_empty() && sub.contains("$(");
+        if unresolved || sub.starts_with('/') || sub.split('/').any(|part| part == "..") {
+            return Err(failed(SetUpError::Path(sub)));
+        }
+        let parts = config.pod_dir(&pod.metadata.uid).join("volume-subpaths");
+        let target = parts.join(&volume.name).join(&container.name).join(index.to_string());
+        let bound = super::mounts::remove_file_or_dir(&target)
+            .and_then(|()| subpath::bind(&path, &sub, &target));
+        bound.map_err(|source| {
+            failed(SetUpError::Io { operation: "bind", path: path.join(&sub), source })
+        })?;
+        path = target;
+    }
+    let propagation = wanted.mount_propagation.as_deref();
+    let mount = mount(&path, &wanted.mount_path, readonly, propagation);
+    if wanted.recursive_read_only.as_deref().is_some_and(|asked| asked != "Disabled") {
+        return Ok(cri::Mount { recursive_read_only: true, ..mount });
+    }
+    Ok(mount)
+}
+
+/// Fills in what ended containers left as their last words.
+pub fn messages(config: &NodeConfig, pod: &Pod, observed: &mut Observed) {
+    for run in &mut observed.containers {
+        let (State::Exited(exit), Some(container)) = (&mut run.state, pod.container(&run.name))
+        else {
+            continue;
+        };
+        if !exit.message.is_empty() {
+            continue;
+        }
+        let file = config.message_file(&pod.metadata.uid, &run.name, run.attempt);
+        exit.message = head(&file);
+        let from_log =
+            container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+        if exit.message.is_empty() && exit.code != 0 && from_log {
+            exit.message = crate::logs::tail(Path::new(&run.log_path), 80, MAX_LOG_MESSAGE);
+        }
+    }
+}
+
+fn head(file: &Path) -> String {
+    let mut bytes = Vec::new();
+    let Ok(mut file) = fs::File::open(file) else { return String::new() };
+    // More than the limit: the last part of it counts, as for the kubelet.
+    let long = file.metadata().is_ok_and(|metadata| metadata.len() > MAX_MESSAGE);
+    let back = i64::try_from(MAX_MESSAGE).unwrap_or(i64::MAX);
+    if long && file.seek(SeekFrom::End(-back)).is_err() {
+        return String::new();
+    }
+    match file.take(MAX_MESSAGE).read_to_end(&mut bytes) {
+        Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => String::new(),
+    }
+}
+
+fn write(file: &Path, text: &str, mode: u32) -> Result<(), Error> {
+    let io = |source| Error::Io { operation: "write", path: file.to_path_buf(), source };
+    if let Some(parent) = file.parent() {
+        fs::create_dir_all(parent).map_err(io)?;
+    }
+    // A file that is mounted must stay the same file.
+    if fs::read_to_string(file).is_ok_and(|old| old == text && !text.is_empty()) {
+        return Ok(());
+    }
+    fs::write(file, text).map_err(io)?;
+    fs::set_permissions(file, fs::Permissions::from_mode(mode)).map_err(io)
+}

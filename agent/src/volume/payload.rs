@@ -1,0 +1,173 @@
+//! The files that a configMap, secret, downwardAPI or projected volume holds. Pure.
+
+use std::collections::BTreeMap;
+
+use super::SetUpError;
+use crate::downward::{Facts, field, resource};
+use crate::environment::Sources;
+use crate::pod::volume::{Files, Item};
+use crate::pod::{Pod, VolumeSource};
+
+/// Content and mode by path within the volume.
+pub type Payload = BTreeMap<String, (Vec<u8>, u32)>;
+
+const DEFAULT_MODE: u32 = 0o644;
+
+/// None for a volume that is no set of files.
+pub fn payload(
+    source: &VolumeSource,
+    pod: &Pod,
+    facts: &Facts,
+    sources: &Sources,
+) -> Result<Option<Payload>, SetUpError> {
+    let VolumeSource::Projected(projected) = source else {
+        return one(source, None, pod, facts, sources);
+    };
+    let mut all = Payload::new();
+    for part in &projected.sources {
+        let part = part.source()?;
+        if let VolumeSource::Unsupported(kind) = &part {
+            return Err(SetUpError::Unsupported(format!("projected {kind}")));
+        }
+        let mode = projected.default_mode.or(Some(DEFAULT_MODE));
+        all.extend(one(&part, mode, pod, facts, sources)?.unwrap_or_default());
+    }
+    Ok(Some(all))
+}
+
+fn one(
+    source: &VolumeSource,
+    mode: Option<u32>,
+    pod: &Pod,
+    facts: &Facts,
+    sources: &Sources,
+) -> Result<Option<Payload>, SetUpError> {
+    let (kind, files, data) = match source {
+        VolumeSource::ConfigMap(files) => ("config", files, sources.config_maps.get(&files.name)),
+        VolumeSource::Secret(files) => ("secret", files, sources.secrets.get(&files.name)),
+        VolumeSource::DownwardApi(files) => return downward(files, mode, pod, facts).map(Some),
+        _ => return Ok(None),
+    };
+    let mode = mode.or(files.default_mode).unwrap_or(DEFAULT_MODE);
+    let Some(data) = data else {
+        let kind = if kind == "config" { "configmap" } else { kind };
+        return match files.optional {
+            true => Ok(Some(Payload::new())),
+            false => Err(SetUpError::Missing { kind, name: files.name.clone() }),
+        };
+    };
+    if files.items.is_empty() {
+        let all = data.iter().map(|(key, value)| (key.clone(), (value.clone(), mode)));
+        return Ok(Some(all.collect()));
+    }
+    let mut payload = Payload::new();
+    for item in &files.items {
+        match data.get(&item.key) {
+            Some(value) => {
+                payload.insert(path(item)?, (value.clone(), item.mode.unwrap_or(mode)));
+            }
+            None if files.optional => {}
+            None => return Err(SetUpError::Key { kind, key: item.key.clone() }),
+        }
+    }
+    Ok(Some(payload))
+}
+
+fn downward(
+    files: &Files,
+    mode: Option<u32>,
+    pod: &Pod,
+    facts: &Facts,
+) -> Result<Payload, SetUpError> {
+    let mode = mode.or(files.default_mode).unwrap_or(DEFAULT_MODE);
+    let mut payload = Payload::new();
+    for item in &files.items {
+        let value = match (&item.field_ref, &item.resource_field_ref) {
+            (Some(reference), _) => field(pod, &reference.field_path, facts)?,
+            (None, Some(reference)) => resource(pod, None, reference, facts)?,
+            (None, None) => continue,
+        };
+        payload.insert(path(item)?, (value.into_bytes(), item.mode.unwrap_or(mode)));
+    }
+    Ok(payload)
+}
+
+/// A relative path that stays within the volume and leaves our own names alone.
+fn path(item: &Item) -> Result<String, SetUpError> {
+    let path = &item.path;
+    let bad = path.is_empty()
+        || path.starts_with("..")
+        || path.starts_with('/')
+        || path.split('/').any(|part| part == ".." || part.is_empty());
+    if bad { Err(SetUpError::Path(path.clone())) } else { Ok(path.clone()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::pod::Volume;
+
+    fn made(source: Value) -> Result<String, String> {
+        let pod = serde_json::from_value(json!({"metadata": {"name": "p", "labels": {"a": "b"}}}));
+        let pod: Pod = pod.unwrap();
+        let mut sources = Sources::default();
+        let data = [("k".to_string(), b"v".to_vec()), ("l".to_string(), b"w".to_vec())];
+        sources.config_maps.insert("cm".into(), data.clone().into());
+        sources.secrets.insert("s".into(), data.into());
+        let source = Volume::new("x", source).source().unwrap();
+        match payload(&source, &pod, &Facts::default(), &sources) {
+            Ok(Some(files)) => {
+                let file = |(path, (content, mode)): (&String, &(Vec<u8>, u32))| {
+                    format!("{path}={} {mode:o}", String::from_utf8_lossy(content))
+                };
+                Ok(files.iter().map(file).collect::<Vec<_>>().join(", "))
+            }
+            Ok(None) => Ok("none".into()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn files_of_volumes() {
+        let table = [
+            (json!({"configMap": {"name": "cm"}}), Ok("k=v 644, l=w 644")),
+            (
+                json!({"secret": {"secretName": "s", "defaultMode": 256,
+                    "items": [{"key": "k", "path": "a/b", "mode": 493}, {"key": "l", "path": "c"}]}}),
+                Ok("a/b=v 755, c=w 400"),
+            ),
+            (json!({"configMap": {"name": "no"}}), Err("configmap \"no\" not found")),
+            (json!({"configMap": {"name": "no", "optional": true}}), Ok("")),
+            (
+                json!({"configMap": {"name": "cm", "items": [{"key": "z", "path": "z"}]}}),
+                Err("references non-existent config key: z"),
+            ),
+            (
+                json!({"configMap": {"name": "cm", "items": [{"key": "k", "path": "../x"}]}}),
+                Err("\"../x\" is not a path within the volume"),
+            ),
+            (
+                json!({"projected": {"defaultMode": 288, "sources": [
+                    {"configMap": {"name": "cm", "items": [{"key": "k", "path": "one"}]}},
+                    {"secret": {"name": "s", "items": [{"key": "l", "path": "two"}]}},
+                    {"downwardAPI": {"items": [
+                        {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}]}}),
+                Ok("labels=a=\"b\" 440, one=v 440, two=w 440"),
+            ),
+            (
+                json!({"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}),
+                Err(
+                    "volumes of type \"projected serviceAccountToken\" are not supported by this node",
+                ),
+            ),
+            (json!({"emptyDir": {}}), Ok("none")),
+        ];
+        for (source, expected) in table {
+            let got = made(source.clone());
+            let got = got.as_deref().map_err(String::as_str);
+            assert_eq!(got, expected, "{source}");
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The executor of a pod's plans: it does each step and remembers how it went, and chooses
+//! nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::Clock;
+use proto::cri;
+use proto::time::Time;
+
+use super::image::ImageError;
+use super::objects::Watched;
+use super::publish::Publisher;
+use super::{Context, hooks};
+use crate::backoff::{Backoff, CRASH, Limits, PULL, RETRY};
+use crate::config::{self, Parts};
+use crate::cri::{Error as RuntimeError, PodId};
+use crate::downward::Facts;
+use crate::environment::{environment, service_variables};
+use crate::events::{NORMAL, WARNING};
+use crate::observed::{Observed, State};
+use crate::plan::{Failure, Memory, Step};
+use crate::pod::{Container, Pod};
+use crate::resolv;
+
+pub struct Executor<'a> {
+    pub context: &'a Arc<Context>,
+    pub id: &'a PodId,
+    pub pod: Option<&'a Pod>,
+    pub memory: &'a mut Memory,
+    pub publisher: &'a Publisher,
+    pub watched: &'a Watched,
+    pub facts: Facts,
+    pub observed: &'a Observed,
+}
+
+/// Why a container did not start: the reason and message it waits with.
+struct StartError {
+    reason: &'static str,
+    message: String,
+    limits: Limits,
+}
+
+/// How long `ErrImagePull` is shown before it becomes `ImagePullBackOff`.
+const PULL_ERROR_SHOWN: Duration = Duration::from_secs(2);
+
+impl Executor<'_> {
+    /// Consecutive kills are done at the same time. A failed mount or sandbox ends the plan.
+    pub async fn run(mut self, steps: Vec<Step>) {
+        let kill = |step: &Step| matches!(step, Step::Kill { .. });
+        let (kills, rest): (Vec<Step>, Vec<Step>) = steps.into_iter().partition(kill);
+        futures::future::join_all(kills.iter().map(|step| self.kill(step))).await;
+        for step in rest {
+            if !self.step(step).await {
+                break;
+            }
+        }
+    }
+
+    /// False when the steps that follow make no sense any more.
+    async fn step(&mut self, step: Step) -> bool {
+        let runtime = self.context.runtime.clone();
+        let outcome = match step {
+            Step::Mount => return self.mount().await,
+            Step::Sandbox { attempt } => return self.sandbox(attempt).await,
+            Step::Start { sandbox, container, attempt } => {
+                self.start(&sandbox, &container, attempt).await;
+                Ok(())
+            }
+            Step::Kill { .. } => Ok(()),
+            Step::StopSandbox { id } => runtime.stop_sandbox(&id).await,
+            Step::RemoveSandbox { id } => runtime.remove_sandbox(&id).await,
+            Step::RemoveContainer { id } => self.remove(&id).await,
+            Step::ReportBackOff { container, message } => {
+                self.event(Some(&container), WARNING, "BackOff", &message);
+                if message.starts_with("Back-off pulling") {
+                    let error = "Error: ImagePullBackOff";
+                    self.event(Some(&container), WARNING, "Failed", error);
+                }
+                self.memory.reported.insert(container);
+                Ok(())
+            }
+            Step::Unmount => {
+                if let Err(error) = self.context.disk.unmount(self.id).await {
+                    tracing::warn!(pod = %self.id.name, %error, "cannot unmount volumes");
+                    self.pause().await;
+                } else {
+                    self.memory.unmounted = true;
+                    self.memory.mounted = false;
+                }
+                Ok(())
+            }
+            Step::Finish => {
+                if let Some(pod) = self.pod {
+                    self.publisher.finish(pod);
+                }
+                self.memory.finished = true;
+                Ok(())
+            }
+        };
+        if let Err(error) = &outcome {
+            tracing::warn!(pod = %self.id.name, %error, "a step failed");
+            self.pause().await;
+        }
+        outcome.is_ok()
+    }
+
+    /// A step of the runtime failed without a place to remember it: do not spin.
+    async fn pause(&self) {
+        self.context.clock.sleep(RETRY.first).await;
+    }
+
+    async fn mount(&mut self) -> bool {
+        let Some(pod) = self.pod else { return false };
+        let sources = match self.watched.sources(&self.context.clock).await {
+            Ok(sources) => sources,
+            Err(error) => {
+                self.setup_failed("FailedMount", error);
+                return false;
+            }
+        };
+        match self.context.disk.mount(pod, &self.facts, &sources).await {
+            Ok(()) => {
+                self.memory.mounted = true;
+                self.memory.unmounted = false;
+                self.memory.setup = None;
+                true
+            }
+            Err(error) => {
+                self.setup_failed("FailedMount", error.to_string());
+                false
+            }
+        }
+    }
+
+    async fn sandbox(&mut self, attempt: u32) -> bool {
+        let Some(pod) = self.pod else { return false };
+        if let Some(refusal) = unsupported(pod) {
+            self.setup_failed("FailedCreatePodSandBox", refusal);
+            return false;
+        }
+        let dns = resolv::dns(pod, &self.context.dns);
+        let config = config::sandbox(pod, attempt, &self.context.config, dns);
+        match self.context.runtime.run_sandbox(config).await {
+            Ok(_) => {
+                self.memory.setup = None;
+                true
+            }
+            Err(error) => {
+                let message = format!("Failed to create pod sandbox: {}", error.message());
+                self.setup_failed("FailedCreatePodSandBox", message);
+                false
+            }
+        }
+    }
+
+    fn setup_failed(&mut self, reason: &'static str, message: String) {
+        let previous = self.memory.setup.take();
+        if previous.as_ref().is_none_or(|previous| previous.message != message) {
+            self.event(None, WARNING, reason, &message);
+        }
+        let clock = &self.context.clock;
+        self.memory.setup = Some(failure(clock, previous, reason, message, RETRY));
+    }
+
+    async fn start(&mut self, sandbox: &str, name: &str, attempt: u32) {
+        let Some(pod) = self.pod else { return };
+        let Some(container) = pod.container(name) else { return };
+        let restart = self.observed.latest(name).is_some_and(|run| run.exit().is_some());
+        let clock = self.context.clock.clone();
+        match self.try_start(pod, container, sandbox, attempt).await {
+            Ok(()) => {
+                self.memory.failures.remove(name);
+                self.memory.reported.remove(name);
+            }
+            Err(error) => {
+                if error.reason == "CreateContainerConfigError" {
+                    self.event(Some(name), WARNING, "Failed", &format!("Error: {}", error.message));
+                }
+                let previous = self.memory.failures.remove(name);
+                let failure = failure(&clock, previous, error.reason, error.message, error.limits);
+                self.memory.failures.insert(name.into(), failure);
+                self.memory.reported.remove(name);
+            }
+        }
+        if restart {
+            let crashes = &mut self.memory.crashes;
+            let next = Backoff::next(crashes.get(name).copied(), CRASH, clock.now());
+            crashes.insert(name.into(), next);
+        }
+    }
+
+    async fn try_start(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &str,
+        attempt: u32,
+    ) -> Result<(), StartError> {
+        let name = &container.name;
+        let config_error = |message: String| StartError {
+            reason: "CreateContainerConfigError",
+            message,
+            limits: RETRY,
+        };
+        let sources = self.watched.sources(&self.context.clock).await.map_err(config_error)?;
+        let pulled = self.context.pulls.ensure(self.context, pod, container, &sources).await;
+        let (image, status) = pulled.map_err(|error| self.image_failed(name, error))?;
+        let services = self.context.services.snapshot();
+        let services = service_variables(pod, services.values().map(|entry| &entry.view));
+        let environment = environment(pod, container, &self.facts, &services, &sources)
+            .map_err(|error| config_error(error.to_string()))?;
+        let mounts = self
+            .context
+            .disk
+            .container(pod, container, attempt, &self.facts, &environment)
+            .await
+            .map_err(|error| config_error(error.to_string()))?;
+        let image_user = match (&status.uid, status.username.as_str()) {
+            (Some(uid), _) => Some(Ok(uid.value)),
+            (None, "") => None,
+            (None, user) => Some(user.parse().map_err(|_| user.to_string())),
+        };
+        let parts = Parts { attempt, image, environment, mounts, image_user };
+        let config = config::container(pod, container, &self.context.config, parts)
+            .map_err(|error| config_error(error.to_string()))?;
+        self.create_and_start(pod, container, sandbox, config).await
+    }
+
+    async fn create_and_start(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &str,
+        config: cri::ContainerConfig,
+    ) -> Result<(), StartError> {
+        let name = &container.name;
+        let failed = |reason, limits| {
+            move |error: RuntimeError| {
+                let message = error.message().to_string();
+                self.event(Some(name), WARNING, "Failed", &format!("Error: {message}"));
+                StartError { reason, message, limits }
+            }
+        };
+        let runtime = &self.context.runtime;
+        let sandbox_attempt = self.observed.newest().map_or(0, |sandbox| sandbox.attempt);
+        let dns = resolv::dns(pod, &self.context.dns);
+        let sandbox_config = config::sandbox(pod, sandbox_attempt, &self.context.config, dns);
+        let id = runtime.create(sandbox, config, sandbox_config).await;
+        let id = id.map_err(failed("CreateContainerError", RETRY))?;
+        self.event(Some(name), NORMAL, "Created", "Container created");
+        runtime.start(&id).await.map_err(failed("RunContainerError", CRASH))?;
+        self.event(Some(name), NORMAL, "Started", "Container started");
+        if let Some(hook) = &container.lifecycle.post_start {
+            let target = hooks::Target { id: &id, container, ips: &self.facts.pod_ips };
+            if let Err(error) = hooks::run(self.context, hook, &target).await {
+                let message = format!("PostStartHook failed: {error}");
+                self.event(Some(name), WARNING, "FailedPostStartHook", &message);
+                let grace = Duration::from_secs(pod.grace().max(1).unsigned_abs());
+                if let Err(error) = runtime.stop(&id, grace).await {
+                    tracing::warn!(container = %name, %error, "cannot stop a container");
+                }
+                return Err(StartError { reason: "PostStartHookError", message, limits: CRASH });
+            }
+        }
+        Ok(())
+    }
+
+    fn image_failed(&self, container: &str, error: ImageError) -> StartError {
+        let reason = error.reason();
+        let (event, message) = error.event();
+        self.event(Some(container), WARNING, event, &message);
+        self.event(Some(container), WARNING, "Failed", &format!("Error: {reason}"));
+        StartError { reason, message: error.to_string(), limits: PULL }
+    }
+
+    /// preStop, TERM, KILL: all within the grace period, of which two seconds always remain for
+    /// the TERM.
+    async fn kill(&self, step: &Step) {
+        let Step::Kill { id, container: name, grace, why } = step else { return };
+        self.event(Some(name), NORMAL, "Killing", why);
+        let started = self.context.clock.instant();
+        let container = self.pod.and_then(|pod| pod.container(name));
+        let hook = container.and_then(|container| container.lifecycle.pre_stop.as_ref());
+        if let (Some(container), Some(hook)) = (container, hook) {
+            let target = hooks::Target { id, container, ips: &self.facts.pod_ips };
+            let hook = hooks::run(self.context, hook, &target);
+            match self.context.clock.timeout(*grace, hook).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(error)) => {
+                    let message = format!("PreStopHook failed: {error}");
+                    self.event(Some(name), WARNING, "FailedPreStopHook", &message);
+                }
+            }
+        }
+        let spent = self.context.clock.instant().duration_since(started);
+        let least = (*grace).min(Duration::from_secs(2));
+        let left = grace.saturating_sub(spent).max(least);
+        if let Err(error) = self.context.runtime.stop(id, left).await {
+            tracing::warn!(pod = %self.id.name, container = %name, %error, "cannot stop a container");
+            self.pause().await;
+        }
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+        self.context.runtime.remove(id).await?;
+        let run = self.observed.containers.iter().find(|run| run.id == *id);
+        if let Some(run) = run.filter(|run| run.state != State::Created) {
+            self.context.disk.forget(self.id, run).await;
+        }
+        Ok(())
+    }
+
+    fn event(&self, container: Option<&str>, kind: &'static str, reason: &str, message: &str) {
+        if let Some(pod) = self.pod {
+            self.context.events.pod(pod, container, kind, reason, message);
+        }
+    }
+}
+
+fn failure(
+    clock: &Clock,
+    previous: Option<Failure>,
+    reason: &str,
+    message: String,
+    limits: Limits,
+) -> Failure {
+    let now: Time = clock.now();
+    let previous = previous.filter(|previous| previous.reason == reason);
+    let backoff = Backoff::next(previous.map(|previous| previous.backoff), limits, now);
+    let pull = matches!(reason, "ErrImagePull" | "InvalidImageName");
+    Failure {
+        reason: reason.into(),
+        message,
+        shown_until: pull.then(|| now.plus(PULL_ERROR_SHOWN)),
+        retry_at: now.plus(backoff.delay),
+        backoff,
+    }
+}
+
+/// What this node cannot do for a pod, said before anything is made.
+fn unsupported(pod: &Pod) -> Option<String> {
+    let spec = &pod.spec;
+    let class = spec.runtime_class_name.as_deref().filter(|class| !class.is_empty());
+    if let Some(class) = class {
+        let why = format!("RuntimeClass {class:?} not found");
+        return Some(format!("Failed to create pod sandbox: failed to get sandbox runtime: {why}"));
+    }
+    if spec.host_users == Some(false) {
+        return Some("Failed to create pod sandbox: user namespaces are not supported".into());
+    }
+    let mut all = spec.init_containers.iter().chain(&spec.containers);
+    let refused = all.find_map(|container| {
+        let what = match container {
+            container if !container.volume_devices.is_empty() => "volumeDevices",
+            container if !container.resources.claims.is_empty() => "resource claims",
+            _ => return None,
+        };
+        Some(format!("container {}: {what} are not supported", container.name))
+    });
+    refused.map(|refused| format!("Failed to create pod sandbox: {refused}"))
+}

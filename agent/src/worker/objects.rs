@@ -1,0 +1,259 @@
+//! The ConfigMaps and Secrets that the pods of this node refer to: each is watched by itself, once,
+//! for as long as a pod needs it. A node has no business with the others.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use client::{Client, Clock, ListOptions, Object, WatchEvent};
+use futures::StreamExt;
+use parking_lot::Mutex;
+use proto::view::config_map::ConfigMap;
+use proto::view::secret::Secret;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+
+use crate::environment::Sources;
+use crate::pod::{Pod, VolumeSource};
+
+/// Keys and their values.
+pub type Data = BTreeMap<String, Vec<u8>>;
+
+/// Every object that some pod of the node refers to.
+#[derive(Clone)]
+pub struct Objects {
+    client: Client,
+    clock: Clock,
+    all: Arc<Mutex<HashMap<(Kind, String, String), Weak<Watch>>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    ConfigMap,
+    Secret,
+}
+
+/// One pod's objects, by kind and name.
+#[derive(Default)]
+pub struct Watched {
+    objects: BTreeMap<(Kind, String), (Arc<Watch>, watch::Receiver<State>)>,
+    changed: bool,
+}
+
+#[derive(Clone, Default)]
+enum State {
+    #[default]
+    Unknown,
+    Missing,
+    Present(Arc<Data>),
+}
+
+struct Watch {
+    state: watch::Receiver<State>,
+    wakers: Arc<Mutex<Vec<Weak<Notify>>>>,
+    task: AbortHandle,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// How long a container's start waits for an object that has not arrived.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Objects {
+    pub fn new(client: Client, clock: Clock) -> Objects {
+        Objects { client, clock, all: Arc::default() }
+    }
+
+    fn watch(&self, kind: Kind, namespace: &str, name: &str) -> Arc<Watch> {
+        let mut all = self.all.lock();
+        all.retain(|_, watch| watch.strong_count() > 0);
+        let key = (kind, namespace.to_string(), name.to_string());
+        if let Some(known) = all.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        let (sender, state) = watch::channel(State::Unknown);
+        let wakers: Arc<Mutex<Vec<Weak<Notify>>>> = Arc::default();
+        let tell = Tell { sender, wakers: wakers.clone() };
+        let (this, namespace, name) = (self.clone(), namespace.to_string(), name.to_string());
+        let task = tokio::spawn(async move {
+            match kind {
+                Kind::ConfigMap => this.follow::<ConfigMap>(namespace, name, tell).await,
+                Kind::Secret => this.follow::<Secret>(namespace, name, tell).await,
+            }
+        });
+        let watch = Arc::new(Watch { state, wakers, task: task.abort_handle() });
+        all.insert(key, Arc::downgrade(&watch));
+        watch
+    }
+
+    /// Lists and watches one object for ever.
+    async fn follow<T: Content>(self, namespace: String, name: String, tell: Tell) {
+        let mut delay = Duration::from_millis(200);
+        loop {
+            match self.once::<T>(&namespace, &name, &tell).await {
+                Ok(()) => delay = Duration::from_millis(200),
+                Err(error) => {
+                    tracing::debug!(%namespace, %name, %error, "cannot watch an object");
+                    delay = (delay * 2).min(Duration::from_secs(30));
+                }
+            }
+            self.clock.sleep(delay).await;
+        }
+    }
+
+    async fn once<T: Content>(
+        &self,
+        namespace: &str,
+        name: &str,
+        tell: &Tell,
+    ) -> Result<(), client::Error> {
+        let mut options = ListOptions {
+            namespace: namespace.into(),
+            field_selector: format!("metadata.name={name}"),
+            ..ListOptions::default()
+        };
+        let list = self.client.list::<T>(&options).await?;
+        tell.state(list.items.first().map(|entry| entry.view.content()));
+        options.resource_version = list.revision.to_string();
+        let mut events = self.client.watch::<T>(&options);
+        while let Some(event) = events.next().await {
+            match event? {
+                WatchEvent::Added(entry) | WatchEvent::Modified(entry) => {
+                    tell.state(Some(entry.view.content()));
+                }
+                WatchEvent::Deleted(_) => tell.state(None),
+                WatchEvent::Bookmark { .. } => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Watched {
+    /// Watches what the pod refers to, and wakes its worker when any of it changes.
+    pub fn follow(&mut self, objects: &Objects, pod: &Pod, wake: &Arc<Notify>) {
+        for (kind, name) in references(pod) {
+            let key = (kind, name);
+            if self.objects.contains_key(&key) {
+                continue;
+            }
+            let watch = objects.watch(kind, &pod.metadata.namespace, &key.1);
+            watch.wakers.lock().push(Arc::downgrade(wake));
+            let state = watch.state.clone();
+            self.objects.insert(key, (watch, state));
+        }
+        for (_, state) in self.objects.values_mut() {
+            if state.has_changed().unwrap_or(false) {
+                state.mark_unchanged();
+                self.changed = true;
+            }
+        }
+    }
+
+    /// Has any object changed since this was last asked?
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// What the objects hold; waits until each is known, for a while.
+    pub async fn sources(&self, clock: &Clock) -> Result<Sources, String> {
+        let mut sources = Sources::default();
+        for ((kind, name), (_, state)) in &self.objects {
+            let mut state = state.clone();
+            let known = state.wait_for(|state| !matches!(state, State::Unknown));
+            let known = match clock.timeout(PATIENCE, known).await {
+                Ok(Ok(known)) => known.clone(),
+                _ => {
+                    let kind = format!("{kind:?}").to_lowercase();
+                    let why = "timed out waiting for the condition";
+                    return Err(format!("failed to sync {kind} cache: {why}"));
+                }
+            };
+            let State::Present(data) = known else { continue };
+            let map = match kind {
+                Kind::ConfigMap => &mut sources.config_maps,
+                Kind::Secret => &mut sources.secrets,
+            };
+            map.insert(name.clone(), (*data).clone());
+        }
+        Ok(sources)
+    }
+}
+
+struct Tell {
+    sender: watch::Sender<State>,
+    wakers: Arc<Mutex<Vec<Weak<Notify>>>>,
+}
+
+impl Tell {
+    fn state(&self, data: Option<Data>) {
+        self.sender.send_replace(match data {
+            Some(data) => State::Present(Arc::new(data)),
+            None => State::Missing,
+        });
+        self.wakers.lock().retain(|waker| match waker.upgrade() {
+            Some(waker) => {
+                waker.notify_one();
+                true
+            }
+            None => false,
+        });
+    }
+}
+
+trait Content: Object {
+    fn content(&self) -> Data;
+}
+
+impl Content for ConfigMap {
+    fn content(&self) -> Data {
+        let text = self.data.iter().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
+        text.chain(decoded(&self.binary_data)).collect()
+    }
+}
+
+impl Content for Secret {
+    fn content(&self) -> Data {
+        decoded(&self.data).collect()
+    }
+}
+
+fn decoded(data: &BTreeMap<String, String>) -> impl Iterator<Item = (String, Vec<u8>)> {
+    data.iter().map(|(key, value)| (key.clone(), STANDARD.decode(value).unwrap_or_default()))
+}
+
+/// The ConfigMaps and Secrets a pod names: in variables, volumes and pull secrets.
+fn references(pod: &Pod) -> Vec<(Kind, String)> {
+    let mut found = Vec::new();
+    for container in pod.spec.init_containers.iter().chain(&pod.spec.containers) {
+        for from in &container.env_from {
+            found.extend(from.config_map_ref.iter().map(|r| (Kind::ConfigMap, r.name.clone())));
+            found.extend(from.secret_ref.iter().map(|r| (Kind::Secret, r.name.clone())));
+        }
+        for source in container.env.iter().filter_map(|variable| variable.value_from.as_ref()) {
+            let map = source.config_map_key_ref.iter();
+            found.extend(map.map(|r| (Kind::ConfigMap, r.name.clone())));
+            found.extend(source.secret_key_ref.iter().map(|r| (Kind::Secret, r.name.clone())));
+        }
+    }
+    let mut volume = |source: &VolumeSource| match source {
+        VolumeSource::ConfigMap(files) => found.push((Kind::ConfigMap, files.name.clone())),
+        VolumeSource::Secret(files) => found.push((Kind::Secret, files.name.clone())),
+        _ => {}
+    };
+    for source in pod.spec.volumes.iter().filter_map(|volume| volume.source().ok()) {
+        volume(&source);
+        if let VolumeSource::Projected(projected) = &source {
+            let parts = projected.sources.iter().filter_map(|part| part.source().ok());
+            parts.for_each(|part| volume(&part));
+        }
+    }
+    found.extend(pod.spec.image_pull_secrets.iter().map(|r| (Kind::Secret, r.name.clone())));
+    found
+}

@@ -1,0 +1,109 @@
+//! Tells the API the status of one pod, apart from its worker: an API server that does not answer
+//! delays no container. Only the newest status is sent; a failure is tried again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{DeleteOptions, Patch};
+use proto::view;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Context;
+use crate::cri::PodId;
+use crate::pod::{Pod, PodStatus};
+use crate::report::patch;
+
+/// The worker's end. The task lives as long as it.
+pub struct Publisher {
+    sender: watch::Sender<Option<Arc<Desired>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+struct Desired {
+    /// The API's object when this was decided.
+    pod: Arc<PodStatus>,
+    revision: u64,
+    status: PodStatus,
+    /// The graceful deletion is complete.
+    finish: bool,
+}
+
+impl Publisher {
+    pub fn start(context: Arc<Context>, id: PodId) -> Publisher {
+        let (sender, receiver) = watch::channel(None);
+        let task = tokio::spawn(Task { context, id, receiver, known: None }.run());
+        Publisher { sender, _task: AbortOnDropHandle::new(task) }
+    }
+
+    pub fn status(&self, pod: &Pod, status: &PodStatus) {
+        self.send(pod, status.clone(), false);
+    }
+
+    /// After this status the object may go.
+    pub fn finish(&self, pod: &Pod) {
+        let last = self.sender.borrow().as_ref().map(|desired| desired.status.clone());
+        self.send(pod, last.unwrap_or_else(|| pod.status.clone()), true);
+    }
+
+    fn send(&self, pod: &Pod, status: PodStatus, finish: bool) {
+        let (revision, pod) = (pod.metadata.revision(), Arc::new(pod.status.clone()));
+        self.sender.send_replace(Some(Arc::new(Desired { pod, revision, status, finish })));
+    }
+}
+
+struct Task {
+    context: Arc<Context>,
+    id: PodId,
+    receiver: watch::Receiver<Option<Arc<Desired>>>,
+    /// What the API answered last, and at which revision.
+    known: Option<(u64, PodStatus)>,
+}
+
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(10);
+
+impl Task {
+    async fn run(mut self) {
+        let mut delay = FIRST_DELAY;
+        while self.receiver.changed().await.is_ok() {
+            loop {
+                let desired = self.receiver.borrow_and_update().clone();
+                let Some(desired) = desired else { break };
+                match self.publish(&desired).await {
+                    Ok(()) => {
+                        delay = FIRST_DELAY;
+                        break;
+                    }
+                    Err(error) if error.is_not_found() || error.is_conflict() => break,
+                    Err(error) => {
+                        tracing::warn!(pod = %self.id.name, %error, "cannot report a pod's status");
+                        self.context.clock.sleep(delay).await;
+                        delay = (delay * 2).min(MAX_DELAY);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn publish(&mut self, desired: &Desired) -> Result<(), client::Error> {
+        let PodId { uid, namespace, name } = &self.id;
+        let api = match &self.known {
+            Some((revision, known)) if *revision >= desired.revision => known,
+            _ => &desired.pod,
+        };
+        if let Some(changes) = patch(uid, api, &desired.status) {
+            let changes = Patch::Strategic(changes);
+            let client = &self.context.client;
+            let entry = client.patch::<view::pod::Pod>(namespace, name, "status", &changes).await?;
+            let answer: Option<Pod> = serde_json::from_slice(&entry.bytes).ok();
+            self.known = answer.map(|pod| (pod.metadata.revision(), pod.status));
+        }
+        if desired.finish {
+            let options =
+                DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::uid(uid) };
+            self.context.client.delete::<view::pod::Pod>(namespace, name, &options).await?;
+        }
+        Ok(())
+    }
+}

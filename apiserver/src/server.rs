@@ -16,7 +16,7 @@ use crate::{
     admission,
     authn::{Authenticator, TokenFileError},
     discovery::Discovery,
-    http::{self, Api, Check, Health, OpenApi},
+    http::{self, Api, Health, OpenApi},
     kinds::service::pool::Pool,
     node::Nodes,
     pki::{Pki, PkiError},
@@ -30,6 +30,7 @@ mod network;
 mod options;
 pub mod tls;
 
+pub use crate::http::Check;
 pub use options::Options;
 
 use tls::{Tls, TlsError};
@@ -79,6 +80,16 @@ impl Server {
     /// Listens, opens the store, makes certificates and kubeconfigs, and creates what every
     /// cluster has.
     pub async fn start(options: Options, clock: Clock, rng: Rng) -> Result<Server, ServerError> {
+        Server::start_with(options, clock, rng, Vec::new()).await
+    }
+
+    /// The same, ready only when these hold too: of what else runs in this process.
+    pub async fn start_with(
+        options: Options,
+        clock: Clock,
+        rng: Rng,
+        checks: Vec<Check>,
+    ) -> Result<Server, ServerError> {
         let admission = admission::Chain::without(&options.disable_admission_plugins)?;
         let authenticator = Authenticator::new(options.token_auth_file.as_deref())?;
         std::fs::create_dir_all(&options.data_dir)
@@ -111,7 +122,7 @@ impl Server {
         pki.write_kubeconfigs(&options.data_dir, &url)?;
         let serving = Check::new("serving");
         let bootstrapped = Check::new("poststarthook/bootstrap");
-        let ready = vec![bootstrapped.clone(), serving.clone()];
+        let ready = [vec![bootstrapped.clone(), serving.clone()], checks].concat();
         let advertised = SocketAddr::new(options.advertised(), address.port());
         let api = Arc::new(Api {
             registry: registry.clone(),

@@ -17,11 +17,21 @@ mod why;
 
 use std::process::ExitCode;
 
+use crate::daemons::{self, Daemon};
 use crate::failure::{Failure, Result};
 use crate::session::Connection;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
+    #[command(flatten)]
+    Ask(Ask),
+    #[command(flatten)]
+    Daemon(Daemon),
+}
+
+/// Commands that ask an API server.
+#[derive(clap::Subcommand)]
+pub enum Ask {
     /// Make objects as manifests describe them, whether they are there or not
     Apply(apply::Apply),
     /// Make objects that are not there yet
@@ -53,31 +63,40 @@ pub enum Command {
 }
 
 pub fn run(command: Command, connection: Connection) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::said(format!("cannot start: {error}")))?;
-    let result = runtime.block_on(async {
-        match command {
-            Command::Apply(apply) => apply.run(&connection.open()?).await,
-            Command::Create(create) => create.run(&connection.open()?).await,
-            Command::Get(get) => get.run(&connection.open()?).await,
-            Command::Describe(describe) => describe.run(&connection.open()?).await,
-            Command::Scale(scale) => scale.run(&connection.open()?).await,
-            Command::Delete(delete) => delete.run(&connection.open()?).await,
-            Command::Logs(logs) => logs.run(&connection.open()?).await,
-            // The exit code of the command in the container is ctl's.
-            Command::Exec(exec) => return exec.run(&connection.open()?).await,
-            Command::Rollout(rollout) => rollout.run(&connection.open()?).await,
-            Command::Why(why) => why.run(&connection.open()?).await,
-            Command::Wait(wait) => wait.run(&connection.open()?).await,
-            Command::ApiResources(list) => list.run(&connection.open()?).await,
-            Command::Version(version) => version.run(&connection).await,
-            Command::Completion(completion) => completion.run(),
-        }
-        .map(|()| ExitCode::SUCCESS)
-    });
-    // A read of standard input may hang for ever; it must not keep the program.
-    runtime.shutdown_background();
-    result
+    match command {
+        Command::Ask(ask) => ask.run(connection),
+        Command::Daemon(daemon) => daemons::run(daemon),
+    }
+}
+
+impl Ask {
+    fn run(self, connection: Connection) -> Result<ExitCode> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::said(format!("cannot start: {error}")))?;
+        let result = runtime.block_on(async {
+            match self {
+                Ask::Apply(apply) => apply.run(&connection.open()?).await,
+                Ask::Create(create) => create.run(&connection.open()?).await,
+                Ask::Get(get) => get.run(&connection.open()?).await,
+                Ask::Describe(describe) => describe.run(&connection.open()?).await,
+                Ask::Scale(scale) => scale.run(&connection.open()?).await,
+                Ask::Delete(delete) => delete.run(&connection.open()?).await,
+                Ask::Logs(logs) => logs.run(&connection.open()?).await,
+                // The exit code of the command in the container is ctl's.
+                Ask::Exec(exec) => return exec.run(&connection.open()?).await,
+                Ask::Rollout(rollout) => rollout.run(&connection.open()?).await,
+                Ask::Why(why) => why.run(&connection.open()?).await,
+                Ask::Wait(wait) => wait.run(&connection.open()?).await,
+                Ask::ApiResources(list) => list.run(&connection.open()?).await,
+                Ask::Version(version) => version.run(&connection).await,
+                Ask::Completion(completion) => completion.run(),
+            }
+            .map(|()| ExitCode::SUCCESS)
+        });
+        // A read of standard input may hang for ever; it must not keep the program.
+        runtime.shutdown_background();
+        result
+    }
 }

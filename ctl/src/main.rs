@@ -2,6 +2,7 @@
 //! own file.
 
 mod commands;
+mod daemons;
 mod failure;
 mod files;
 mod output;

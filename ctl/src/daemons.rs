@@ -1,0 +1,110 @@
+//! The daemons inside `ctl`: the same programs as the binaries of their own, with the same flags,
+//! and `ctl server`, which is three of them in one process.
+
+mod server;
+
+use std::process::ExitCode;
+
+use client::{BoxError, CancellationToken, Client, Clock, Informers, Rng, kubeconfig};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::failure::{Failure, Result, chain};
+
+#[derive(clap::Subcommand)]
+pub enum Daemon {
+    /// Run API server, scheduler and controllers in one process
+    Server(server::Options),
+    /// Run an API server
+    Apiserver(apiserver::Options),
+    /// Run a scheduler
+    Scheduler {
+        #[command(flatten)]
+        server: KubeconfigFile,
+        #[command(flatten)]
+        options: scheduler::Options,
+    },
+    /// Run the controllers
+    Controller(controller::Options),
+}
+
+/// How a component reaches the API server.
+#[derive(Clone, Debug, clap::Args)]
+pub struct KubeconfigFile {
+    /// Path to the kubeconfig with the API server's address and our credentials
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<std::path::PathBuf>,
+}
+
+/// Runs it in the foreground until SIGTERM or SIGINT.
+pub fn run(daemon: Daemon) -> Result<ExitCode> {
+    let json = matches!(&daemon, Daemon::Server(options) if options.log_format == "json");
+    log(json);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::said(format!("cannot start: {error}")))?;
+    runtime.block_on(serve(daemon)).map_err(|error| Failure::said(chain(&*error)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(daemon: Daemon) -> std::result::Result<(), BoxError> {
+    let (clock, rng) = (Clock::system(), Rng::from_os());
+    let shutdown = on_signal()?;
+    match daemon {
+        Daemon::Server(options) => server::run(options, clock, rng, shutdown).await,
+        Daemon::Apiserver(options) => {
+            let server = apiserver::Server::start(options, clock, rng).await?;
+            tracing::info!(address = %server.address(), "serving");
+            server.serve(shutdown).await;
+            Ok(())
+        }
+        Daemon::Scheduler { server, options } => {
+            let (client, informers) = connect(server.kubeconfig, &clock, &rng)?;
+            Ok(scheduler::run(options, client, informers, clock, rng, shutdown).await?)
+        }
+        Daemon::Controller(options) => {
+            let (client, informers) = connect(options.kubeconfig.clone(), &clock, &rng)?;
+            Ok(controller::run(options, client, informers, clock, rng, shutdown).await?)
+        }
+    }
+}
+
+fn connect(
+    path: Option<std::path::PathBuf>,
+    clock: &Clock,
+    rng: &Rng,
+) -> std::result::Result<(Client, Informers), BoxError> {
+    let config = match path {
+        Some(path) => kubeconfig::component(&path)?,
+        None => kubeconfig::Kubeconfig::load(None)?.config(None)?,
+    };
+    let client = Client::connect(&config)?;
+    let informers = Informers::new(client.clone(), clock.clone(), rng.clone());
+    Ok((client, informers))
+}
+
+/// Cancelled at the first SIGTERM or SIGINT.
+fn on_signal() -> std::io::Result<CancellationToken> {
+    let shutdown = CancellationToken::new();
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let ended = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        ended.cancel();
+    });
+    Ok(shutdown)
+}
+
+fn log(json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match json {
+        true => builder.json().init(),
+        false => builder.init(),
+    }
+}

@@ -1,0 +1,101 @@
+//! `ctl server`: API server, scheduler and controllers in one process. The latter two speak to the
+//! first through its router, without a network, as the users they would be over it.
+
+use apiserver::server::Check;
+use client::{BoxError, CancellationToken, Clock, Informers, Rng};
+use proto::user::User;
+use proto::view::service_account::ServiceAccount;
+
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    #[command(flatten)]
+    server: apiserver::Options,
+    /// Controllers to run: '*' is all, 'foo' the one called foo, '-foo' not that one
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "*",
+        allow_hyphen_values = true
+    )]
+    controllers: Vec<String>,
+    /// Give Services of type LoadBalancer addresses of this range
+    #[arg(long, value_name = "CIDR")]
+    load_balancer_cidr: Option<String>,
+    /// How logs look
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    pub log_format: String,
+}
+
+/// Serves until `shutdown`. An error of any part ends the whole.
+pub async fn run(
+    options: Options,
+    clock: Clock,
+    rng: Rng,
+    shutdown: CancellationToken,
+) -> Result<(), BoxError> {
+    let ready = Check::new("controllers");
+    let checks = vec![ready.clone()];
+    let data_dir = options.server.data_dir.clone();
+    // An embedded store has one opener, and so this process no rival.
+    let leader_elect = !options.server.etcd.servers.is_empty();
+    let server =
+        apiserver::Server::start_with(options.server, clock.clone(), rng.clone(), checks).await?;
+    tracing::info!(address = %server.address(), "serving");
+    let component = |name: &str| {
+        server.client(User::new(&format!("system:{name}"), &["system:authenticated"]))
+    };
+    let (controllers, schedules) =
+        (component("kube-controller-manager"), component("kube-scheduler"));
+    // One copy of each kind for both: informers read as the controllers, who may read everything.
+    let informers = Informers::new(controllers.clone(), clock.clone(), rng.clone());
+    let controller = controller::Options {
+        controllers: options.controllers,
+        load_balancer_cidr: options.load_balancer_cidr,
+        root_ca_file: Some(data_dir.join("pki/ca.crt")),
+        leader_elect,
+        ..controller::Options::default()
+    };
+    let scheduler = scheduler::Options { leader_elect };
+    let parts = async {
+        let (c, r, i, s) = (clock.clone(), rng.clone(), informers.clone(), shutdown.clone());
+        let controllers = controller::run(controller, controllers, i, c, r, s);
+        let (c, r, i, s) = (clock.clone(), rng.clone(), informers.clone(), shutdown.clone());
+        let scheduler = scheduler::run(scheduler, schedules, i, c, r, s);
+        let both =
+            futures::future::try_join(async { controllers.await.map_err(BoxError::from) }, async {
+                scheduler.await.map_err(BoxError::from)
+            });
+        match both.await {
+            // Told to end; the server ends last.
+            Ok(_) => std::future::pending().await,
+            Err(error) => error,
+        }
+    };
+    let announce = async {
+        default_account(&informers).await;
+        ready.pass();
+        tracing::info!("ready");
+        std::future::pending::<()>().await
+    };
+    tokio::select! {
+        () = server.serve(shutdown.clone()) => Ok(()),
+        error = parts => Err(error),
+        () = announce => Ok(()),
+    }
+}
+
+/// Pods can be made in `default` once its ServiceAccount is there.
+async fn default_account(informers: &Informers) {
+    let mut changes = informers.of::<ServiceAccount>().changes();
+    loop {
+        let change = changes.next().await;
+        if change.new.is_some()
+            && &*change.key.namespace == "default"
+            && &*change.key.name == "default"
+        {
+            return;
+        }
+    }
+}

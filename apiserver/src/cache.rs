@@ -113,8 +113,15 @@ impl Cache {
     /// own write, and whoever lost a conflict reads what it lost to.
     pub async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {
         let outcome = self.shared.store.transact(txn).await?;
-        let (Outcome::Committed(revision) | Outcome::Conflict { revision, .. }) = &outcome;
-        self.wait(*revision).await;
+        match &outcome {
+            // Written is written, also when the store fails now.
+            Outcome::Committed(revision) => {
+                if self.reach(*revision).await.is_err() {
+                    self.wait(*revision).await;
+                }
+            }
+            Outcome::Conflict { revision, .. } => self.reach(*revision).await?,
+        }
         Ok(outcome)
     }
 
@@ -122,12 +129,19 @@ impl Cache {
     /// the call, by whichever API server. With the embedded stores it does not wait.
     pub async fn fresh(&self) -> Result<Revision, StoreError> {
         let revision = self.shared.store.revision().await?;
-        // Usually it is on its way.
-        if self.shared.clock.timeout(NUDGE, self.wait(revision)).await.is_err() {
+        self.reach(revision).await?;
+        Ok(revision)
+    }
+
+    /// Waits for a revision that the store has. Usually it is here or on its way.
+    async fn reach(&self, revision: Revision) -> Result<(), StoreError> {
+        if self.progress() < revision
+            && self.shared.clock.timeout(NUDGE, self.wait(revision)).await.is_err()
+        {
             self.shared.store.nudge(revision).await?;
             self.wait(revision).await;
         }
-        Ok(revision)
+        Ok(())
     }
 
     /// Returns when the cache has seen this revision; the caller sets a deadline.

@@ -108,6 +108,28 @@ async fn foreign_writes_do_not_stall_reads() {
     }
 }
 
+/// etcd's own limit is the full disk of this store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_etcd_fails_writes_and_reads_go_on() {
+    let quota = |_: &std::path::Path| vec!["--quota-backend-bytes=4000000".into()];
+    let Some(etcd) = Etcd::start_with(1, "http", quota) else { return };
+    let store = connect(&etcd).await;
+    let value: bytes::Bytes = vec![b'x'; 100_000].into();
+    let mut count = 0;
+    let error = loop {
+        match store.transact(Txn::create(format!("/registry/x/{count}"), value.clone())).await {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, StoreError::NoSpace), "{error:?}");
+    let page = store.list(Range { prefix: "/registry/x/", ..Range::default() }).await.unwrap();
+    assert_eq!(page.items.len(), count);
+    let large = vec![b'x'; 3_000_000].into();
+    let error = store.transact(Txn::create("/registry/large", large)).await.unwrap_err();
+    assert!(matches!(error, StoreError::TooLarge), "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_with_client_certificates() {
     let authority = Authority::new();

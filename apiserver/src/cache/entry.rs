@@ -166,6 +166,9 @@ fn without_version(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
     use super::*;
 
     fn entry(value: &str, create_revision: Revision) -> Entry {
@@ -223,5 +226,59 @@ mod tests {
             ("ns", "a", Some(""))
         );
         assert_eq!(new.field("spec.other"), None);
+    }
+
+    const NAME: &str = "[a-c\"\\\\é{}]{0,3}|metadata|resourceVersion|spec|nodeName";
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            NAME.prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                map(inner)
+            ]
+        })
+    }
+
+    fn map(inner: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
+        let map = proptest::collection::btree_map(NAME, inner, 0..4);
+        map.prop_map(|map| Value::Object(map.into_iter().collect()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// The served object is the stored one with the revision, whatever it looks like.
+        #[test]
+        fn any_object_keeps_its_content(
+            mut object in map(json()),
+            mut metadata in map(json()),
+            pretty: bool,
+        ) {
+            for known in ["uid", "labels"] {
+                metadata.as_object_mut().unwrap().remove(known);
+            }
+            object["metadata"] = metadata;
+            let stored = match pretty {
+                true => serde_json::to_string_pretty(&object).unwrap(),
+                false => object.to_string(),
+            };
+            let entry = entry(&stored, 12);
+            let node = object.pointer("/spec/nodeName").map(|node| match node {
+                Value::String(text) => text.clone(),
+                Value::Null | Value::Array(_) | Value::Object(_) => String::new(),
+                scalar => scalar.to_string(),
+            });
+            prop_assert_eq!(entry.field("spec.nodeName").unwrap(), node.unwrap_or_default());
+            object["metadata"]["resourceVersion"] = "12".into();
+            prop_assert_eq!(serde_json::from_slice::<Value>(&entry.bytes()).unwrap(), object.clone());
+            object["metadata"]["resourceVersion"] = "1000".into();
+            prop_assert_eq!(serde_json::from_slice::<Value>(&entry.bytes_at(1000)).unwrap(), object);
+        }
     }
 }

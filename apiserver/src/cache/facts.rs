@@ -95,7 +95,7 @@ pub fn extract(bytes: &[u8], paths: &Paths) -> Result<Facts, serde_json::Error> 
         fields: found.fields.into(),
         metadata_start: offset + 1,
         metadata_is_empty: raw[1..].trim_start().starts_with('}'),
-        foreign_version: metadata.resource_version.map(|_| offset..offset + raw.len()),
+        foreign_version: metadata.resource_version.then(|| offset..offset + raw.len()),
     })
 }
 
@@ -106,8 +106,13 @@ struct Metadata<'a> {
     uid: Option<Cow<'a, str>>,
     #[serde(default)]
     labels: Option<Labels>,
-    #[serde(default)]
-    resource_version: Option<IgnoredAny>,
+    /// Whether there is one, be it null.
+    #[serde(default, deserialize_with = "present")]
+    resource_version: bool,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
 struct Found<'de> {

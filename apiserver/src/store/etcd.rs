@@ -31,16 +31,16 @@ use failure::{Failure, classify};
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct EtcdOptions {
     /// etcd's client URLs, separated by commas
-    #[arg(long = "etcd-servers", value_delimiter = ',', value_name = "URL")]
+    #[arg(id = "etcd-servers", long, value_delimiter = ',', value_name = "URL")]
     pub servers: Vec<String>,
     /// certificate authority of etcd's servers
-    #[arg(long = "etcd-cafile", value_name = "FILE", requires = "servers")]
+    #[arg(id = "etcd-cafile", long, value_name = "FILE", requires = "etcd-servers")]
     pub cafile: Option<PathBuf>,
     /// client certificate for etcd
-    #[arg(long = "etcd-certfile", value_name = "FILE", requires = "keyfile")]
+    #[arg(id = "etcd-certfile", long, value_name = "FILE", requires = "etcd-keyfile")]
     pub certfile: Option<PathBuf>,
     /// key of the client certificate for etcd
-    #[arg(long = "etcd-keyfile", value_name = "FILE", requires = "certfile")]
+    #[arg(id = "etcd-keyfile", long, value_name = "FILE", requires = "etcd-certfile")]
     pub keyfile: Option<PathBuf>,
 }
 
@@ -233,7 +233,8 @@ impl Store for EtcdStore {
         let answer = match answer {
             Ok(Ok(answer)) => answer,
             Ok(Err(failure)) => return Err(failure.explain(0)),
-            Err(StoreError::Unavailable { source, .. }) => {
+            // An attempt before the one that was refused may have been written.
+            Err(StoreError::Unavailable { source, .. }) if attempts > 1 => {
                 return Err(StoreError::Uncertain { source });
             }
             Err(error) => return Err(error),
@@ -370,4 +371,34 @@ fn unavailable(
     source: impl std::error::Error + Send + Sync + 'static,
 ) -> StoreError {
     StoreError::Unavailable { operation, source: Arc::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        etcd: EtcdOptions,
+    }
+
+    #[test]
+    fn flags_are_upstreams() {
+        let flags = ["x", "--etcd-servers=http://a,http://b", "--etcd-cafile=ca"];
+        let etcd = Program::try_parse_from(flags).unwrap().etcd;
+        assert_eq!(etcd.servers, ["http://a", "http://b"]);
+        assert_eq!(etcd.cafile, Some("ca".into()));
+        for alone in ["--etcd-cafile=ca", "--etcd-certfile=c", "--etcd-keyfile=k"] {
+            assert!(Program::try_parse_from(["x", alone]).is_err(), "{alone}");
+        }
+    }
+
+    #[test]
+    fn ranges_end_behind_their_prefix() {
+        assert_eq!(end_of("/registry/"), b"/registry0");
+        assert_eq!(end_of(""), [0], "all keys");
+    }
 }

@@ -33,11 +33,12 @@ pub fn classify(error: &etcd_client::Error) -> Failure {
 }
 
 fn of_status(code: i32, message: &str) -> Failure {
-    const MESSAGES: [(&str, Failure); 5] = [
+    const MESSAGES: [(&str, Failure); 6] = [
         ("required revision has been compacted", Failure::Compacted),
         ("required revision is a future revision", Failure::Future),
         ("database space exceeded", Failure::NoSpace),
         ("request is too large", Failure::TooLarge),
+        ("message larger than max", Failure::TooLarge),
         ("too many operations in txn request", Failure::TooLarge),
     ];
     if let Some((_, failure)) = MESSAGES.iter().find(|(known, _)| message.contains(known)) {
@@ -73,6 +74,7 @@ mod tests {
             (11, "etcdserver: mvcc: required revision is a future revision", Failure::Future),
             (8, "etcdserver: mvcc: database space exceeded", Failure::NoSpace),
             (3, "etcdserver: request is too large", Failure::TooLarge),
+            (8, "grpc: received message larger than max (3 vs. 2)", Failure::TooLarge),
             (14, "etcdserver: leader changed", Failure::Unanswered),
             (14, "etcdserver: request timed out", Failure::Unanswered),
             (7, "etcdserver: permission denied", Failure::Refused),

@@ -10,7 +10,7 @@ use proto::kind::Row;
 use proto::meta::ObjectMeta;
 use proto::view::Meta;
 
-use crate::plan::{Create, Delete, Patch, Step, Target, Told};
+use crate::plan::{Create, Delete, Patch, Step, Target, Told, Words};
 use crate::view::{Failure, View};
 
 const JSON: &str = "application/json";
@@ -109,9 +109,7 @@ impl Executor {
                 let meta = self.wrote(create.row, path, answer).map_err(|source| {
                     step_error("create", create.row, &create.namespace, "", source)
                 })?;
-                if let Some(told) = &create.told {
-                    self.tell_success(told, told.created, &meta.name);
-                }
+                self.tell_success(create.told.as_ref(), |told| told.created, &meta.name);
                 Ok(())
             }
             Err(source) => {
@@ -120,10 +118,9 @@ impl Executor {
                 let name = name.unwrap_or_default();
                 let mut error = step_error("create", create.row, &create.namespace, name, source);
                 // Nothing can be created in a namespace that is going away: no one need know.
-                if let Some(told) = &create.told
-                    && !error.source.is_namespace_terminating()
-                {
-                    error.failure = self.tell_failure(told, told.not_created, &error.source);
+                if !error.source.is_namespace_terminating() {
+                    let words = |told: &Told| told.not_created;
+                    error.failure = self.tell_failure(create.told.as_ref(), words, &error.source);
                 }
                 Err(error)
             }
@@ -146,15 +143,12 @@ impl Executor {
             }
             Err(source) => {
                 let mut error = step_error("delete", row, namespace, name, source);
-                if let Some(told) = &delete.told {
-                    error.failure = self.tell_failure(told, told.not_deleted, &error.source);
-                }
+                let words = |told: &Told| told.not_deleted;
+                error.failure = self.tell_failure(delete.told.as_ref(), words, &error.source);
                 return Err(error);
             }
         }
-        if let Some(told) = &delete.told {
-            self.tell_success(told, told.deleted, name);
-        }
+        self.tell_success(delete.told.as_ref(), |told| told.deleted, name);
         Ok(())
     }
 
@@ -215,16 +209,22 @@ impl Executor {
     /// Tells of a failure; returns what the next plan should know.
     fn tell_failure(
         &self,
-        told: &Told,
-        (reason, words): (&'static str, &'static str),
+        told: Option<&Told>,
+        words: fn(&Told) -> Option<Words>,
         error: &Error,
     ) -> Option<Failure> {
+        let told = told?;
+        let (reason, words) = words(told)?;
         self.recorder.event(&told.regarding, "Warning", reason, format!("{words}{error}"));
         Some(Failure { reason, message: error.to_string() })
     }
 
-    fn tell_success(&self, told: &Told, (reason, words): (&'static str, &'static str), name: &str) {
-        self.recorder.event(&told.regarding, "Normal", reason, format!("{words}{name}"));
+    fn tell_success(&self, told: Option<&Told>, words: fn(&Told) -> Option<Words>, name: &str) {
+        if let Some(told) = told
+            && let Some((reason, words)) = words(told)
+        {
+            self.recorder.event(&told.regarding, "Normal", reason, format!("{words}{name}"));
+        }
     }
 }
 

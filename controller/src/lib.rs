@@ -2,6 +2,7 @@
 //! object and a view of the others to a plan; the framework alone waits, retries and writes.
 //! Nothing here opens a socket or reads a clock by itself.
 
+pub mod deployment;
 mod execute;
 pub mod options;
 pub mod plan;
@@ -14,6 +15,7 @@ use std::pin::Pin;
 
 use client::{CancellationToken, Client, Clock, Informers, LeaseName, Recorder, Rng, lead};
 
+use crate::deployment::Deployments;
 pub use crate::options::{Options, UnknownController};
 use crate::replica_set::ReplicaSets;
 use crate::run::{Controller, Setup};
@@ -36,7 +38,10 @@ type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Start = (&'static str, fn(&Options, Setup) -> Option<Task>);
 
 /// Every controller there is.
-static CONTROLLERS: &[Start] = &[(ReplicaSets::NAME, |_, setup| start(ReplicaSets, setup))];
+static CONTROLLERS: &[Start] = &[
+    (Deployments::NAME, |_, setup| start(Deployments, setup)),
+    (ReplicaSets::NAME, |_, setup| start(ReplicaSets, setup)),
+];
 
 fn start<C: Controller>(controller: C, setup: Setup) -> Option<Task> {
     Some(Box::pin(run::run(controller, setup)))

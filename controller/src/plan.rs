@@ -83,10 +83,20 @@ pub struct Target {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Told {
     pub regarding: ObjectReference,
-    pub created: (&'static str, &'static str),
-    pub not_created: (&'static str, &'static str),
-    pub deleted: (&'static str, &'static str),
-    pub not_deleted: (&'static str, &'static str),
+    pub created: Option<Words>,
+    pub not_created: Option<Words>,
+    pub deleted: Option<Words>,
+    pub not_deleted: Option<Words>,
+}
+
+/// A reason, and how the message begins.
+pub type Words = (&'static str, &'static str);
+
+impl Told {
+    /// Tells nothing yet.
+    pub fn new(regarding: ObjectReference) -> Told {
+        Told { regarding, created: None, not_created: None, deleted: None, not_deleted: None }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -202,10 +202,10 @@ fn delete(pod: &Entry<Pod>, told: &Told) -> Step {
 fn told(regarding: &ObjectReference) -> Told {
     Told {
         regarding: regarding.clone(),
-        created: ("SuccessfulCreate", "Created pod: "),
-        deleted: ("SuccessfulDelete", "Deleted pod: "),
-        not_created: ("FailedCreate", "Error creating: "),
-        not_deleted: ("FailedDelete", "Error deleting: "),
+        created: Some(("SuccessfulCreate", "Created pod: ")),
+        deleted: Some(("SuccessfulDelete", "Deleted pod: ")),
+        not_created: Some(("FailedCreate", "Error creating: ")),
+        not_deleted: Some(("FailedDelete", "Error deleting: ")),
     }
 }
 

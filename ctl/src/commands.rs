@@ -1,7 +1,7 @@
 //! The commands, each in a file of its own.
 
 mod api_resources;
-mod apply;
+pub mod apply;
 mod completion;
 mod create;
 mod delete;
@@ -17,8 +17,11 @@ mod why;
 
 use std::process::ExitCode;
 
+use clap::Parser;
+
+use crate::cluster::{self, ClusterCommand};
 use crate::daemons::{self, Daemon};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, chain};
 use crate::session::Connection;
 
 #[derive(clap::Subcommand)]
@@ -27,6 +30,8 @@ pub enum Command {
     Ask(Ask),
     #[command(flatten)]
     Daemon(Daemon),
+    /// Start, stop and look at clusters on this machine
+    Cluster(ClusterCommand),
 }
 
 /// Commands that ask an API server.
@@ -66,7 +71,16 @@ pub fn run(command: Command, connection: Connection) -> Result<ExitCode> {
     match command {
         Command::Ask(ask) => ask.run(connection),
         Command::Daemon(daemon) => daemons::run(daemon),
+        Command::Cluster(command) => {
+            cluster::run(command).map_err(|error| Failure::said(chain(&error)))
+        }
     }
+}
+
+/// Runs the command of these words, as if they had been typed.
+pub fn run_words(words: &[&str]) -> Result<ExitCode> {
+    let cli = crate::Cli::try_parse_from(words).map_err(Failure::said)?;
+    run(cli.command, cli.connection)
 }
 
 impl Ask {

@@ -1,6 +1,7 @@
 //! `ctl`: the CLI, and every daemon in one program. Only wiring: what each command does is in its
 //! own file.
 
+mod cluster;
 mod commands;
 mod daemons;
 mod failure;

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
@@ -307,12 +307,12 @@ impl Request {
         Self { operation: format!("set {name} up"), flags: 0, message }
     }
 
-    /// Moves a link into another network namespace.
-    pub fn move_link(name: &str, namespace: impl AsFd) -> Self {
+    /// Sets a link down.
+    pub fn down(name: &str) -> Self {
         let mut message = named_link(name);
-        message.attributes.push(LinkAttribute::NetNsFd(namespace.as_fd().as_raw_fd()));
+        message.header.change_mask = LinkFlags::Up;
         let message = RouteNetlinkMessage::SetLink(message);
-        Self { operation: format!("move link {name}"), flags: 0, message }
+        Self { operation: format!("set {name} down"), flags: 0, message }
     }
 
     /// Removes a link.

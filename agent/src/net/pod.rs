@@ -194,7 +194,7 @@ fn open_bridge(config: &NetworkConfig, gateway: Ipv4Addr) -> Result<u32, NetErro
 
 /// Sets a kernel parameter of the current network namespace, unless it has that value: /proc/sys
 /// may be read-only.
-pub(crate) fn sysctl(name: &str, value: &str) -> Result<(), NetError> {
+pub fn sysctl(name: &str, value: &str) -> Result<(), NetError> {
     let path = format!("/proc/sys/{name}");
     if std::fs::read_to_string(&path).is_ok_and(|old| old.trim() == value) {
         return Ok(());
@@ -203,7 +203,7 @@ pub(crate) fn sysctl(name: &str, value: &str) -> Result<(), NetError> {
 }
 
 /// Derived from the address, so that a neighbour's table stays right when an address is reused.
-fn mac_of(ip: Ipv4Addr) -> [u8; 6] {
+pub fn mac_of(ip: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = ip.octets();
     [0x0a, 0x58, a, b, c, d]
 }

@@ -24,6 +24,8 @@ const fn rule(subject: Subject, verbs: &'static str, resources: &'static str) ->
 
 const SCHEDULER: &str = "system:kube-scheduler";
 const CONTROLLER: &str = "system:kube-controller-manager";
+/// A service proxy on a machine that is no node.
+const PROXY: &str = "system:kube-proxy";
 const READ: &str = "get list watch";
 const WRITE: &str = "get list watch create update patch delete deletecollection";
 
@@ -55,6 +57,7 @@ static RULES: &[Rule] = &[
     ),
     // The garbage collector and the namespace controller meet every kind.
     rule(User(CONTROLLER), "get list watch patch update delete deletecollection", "*/*"),
+    rule(User(PROXY), READ, "/nodes /services discovery.k8s.io/endpointslices"),
     rule(
         Group("system:nodes"),
         READ,

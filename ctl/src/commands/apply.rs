@@ -141,6 +141,21 @@ impl Apply {
     }
 }
 
+/// Applies one manifest as the bare command does.
+pub async fn once(session: &Session, manifest: &Manifest) -> Result<()> {
+    let apply = Apply {
+        files: Files::default(),
+        selector: String::new(),
+        server_side: false,
+        force_conflicts: false,
+        field_manager: "ctl".into(),
+        checks: Checks { validate: "strict".into(), dry_run: "none".into() },
+        output: None,
+    };
+    let applied = apply.apply(session, manifest).await.map(drop);
+    applied.map_err(|error| error.when(format!("applying {:?}", manifest.source)))
+}
+
 /// `-n` and the manifest must not name different namespaces.
 pub fn check_namespace(object: &Value, session: &Session, row: &Row) -> Result<()> {
     let own = text(&object["metadata"]["namespace"]);

@@ -11,7 +11,8 @@
 //! - LIST: `cache.fresh().await?` (not for `resourceVersion=0`), then `kind.snapshot()` →
 //!   `.revision`, `.list(namespace, after)`; a later page: `cache.snapshot_at(&kind, revision)`.
 //! - `resourceVersion=N` (not older than): `cache.wait(n)` before either.
-//! - WATCH: `kind.watcher(from)` → `.next().await` → changes; each `.turn(|entry| selected)` →
+//! - WATCH: `kind.watcher(from)`, or `kind.watcher_of(from, field, value)` where the selector or the
+//!   path asks for one value (a node, a name, a namespace) → `.next().await` → changes; each `.turn(|entry| selected)` →
 //!   `.frame(turn)`. Initial state: `kind.snapshot()`, `entry.frame(EventType::Added)`, then
 //!   `kind.watcher(snapshot.revision)`. Bookmarks: `watcher.progress()`.
 //! - writes: `cache.transact(Txn::create(key, bytes))` and then `kind.get` for the answer's bytes,
@@ -34,6 +35,7 @@ mod change;
 mod entry;
 mod facts;
 mod kind;
+mod wake;
 mod watcher;
 
 pub use change::{Change, EventType, Turn};

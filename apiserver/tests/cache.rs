@@ -305,3 +305,40 @@ async fn a_transaction_on_two_kinds_is_one_revision() {
     assert_eq!((pod_watcher.progress(), node_watcher.progress()), (later, later));
     assert_eq!(pods.snapshot().revision, later);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_of_one_value_sleeps_through_the_rest() {
+    let (cache, pods) = open(&memory()).await;
+    let watch = |field: &str, value: &str| pods.watcher_of(1, field, value).unwrap();
+    let mut node = watch("spec.nodeName", "n1");
+    let mut name = watch("metadata.name", "b");
+    let mut other = watch("metadata.namespace", "other");
+    let a = commit(&cache, Txn::create(pods.key("ns", "a"), pod("a", ""))).await;
+    let b = commit(&cache, Txn::create(pods.key("ns", "b"), pod("b", "n2"))).await;
+    assert!(node.pull().unwrap().is_empty());
+    assert_eq!(node.progress(), b);
+    let bound = commit(&cache, Txn::update(pods.key("ns", "a"), a, pod("a", "n1"))).await;
+    // It leaves the node: its watcher sees that, too.
+    let moved = commit(&cache, Txn::update(pods.key("ns", "a"), bound, pod("a", "n2"))).await;
+    assert_eq!(frames(&node.next().await.unwrap(), "n1").len(), 2);
+    assert_eq!(node.progress(), moved);
+    let seen: Vec<_> = name.next().await.unwrap().iter().map(|change| change.revision).collect();
+    assert_eq!(seen, [b]);
+
+    // However much happens elsewhere, it is woken in time to keep up.
+    let sleeper = tokio::spawn(async move {
+        let changes = other.next().await.unwrap();
+        changes.iter().map(|change| change.revision).collect::<Vec<_>>()
+    });
+    let mut last = moved;
+    for i in 0..50_000 {
+        last =
+            commit(&cache, Txn::update(pods.key("ns", "a"), last, pod("a", &i.to_string()))).await;
+        if i % 100 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(pods.watcher(moved).is_err());
+    let created = commit(&cache, Txn::create(pods.key("other", "a"), pod("a", ""))).await;
+    assert_eq!(sleeper.await.unwrap(), [created]);
+}

@@ -32,6 +32,25 @@ pub struct Entry {
     name: u32,
 }
 
+/// Where a selectable field's value is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Slot {
+    Name,
+    Namespace,
+    Field(usize),
+}
+
+impl Slot {
+    /// `None` where the kind does not have the field.
+    pub(super) fn of(spec: &KindSpec, name: &str) -> Option<Self> {
+        match name {
+            "metadata.name" => Some(Slot::Name),
+            "metadata.namespace" => Some(Slot::Namespace),
+            _ => spec.fields.iter().position(|field| field.name == name).map(Slot::Field),
+        }
+    }
+}
+
 impl Entry {
     /// Splices the revision into the stored bytes. Fails where they are no object.
     pub(super) fn new(
@@ -88,13 +107,15 @@ impl Entry {
     /// The value of a selectable field; `None` where the kind does not have it. A missing value
     /// reads as "" or false.
     pub fn field(&self, name: &str) -> Option<&str> {
-        match name {
-            "metadata.name" => Some(self.name()),
-            "metadata.namespace" => Some(self.namespace()),
-            _ => {
-                let i = self.spec.fields.iter().position(|field| field.name == name)?;
-                Some(self.fields[i].as_deref().unwrap_or(self.spec.fields[i].missing))
-            }
+        Some(self.slot(Slot::of(&self.spec, name)?))
+    }
+
+    /// The slot is one of this kind.
+    pub(super) fn slot(&self, slot: Slot) -> &str {
+        match slot {
+            Slot::Name => self.name(),
+            Slot::Namespace => self.namespace(),
+            Slot::Field(i) => self.fields[i].as_deref().unwrap_or(self.spec.fields[i].missing),
         }
     }
 

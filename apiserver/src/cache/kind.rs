@@ -11,8 +11,9 @@ use tokio::sync::watch;
 
 use super::ROOT;
 use super::change::Change;
-use super::entry::Entry;
+use super::entry::{Entry, Slot};
 use super::facts::{Field, Paths};
+use super::wake::{Only, Wake};
 use super::watcher::{Gone, Watcher};
 use crate::store::{KeyValue, Revision};
 
@@ -77,8 +78,7 @@ pub struct KindCache {
     spec: Arc<KindSpec>,
     paths: Paths,
     state: RwLock<State>,
-    /// Counts the changes; wakes the watchers of this kind.
-    wake: watch::Sender<u64>,
+    wake: Wake,
     progress: Arc<watch::Sender<Revision>>,
 }
 
@@ -92,6 +92,8 @@ struct State {
     /// Of the last change, or of the load.
     revision: Revision,
     weight: usize,
+    /// The number of the change at which everyone was woken last.
+    woken: u64,
 }
 
 type Map = OrdMap<Arc<str>, Arc<Entry>>;
@@ -114,12 +116,13 @@ impl KindCache {
             floor: 0,
             revision: 0,
             weight: 0,
+            woken: 0,
         };
         Self {
             paths: Paths::new(&spec.fields),
             spec: Arc::new(spec),
             state: RwLock::new(state),
-            wake: watch::Sender::new(0),
+            wake: Wake::new(),
             progress,
         }
     }
@@ -190,7 +193,24 @@ impl KindCache {
 
     /// A cursor behind every change up to `from`. [`Gone`] where the history does not reach back.
     pub fn watcher(self: &Arc<Self>, from: Revision) -> Result<Watcher, Gone> {
-        let wake = self.wake.subscribe();
+        self.watcher_only(from, None)
+    }
+
+    /// The same, for a watch whose selector asks for one value of one field (metadata.name and
+    /// metadata.namespace included): it is only woken by, and only yields, changes of objects that
+    /// have this value or had it. A field that the kind does not have selects nothing here.
+    pub fn watcher_of(
+        self: &Arc<Self>,
+        from: Revision,
+        field: &str,
+        value: &str,
+    ) -> Result<Watcher, Gone> {
+        let slot = Slot::of(&self.spec, field);
+        self.watcher_only(from, slot.map(|slot| Only { slot, value: value.into() }))
+    }
+
+    fn watcher_only(self: &Arc<Self>, from: Revision, only: Option<Only>) -> Result<Watcher, Gone> {
+        let wake = self.wake.subscribe(only.as_ref());
         let state = self.state.read();
         if from < state.floor {
             return Err(Gone { requested: from, oldest: state.floor });
@@ -198,21 +218,26 @@ impl KindCache {
         let start = state.ring.partition_point(|change| change.revision <= from);
         let cursor = state.first + start as u64;
         drop(state);
-        Ok(Watcher::new(self.clone(), cursor, from, wake))
+        Ok(Watcher::new(self.clone(), cursor, from, only, wake))
     }
 
-    /// Up to `limit` changes from a cursor, and the revision up to which a watcher then has seen
-    /// everything; `None` where the cursor has fallen out of the ring.
-    pub(super) fn read(&self, cursor: u64, limit: usize) -> Option<(Vec<Arc<Change>>, Revision)> {
+    /// Reads on from a cursor; `None` where it has fallen out of the ring.
+    pub(super) fn read(&self, cursor: u64, limit: usize, only: Option<&Only>) -> Option<Read> {
         let progress = *self.progress.borrow();
         let state = self.state.read();
         let start = cursor.checked_sub(state.first)? as usize;
-        let changes: Vec<_> = state.ring.range(start..).take(limit).cloned().collect();
-        let seen = match changes.last() {
-            Some(last) if start + changes.len() < state.ring.len() => last.revision - 1,
-            _ => progress.max(state.revision),
-        };
-        Some((changes, seen))
+        let mut read = Read { changes: Vec::new(), cursor, seen: progress.max(state.revision) };
+        for change in state.ring.range(start..) {
+            if only.is_none_or(|only| only.concerns(change)) {
+                if read.changes.len() == limit {
+                    read.seen = change.revision - 1;
+                    break;
+                }
+                read.changes.push(change.clone());
+            }
+            read.cursor += 1;
+        }
+        Some(read)
     }
 
     pub(super) fn floor(&self) -> Revision {
@@ -245,8 +270,9 @@ impl KindCache {
         state.weight = 0;
         state.floor = revision;
         state.revision = revision;
+        state.woken = state.first;
         drop(state);
-        self.wake.send_modify(|count| *count += 1);
+        self.wake.everyone();
     }
 
     /// Applies the changes of one revision.
@@ -255,6 +281,7 @@ impl KindCache {
         changes: impl Iterator<Item = (Arc<str>, Revision, Option<Arc<Entry>>)>,
     ) {
         let changes: Vec<_> = changes.collect();
+        let mut applied = Vec::with_capacity(changes.len());
         let mut state = self.state.write();
         for (key, revision, new) in changes {
             if revision <= state.floor {
@@ -266,24 +293,49 @@ impl KindCache {
             };
             state.revision = revision;
             if new.is_some() || old.is_some() {
-                state.push(Change::new(revision, new, old));
+                let change = Arc::new(Change::new(revision, new, old));
+                state.push(change.clone());
+                applied.push(change);
             }
         }
+        let everyone = state.is_everyone_due();
         drop(state);
-        self.wake.send_modify(|count| *count += 1);
+        match everyone {
+            true => self.wake.everyone(),
+            false => self.wake.changed(&applied),
+        }
     }
 }
 
+/// What a watcher reads.
+pub(super) struct Read {
+    pub changes: Vec<Arc<Change>>,
+    /// Behind them.
+    pub cursor: u64,
+    /// The revision up to which nothing is missing then.
+    pub seen: Revision,
+}
+
 impl State {
-    fn push(&mut self, change: Change) {
+    fn push(&mut self, change: Arc<Change>) {
         self.weight += change.weight();
-        self.ring.push_back(Arc::new(change));
+        self.ring.push_back(change);
         while self.ring.len() > RING || (self.weight > RING_BYTES && self.ring.len() > RING_MIN) {
             let oldest = self.ring.pop_front().expect("the ring is longer than that");
             self.weight -= oldest.weight();
             self.first += 1;
             self.floor = oldest.revision;
         }
+    }
+
+    /// Watchers whom nothing concerns must move on, too, before the ring leaves them behind.
+    fn is_everyone_due(&mut self) -> bool {
+        let half_full = self.ring.len() > RING / 2 || self.weight > RING_BYTES / 2;
+        let due = half_full && self.woken < self.first + self.ring.len() as u64 / 2;
+        if due {
+            self.woken = self.first + self.ring.len() as u64;
+        }
+        due
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::change::Change;
 use super::kind::KindCache;
+use super::wake::Only;
 use crate::store::Revision;
 
 /// Changes that one pull returns at most.
@@ -17,6 +18,7 @@ pub struct Watcher {
     kind: Arc<KindCache>,
     cursor: u64,
     seen: Revision,
+    only: Option<Only>,
     wake: watch::Receiver<u64>,
 }
 
@@ -35,9 +37,10 @@ impl Watcher {
         kind: Arc<KindCache>,
         cursor: u64,
         seen: Revision,
+        only: Option<Only>,
         wake: watch::Receiver<u64>,
     ) -> Self {
-        Self { kind, cursor, seen, wake }
+        Self { kind, cursor, seen, only, wake }
     }
 
     /// The next changes, at least one, in order. Cancel safe.
@@ -55,21 +58,22 @@ impl Watcher {
 
     /// The changes that are there, without waiting.
     pub fn pull(&mut self) -> Result<Vec<Arc<Change>>, Gone> {
-        let Some((changes, seen)) = self.kind.read(self.cursor, BATCH) else {
-            return Err(Gone { requested: self.seen, oldest: self.kind.floor() });
-        };
-        self.cursor += changes.len() as u64;
-        self.seen = self.seen.max(seen);
-        Ok(changes)
+        self.read(BATCH)
     }
 
     /// For a bookmark: the watcher has been given every change up to this revision. Never 0.
     pub fn progress(&mut self) -> Revision {
-        if let Some((changes, seen)) = self.kind.read(self.cursor, 1)
-            && changes.is_empty()
-        {
-            self.seen = self.seen.max(seen);
-        }
+        // Where it is gone, the next pull says so.
+        let _ = self.read(0);
         self.seen
+    }
+
+    fn read(&mut self, limit: usize) -> Result<Vec<Arc<Change>>, Gone> {
+        let Some(read) = self.kind.read(self.cursor, limit, self.only.as_ref()) else {
+            return Err(Gone { requested: self.seen, oldest: self.kind.floor() });
+        };
+        self.cursor = read.cursor;
+        self.seen = self.seen.max(read.seen);
+        Ok(read.changes)
     }
 }

@@ -1,0 +1,236 @@
+//! Who may ask, over the wire: certificates, tokens, nobody; and how the listener behaves.
+
+#[path = "http/api.rs"]
+mod api;
+
+use std::sync::Arc;
+
+use api::{Api, CONFIG_MAPS, PODS, config_map, options, pod};
+use apiserver::{Server, ServerError, store::StoreError};
+use bytes::Bytes;
+use client::{Client, Clock, Kubeconfig, Rng};
+use proto::user::User;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
+
+/// A server on its port, until dropped.
+struct Served {
+    dir: tempfile::TempDir,
+    address: std::net::SocketAddr,
+    pki: Arc<apiserver::pki::Pki>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Served {
+    async fn start(flags: &[&str]) -> Served {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options(dir.path(), flags);
+        let server = Server::start(options, Clock::system(), Rng::seeded(3)).await.unwrap();
+        let (address, pki) = (server.address(), server.pki().clone());
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(server.serve(stop.clone()));
+        Served { dir, address, pki, stop, task }
+    }
+
+    fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    fn client(&self, kubeconfig: &str) -> Client {
+        let config = Kubeconfig::parse(kubeconfig).unwrap();
+        Client::connect(&config.config(None).unwrap()).unwrap()
+    }
+
+    fn admin(&self) -> Client {
+        self.client(&std::fs::read_to_string(self.dir.path().join("admin.kubeconfig")).unwrap())
+    }
+}
+
+async fn code(client: &Client, path: &str) -> u16 {
+    let request = http::Request::get(path).body(Bytes::new()).unwrap();
+    client.request(request).await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn certificates_say_who_asks() {
+    let served = Served::start(&[]).await;
+    assert_eq!(code(&served.admin(), "/api/v1/nodes").await, 200);
+    let node = served.pki.node("n1", &["127.0.0.1".parse().unwrap()]).unwrap();
+    let node = apiserver::pki::kubeconfig(&served.url(), &node.ca, "n1", &node.client);
+    let node = served.client(&node);
+    assert_eq!(code(&node, "/api/v1/services").await, 200);
+    assert_eq!(code(&node, "/api/v1/secrets").await, 403);
+    let alice = served.pki.client("alice", &["devs"]).unwrap();
+    let alice = apiserver::pki::kubeconfig(&served.url(), served.pki.ca(), "alice", &alice);
+    let alice = served.client(&alice);
+    assert_eq!(code(&alice, "/apis").await, 200);
+    assert_eq!(code(&alice, "/api/v1/pods").await, 403);
+    served.stop.cancel();
+    served.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn tokens_and_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tokens.csv");
+    std::fs::write(&file, "secret,root,1,\"system:masters\"\nweak,bob,2\n").unwrap();
+    let api = Api::start_with(&[&format!("--token-auth-file={}", file.display())]).await;
+    let wire = api.as_user(User::default());
+    let cases = [
+        (Some("Bearer secret"), "/api/v1/pods", 200),
+        (Some("Bearer weak"), "/api/v1/pods", 403),
+        (Some("Bearer wrong"), "/api/v1/pods", 401),
+        (Some("Bearer wrong"), "/version", 401),
+        (None, "/api/v1/pods", 401),
+        (None, "/apis", 401),
+        (None, "/version", 200),
+        (None, "/readyz", 200),
+        (None, "/livez", 200),
+    ];
+    for (token, path, expected) in cases {
+        let header = token.map(|token| format!("authorization: {token}"));
+        let headers: Vec<&str> = header.iter().map(String::as_str).collect();
+        let reply = wire.send(&format!("GET {path}"), &headers, "").await;
+        assert_eq!(reply.code, expected, "{token:?} {path}: {}", reply.text());
+    }
+    let header = ["authorization: Bearer weak"];
+    let refused = wire.send(&format!("GET {PODS}"), &header, "").await.expect(403);
+    assert_eq!(
+        refused["message"],
+        "pods is forbidden: User \"bob\" cannot list resource \"pods\" in API group \"\" in the \
+         namespace \"default\""
+    );
+}
+
+#[tokio::test]
+async fn nodes_write_their_own_things_only() {
+    let api = Api::start().await;
+    let node = api.as_user(User::new("system:node:n1", &["system:nodes"]));
+    let object = |name: &str| json!({"metadata": {"name": name}});
+    node.post("/api/v1/nodes", object("n1")).await.expect(201);
+    let other = node.post("/api/v1/nodes", object("n2")).await;
+    assert_eq!(other.code, 403);
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    node.post(leases, object("n1")).await.expect(201);
+    assert_eq!(node.post(leases, object("n2")).await.code, 403);
+
+    api.post(PODS, pod("p")).await.expect(201);
+    let status = format!("{PODS}/p/status");
+    let patch = json!({"status": {"phase": "Running"}});
+    assert_eq!(node.merge(&status, patch.clone()).await.code, 403);
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    api.post(&format!("{PODS}/p/binding"), binding).await.expect(201);
+    node.merge(&status, patch).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_port_in_use_and_bad_options_are_said_plainly() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let start = async |flags: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options(dir.path(), flags);
+        Server::start(options, Clock::system(), Rng::seeded(1)).await.err().unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut busy = options(dir.path(), &[]);
+    busy.secure_port = port;
+    let error = Server::start(busy, Clock::system(), Rng::seeded(1)).await.err().unwrap();
+    assert!(matches!(error, ServerError::InUse { .. }));
+    assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
+    let error = start(&["--disable-admission-plugins=Nothing"]).await;
+    assert!(matches!(error, ServerError::Admission(_)), "{error}");
+}
+
+#[tokio::test]
+async fn plugins_that_are_off_do_nothing() {
+    let api = Api::start_with(&["--disable-admission-plugins=ServiceAccount"]).await;
+    let created = api.post(PODS, pod("p")).await.expect(201);
+    assert!(created["spec"].get("serviceAccountName").is_none());
+}
+
+/// One raw HTTP/1.1 connection: what no client library would send.
+#[tokio::test]
+async fn http1_half_closed_and_malformed() {
+    let served = Served::start(&[]).await;
+    let mut stream = served.raw().await;
+    stream
+        .write_all(b"GET /version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    stream.shutdown().await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+    let mut stream = served.raw().await;
+    stream.write_all(b"nonsense\r\n\r\n").await.unwrap();
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes).await;
+    assert!(bytes.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&bytes));
+    assert_eq!(code(&served.admin(), "/api/v1/pods").await, 200);
+}
+
+impl Served {
+    async fn raw(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        use rustls_pki_types::pem::PemObject;
+        let mut roots = rustls::RootCertStore::empty();
+        let ca = rustls_pki_types::CertificateDer::from_pem_slice(self.pki.ca().as_bytes());
+        roots.add(ca.unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn objects_survive_a_restart_and_revisions_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path(), &[]);
+    options.ephemeral = false;
+    let mut last = 0;
+    for round in 0..3 {
+        let server = reopened(&options).await;
+        let stop = CancellationToken::new();
+        let client = server.client(User::new("admin", &["system:masters"]));
+        let task = tokio::spawn(server.serve(stop.clone()));
+        let name = format!("c{round}");
+        let request = http::Request::post(CONFIG_MAPS)
+            .header("content-type", "application/json")
+            .body(Bytes::from(config_map(&name).to_string()))
+            .unwrap();
+        assert_eq!(client.request(request).await.unwrap().status(), 201);
+        let list: client::List<proto::view::config_map::ConfigMap> =
+            client.list(&client::ListOptions::default()).await.unwrap();
+        assert_eq!(list.items.len(), round + 1);
+        assert!(list.revision > last);
+        last = list.revision;
+        stop.cancel();
+        task.await.unwrap();
+        drop(client);
+    }
+}
+
+/// A server on a store that the former one is just letting go of.
+async fn reopened(options: &apiserver::Options) -> Server {
+    let again = async {
+        loop {
+            match Server::start(options.clone(), Clock::system(), Rng::seeded(9)).await {
+                Ok(server) => return server,
+                Err(ServerError::Store(StoreError::Locked { .. })) => {
+                    tokio::task::yield_now().await
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let limit = std::time::Duration::from_secs(10);
+    Clock::system().timeout(limit, again).await.expect("the store is let go of")
+}

@@ -66,7 +66,6 @@ pub struct Secret;
 impl Strategy for Secret {
     /// What was written as text joins the data.
     fn default(&self, object: &mut Value) {
-        object.fill("type", "Opaque");
         let texts = object.at("stringData").as_object().cloned().unwrap_or_default();
         for (key, text) in texts {
             let encoded = STANDARD.encode(text.as_str().unwrap_or(""));
@@ -206,7 +205,7 @@ mod tests {
     fn text_becomes_data() {
         let mut secret = json!({"data": {"a": "eA=="}, "stringData": {"a": "y", "b": "z"}});
         Secret.default(&mut secret);
-        assert_eq!(secret, json!({"type": "Opaque", "data": {"a": "eQ==", "b": "eg=="}}));
+        assert_eq!(secret, json!({"data": {"a": "eQ==", "b": "eg=="}}));
     }
 
     #[test]

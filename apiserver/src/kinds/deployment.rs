@@ -17,17 +17,7 @@ pub struct Deployment;
 
 impl Strategy for Deployment {
     fn default(&self, object: &mut Value) {
-        let spec = object.section("spec");
-        template::default(spec);
-        let strategy = spec.section("strategy");
-        if strategy.text("type").is_empty() {
-            strategy.set("type", "RollingUpdate");
-        }
-        if strategy.text("type") == "RollingUpdate" {
-            let rolling = strategy.section("rollingUpdate");
-            rolling.fill("maxSurge", "25%");
-            rolling.fill("maxUnavailable", "25%");
-        }
+        template::default(object.section("spec"));
     }
 
     /// Annotations too: they carry what a rollback or a restart changes.

@@ -93,13 +93,6 @@ impl Strategy for Endpoints {
 pub struct EndpointSlice;
 
 impl Strategy for EndpointSlice {
-    fn default(&self, object: &mut Value) {
-        for port in object.items_mut("ports") {
-            port.fill("name", "");
-            port.fill("protocol", "TCP");
-        }
-    }
-
     fn counted(&self) -> &'static [&'static str] {
         &["/addressType", "/endpoints", "/ports"]
     }

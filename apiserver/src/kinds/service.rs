@@ -27,14 +27,6 @@ impl Strategy for Service {
 
     fn default(&self, object: &mut Value) {
         default(object.section("spec"));
-        if kind(object.at("spec")) == "LoadBalancer" {
-            let status = object.get_mut("status").and_then(|status| status.get_mut("loadBalancer"));
-            for ingress in status.into_iter().flat_map(|status| status.items_mut("ingress")) {
-                if !ingress.vacant("ip") {
-                    ingress.fill("ipMode", "VIP");
-                }
-            }
-        }
     }
 
     fn prepare_create(&self, new: &mut Value, _ctx: &Context) {
@@ -86,10 +78,8 @@ impl Strategy for Service {
     }
 }
 
-/// Defaults that depend on the type and on other fields.
+/// Defaults that depend on other fields.
 fn default(spec: &mut Value) {
-    spec.fill("type", "ClusterIP");
-    spec.fill("sessionAffinity", "None");
     match spec.text("sessionAffinity") {
         "None" => spec.drop("sessionAffinityConfig"),
         "ClientIP" => {
@@ -99,7 +89,6 @@ fn default(spec: &mut Value) {
         _ => {}
     }
     for port in spec.items_mut("ports") {
-        port.fill("protocol", "TCP");
         let target = port.at("targetPort");
         if target.is_null() || target.as_i64() == Some(0) || target.as_str() == Some("") {
             let number = port.at("port").clone();
@@ -108,12 +97,6 @@ fn default(spec: &mut Value) {
     }
     if accessible(spec) && spec.vacant("externalTrafficPolicy") {
         spec.set("externalTrafficPolicy", "Cluster");
-    }
-    if matches!(kind(spec), "ClusterIP" | "NodePort" | "LoadBalancer") {
-        spec.fill("internalTrafficPolicy", "Cluster");
-    }
-    if kind(spec) == "LoadBalancer" {
-        spec.fill("allocateLoadBalancerNodePorts", true);
     }
 }
 

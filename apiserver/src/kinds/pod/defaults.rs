@@ -4,11 +4,10 @@ use serde_json::{Value, json};
 
 use crate::kinds::lens::Lens;
 
-/// Defaults of a pod: those of every pod spec, and those that a template leaves to its pods.
+/// Defaults of a pod: those of every pod spec, and those that templates leave to their pods.
 pub fn pod(object: &mut Value) {
     let pod = object.section("spec");
     spec(pod);
-    pod.fill("enableServiceLinks", true);
     let host_network = pod.flag("hostNetwork") == Some(true);
     for field in ["initContainers", "containers"] {
         for container in pod.items_mut(field) {
@@ -117,7 +116,6 @@ mod tests {
         let container = &object["spec"]["containers"][0];
         assert_eq!(container["resources"]["requests"], json!({"cpu": "1m", "memory": "1Gi"}));
         assert_eq!(container["ports"][0]["hostPort"], 80);
-        assert_eq!(object["spec"]["enableServiceLinks"], true);
         let once = object.clone();
         pod(&mut object);
         assert_eq!(object, once, "idempotent");

@@ -860,13 +860,13 @@ fn every_table_has_a_cell_per_column() {
 /// Objects with every field set pass every hook of their kind without a panic.
 #[test]
 fn golden_objects() {
-    let folder = std::env::var("KUBERNETES_DATA")
-        .unwrap_or_else(|_| "/work/shared/data/kubernetes-1.36".into());
-    let folder = std::path::Path::new(&folder).join("golden");
-    if !folder.is_dir() {
-        eprintln!("skipped: no {}", folder.display());
+    let below = "shared/data/kubernetes-1.36/golden";
+    let mut above = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let Some(folder) = above.find_map(|dir| Some(dir.join(below)).filter(|path| path.is_dir()))
+    else {
+        eprintln!("skipped: Kubernetes' own objects are absent");
         return;
-    }
+    };
     for (row, strategy) in kinds::all() {
         let group = if row.group.is_empty() { "core" } else { &*row.group };
         let file = folder.join(format!("{group}.{}.{}.json", row.version, row.kind));

@@ -23,6 +23,7 @@ pub mod report;
 pub mod resolv;
 mod run;
 pub mod runtime;
+pub mod server;
 pub mod simulated;
 pub mod volume;
 pub mod worker;

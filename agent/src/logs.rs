@@ -5,6 +5,13 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 mod line;
+mod read;
+mod rotate;
+mod watch;
+
+pub use read::{LogOptions, Source, stream};
+pub use rotate::{Limits, rotate};
+pub use watch::Watcher;
 
 /// The last `lines` lines of a log, without times and streams, at most `bytes` long: the
 /// termination message of a container that left none.

@@ -8,6 +8,7 @@ use client::Change;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use proto::view::pod::Pod;
+use tokio::sync::broadcast;
 
 use crate::cri::PodId;
 use crate::worker::{Context, Handle, Latest, Worker};
@@ -18,15 +19,28 @@ pub struct Pods {
     context: Arc<Context>,
     workers: Arc<Mutex<HashMap<String, Handle>>>,
     tasks: Arc<Mutex<tokio::task::JoinSet<()>>>,
+    /// The runtime's events, for others than the workers.
+    events: broadcast::Sender<Arc<str>>,
 }
 
 impl Pods {
     pub fn new(context: Arc<Context>) -> Pods {
-        Pods { context, workers: Arc::default(), tasks: Arc::default() }
+        let events = broadcast::Sender::new(256);
+        Pods { context, workers: Arc::default(), tasks: Arc::default(), events }
+    }
+
+    /// Uids of pods of which something has changed in the runtime; empty: perhaps of all.
+    pub fn events(&self) -> broadcast::Receiver<Arc<str>> {
+        self.events.subscribe()
     }
 
     pub fn context(&self) -> &Arc<Context> {
         &self.context
+    }
+
+    /// The uids of all pods that have a worker.
+    pub fn uids(&self) -> Vec<String> {
+        self.workers.lock().keys().cloned().collect()
     }
 
     pub fn len(&self) -> usize {
@@ -89,6 +103,8 @@ impl Pods {
                         if let Some(worker) = self.workers.lock().get(&uid) {
                             worker.wake();
                         }
+                        // Nobody may be listening.
+                        let _ = self.events.send(uid.into());
                     }
                 }
                 Err(error) => {
@@ -103,6 +119,7 @@ impl Pods {
 
     fn wake_all(&self) {
         self.workers.lock().values().for_each(Handle::wake);
+        let _ = self.events.send("".into());
     }
 
     fn gone(&self, uid: &str) {

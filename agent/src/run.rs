@@ -1,7 +1,9 @@
 //! The agent of a real machine, put together.
 
 use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::{CancellationToken, Client, Clock, Informers, Recorder, Rng};
 use proto::view::pod::Pod;
@@ -11,6 +13,7 @@ use crate::config::NodeConfig;
 use crate::cri::Runtime;
 use crate::cri::grpc::{BadEndpoint, Grpc};
 use crate::events::Events;
+use crate::logs::{self, Limits};
 use crate::net;
 use crate::node::{Identity, Node, facts, lease};
 use crate::options::Options;
@@ -18,8 +21,12 @@ use crate::pods::Pods;
 use crate::probe::Network;
 use crate::report::Host;
 use crate::resolv::{self, Dns};
+use crate::server::{self, Endpoint};
 use crate::volume::Machine;
 use crate::worker::{Context, Objects, Pulls};
+
+/// As often as the kubelet (containerLogMonitorInterval).
+const LOOK_AT_LOGS: Duration = Duration::from_secs(10);
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +100,7 @@ async fn pods(options: &Options, node: &Node, cidr: Option<net::Cidr>, informers
             Ok(info) => break info,
             Err(error) => {
                 tracing::warn!(%error, "the runtime does not answer");
-                clock.sleep(std::time::Duration::from_millis(100)).await;
+                clock.sleep(Duration::from_millis(100)).await;
             }
         }
     };
@@ -144,7 +151,47 @@ async fn pods(options: &Options, node: &Node, cidr: Option<net::Cidr>, informers
             pods.change(&changes.next().await);
         }
     };
-    tokio::join!(follow, pods.follow_runtime());
+    let endpoint = endpoint(options, &node.identity);
+    let serve = async {
+        if let Err(error) = server::serve(endpoint, pods.clone(), informer.clone()).await {
+            let error = client::BoxError::from(error);
+            tracing::error!(%error, "logs and exec cannot be served");
+        }
+    };
+    let limits =
+        Limits { bytes: options.container_log_max_size, files: options.container_log_max_files };
+    tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits));
+}
+
+fn endpoint(options: &Options, identity: &Identity) -> Endpoint {
+    let own = identity.ips.first().and_then(|ip| ip.parse().ok());
+    let address = options.bind_address.or(own).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    let pair = options.tls_cert_file.clone().zip(options.tls_private_key_file.clone());
+    Endpoint {
+        address: (address, options.port).into(),
+        identity: pair,
+        client_ca: options.client_ca_file.clone(),
+        names: identity.ips.iter().cloned().chain([identity.name.clone()]).collect(),
+    }
+}
+
+/// Looks at the sizes of logs for ever. Watching them would cost more: a wake-up per line.
+async fn rotate(pods: &Pods, limits: Limits) {
+    let context = pods.context();
+    loop {
+        context.clock.sleep(LOOK_AT_LOGS).await;
+        for uid in pods.uids() {
+            let Ok(observed) = context.runtime.observe(&uid).await else { continue };
+            for run in observed.running().filter(|run| !run.log_path.is_empty()) {
+                let (log, now) = (Path::new(&run.log_path), context.clock.now());
+                if let Err(error) = logs::rotate(&*context.runtime, &run.id, log, limits, now).await
+                {
+                    let error = client::BoxError::from(error);
+                    tracing::warn!(container = %run.name, %error, "cannot rotate a log");
+                }
+            }
+        }
+    }
 }
 
 async fn network(
@@ -173,7 +220,7 @@ async fn network(
 async fn tell_cidr(runtime: &dyn Runtime, cidr: &str, clock: &Clock) {
     while let Err(error) = runtime.set_pod_cidr(cidr).await {
         tracing::warn!(%error, "cannot tell the runtime its pod range");
-        clock.sleep(std::time::Duration::from_millis(100)).await;
+        clock.sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -1,0 +1,156 @@
+//! `/exec` and `/attach`: the runtime is asked where the streams are, and the upgraded connection
+//! (WebSocket or SPDY) is passed through to there, byte for byte.
+
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use http::header::HOST;
+use http::{StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use proto::cri::{AttachRequest, ExecRequest};
+use tokio::net::TcpStream;
+
+use super::{Shared, refuse};
+
+type Names = Path<(String, String, String)>;
+
+pub(super) async fn exec(
+    State(shared): State<Shared>,
+    Path((namespace, pod, container)): Names,
+    request: Request,
+) -> Response {
+    let query = Query::of(&request);
+    if query.all("command").next().is_none() {
+        let why = "you must specify at least 1 command for the container";
+        return refuse(StatusCode::BAD_REQUEST, why);
+    }
+    let id = match running(&shared, &namespace, &pod, &container).await {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
+    let tty = query.flag("tty", "tty");
+    let asked = ExecRequest {
+        container_id: id,
+        cmd: query.all("command").map(String::from).collect(),
+        tty,
+        stdin: query.flag("stdin", "input"),
+        stdout: query.flag("stdout", "output"),
+        // A terminal has but one output.
+        stderr: query.flag("stderr", "error") && !tty,
+    };
+    match shared.pods.context().runtime.exec_url(asked).await {
+        Ok(url) => pass(request, &url).await,
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+pub(super) async fn attach(
+    State(shared): State<Shared>,
+    Path((namespace, pod, container)): Names,
+    request: Request,
+) -> Response {
+    let query = Query::of(&request);
+    let id = match running(&shared, &namespace, &pod, &container).await {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
+    let tty = query.flag("tty", "tty");
+    let asked = AttachRequest {
+        container_id: id,
+        tty,
+        stdin: query.flag("stdin", "input"),
+        stdout: query.flag("stdout", "output"),
+        stderr: query.flag("stderr", "error") && !tty,
+    };
+    match shared.pods.context().runtime.attach_url(asked).await {
+        Ok(url) => pass(request, &url).await,
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+/// The id of the container's current run.
+async fn running(
+    shared: &Shared,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+) -> Result<String, Response> {
+    let entry = shared.informer.get(namespace, pod);
+    let entry = entry.ok_or_else(|| refuse(StatusCode::NOT_FOUND, "pod does not exist"))?;
+    let uid = &entry.view.metadata.uid;
+    let observed = shared.pods.context().runtime.observe(uid).await;
+    let observed =
+        observed.map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let run = observed.running().find(|run| run.name == container);
+    let missing = || refuse(StatusCode::NOT_FOUND, format!("container not found ({container:?})"));
+    run.map(|run| run.id.clone()).ok_or_else(missing)
+}
+
+async fn pass(mut request: Request, url: &str) -> Response {
+    let gateway = |why: String| refuse(StatusCode::BAD_GATEWAY, why);
+    let Ok(url) = url.parse::<Uri>() else {
+        return gateway(format!("the runtime's streaming URL {url:?} is none"));
+    };
+    let Some(authority) = url.authority().cloned() else {
+        return gateway(format!("the runtime's streaming URL {url} names no server"));
+    };
+    let port = authority.port_u16().unwrap_or(80);
+    let stream = match TcpStream::connect((authority.host(), port)).await {
+        Ok(stream) => stream,
+        Err(error) => return gateway(format!("dial {authority}: {error}")),
+    };
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = match handshake {
+        Ok(pair) => pair,
+        Err(error) => return gateway(format!("dial {authority}: {error}")),
+    };
+    tokio::spawn(connection.with_upgrades());
+    let from_caller = hyper::upgrade::on(&mut request);
+    let mut onward = http::Request::new(Body::empty());
+    *onward.method_mut() = request.method().clone();
+    *onward.headers_mut() = std::mem::take(request.headers_mut());
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    let Ok(path) = path.parse() else { return gateway(format!("{url} has no path")) };
+    *onward.uri_mut() = path;
+    if let Ok(host) = authority.as_str().parse() {
+        onward.headers_mut().insert(HOST, host);
+    }
+    let mut answer = match sender.send_request(onward).await {
+        Ok(answer) => answer,
+        Err(error) => return gateway(format!("ask {authority}: {error}")),
+    };
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return answer.map(Body::new);
+    }
+    let mut switched = Response::new(Body::empty());
+    *switched.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *switched.headers_mut() = std::mem::take(answer.headers_mut());
+    let from_runtime = hyper::upgrade::on(&mut answer);
+    tokio::spawn(async move {
+        // The caller's side is upgraded once it has our answer.
+        let (Ok(caller), Ok(runtime)) = tokio::join!(from_caller, from_runtime) else { return };
+        let (mut caller, mut runtime) = (TokioIo::new(caller), TokioIo::new(runtime));
+        // Either side may hang up at any time: that is how it ends.
+        let _ = tokio::io::copy_bidirectional(&mut caller, &mut runtime).await;
+    });
+    switched
+}
+
+/// Query parameters, of which `command` comes many times.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn of(request: &Request) -> Query {
+        let text = request.uri().query().unwrap_or_default();
+        Query(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
+    }
+
+    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// By the API's name or by the kubelet's.
+    fn flag(&self, name: &str, kubelet: &str) -> bool {
+        self.all(name).chain(self.all(kubelet)).any(|value| matches!(value, "true" | "1"))
+    }
+}

@@ -27,9 +27,13 @@ struct Inside {
 }
 
 impl Watcher {
+    #[allow(
+        deprecated,
+        reason = "an OwnedFd is what AsyncFd wants; its newer constructor is unsafe"
+    )]
     pub fn new() -> io::Result<Watcher> {
         let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        let fd = Arc::new(AsyncFd::register(fd)?);
+        let fd = Arc::new(AsyncFd::new(fd)?);
         let readers: Arc<Mutex<HashMap<i32, Vec<Weak<Notify>>>>> = Arc::default();
         let task = tokio::spawn(follow(fd.clone(), readers.clone()));
         Ok(Watcher(Arc::new(Inside { fd, readers, _task: AbortOnDropHandle::new(task) })))

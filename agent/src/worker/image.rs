@@ -88,7 +88,10 @@ impl Pulls {
         let event = |reason: &str, message: String| {
             context.events.pod(pod, Some(&container.name), NORMAL, reason, &message);
         };
-        if let Some(found) = inspect().await?.filter(|found| !always || found.pinned) {
+        // An image without a digest of some registry was loaded into the runtime: nobody else has it,
+        // and a pull could only fail.
+        let loaded = |image: &cri::Image| image.repo_digests.is_empty();
+        if let Some(found) = inspect().await?.filter(|found| !always || loaded(found)) {
             let message = format!("Container image {image:?} already present on machine");
             event("Pulled", message);
             return Ok((resolved(&spec, &found), found));

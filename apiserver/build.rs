@@ -74,6 +74,8 @@ struct Facts {
     atomic: BTreeSet<String>,
     /// Type → its defaults, in order: path, value, condition.
     defaults: BTreeMap<String, Vec<(String, Value, String)>>,
+    /// Go type → its values.
+    enums: BTreeMap<String, Vec<String>>,
 }
 
 impl Facts {
@@ -90,6 +92,7 @@ impl Facts {
             lists: BTreeMap::new(),
             atomic: BTreeSet::new(),
             defaults: BTreeMap::new(),
+            enums: BTreeMap::new(),
         };
         let mut current = String::new();
         for line in text("fields.txt") {
@@ -112,6 +115,11 @@ impl Facts {
                     facts.lists.insert(full(field), words);
                 }
             }
+        }
+        for line in text("enums.txt") {
+            let (name, values) = line.split_once(' ').expect("a type and its values");
+            let values = values.split(' ').map(|value| value.replace('"', ""));
+            facts.enums.insert(name.into(), values.collect());
         }
         for line in text("defaults.txt") {
             let (rest, condition) = line.split_once(" when ").unwrap_or((&line, ""));
@@ -209,9 +217,9 @@ fn type_row(
         if let Some(words) = facts.lists.get(&format!("{name}.{field}")) {
             row["list"] = words.clone().into();
         }
-        let values = enum_values(description);
-        if !values.is_empty() {
-            row["enum"] = values.into();
+        let go = numbers.get(field).and_then(|fact| fact.split_once(':')).map_or("", |(_, go)| go);
+        if let Some(values) = facts.enums.get(go) {
+            row["enum"] = values.clone().into();
         }
         fields.push(row);
     }
@@ -269,13 +277,4 @@ fn shape(schema: &Value) -> String {
         (Some("number"), _) => "double".into(),
         other => panic!("no shape for {other:?}: {schema}"),
     }
-}
-
-/// The values that a description lists under "Possible enum values".
-fn enum_values(description: &str) -> Vec<String> {
-    let Some((_, list)) = description.split_once("Possible enum values:") else {
-        return Vec::new();
-    };
-    let values = list.lines().filter_map(|line| line.trim().strip_prefix("- `\""));
-    values.filter_map(|rest| rest.split_once("\"`")).map(|(value, _)| value.into()).collect()
 }

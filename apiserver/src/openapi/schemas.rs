@@ -113,7 +113,11 @@ impl Walk {
             schema["default"] = default;
         }
         if !field.values.is_empty() {
-            schema["enum"] = field.values.iter().map(|value| Value::from(&**value)).collect();
+            let values = field.values.iter().map(|value| Value::from(&**value)).collect();
+            match field.shape {
+                Shape::List(_) => schema["items"]["enum"] = values,
+                _ => schema["enum"] = values,
+            }
         }
         annotate(&mut schema, field);
         schema

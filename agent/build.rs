@@ -12,11 +12,27 @@ fn main() {
     let target = env::var("TARGET").expect("cargo sets TARGET");
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("supervisor");
     let mut command = Command::new(rustc);
-    command.args(["--edition=2024", "--crate-name=supervisor", "--crate-type=bin", "--target", &target]);
-    for option in ["panic=abort", "opt-level=s", "relocation-model=static", "strip=symbols", "debuginfo=0"] {
+    command.args([
+        "--edition=2024",
+        "--crate-name=supervisor",
+        "--crate-type=bin",
+        "--target",
+        &target,
+    ]);
+    for option in
+        ["panic=abort", "opt-level=s", "relocation-model=static", "strip=symbols", "debuginfo=0"]
+    {
         command.args(["-C", option]);
     }
-    for option in ["-nostartfiles", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,-z,noseparate-code", "-Wl,--gc-sections"] {
+    for option in [
+        "-nostartfiles",
+        "-nostdlib",
+        "-static",
+        "-no-pie",
+        "-Wl,--build-id=none",
+        "-Wl,-z,noseparate-code",
+        "-Wl,--gc-sections",
+    ] {
         command.arg(format!("-Clink-arg={option}"));
     }
     if let Ok(linker) = env::var("RUSTC_LINKER") {

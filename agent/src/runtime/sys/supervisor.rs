@@ -63,10 +63,12 @@ extern "C" fn supervisor_main() -> ! {
     let mask: u64 = (1 << (SIGCHLD - 1)) | (1 << (SIGPIPE - 1));
     call(SYS_RT_SIGPROCMASK, [0, addr(&mask), 0, 8, 0, 0]);
     let watched: u64 = 1 << (SIGCHLD - 1);
-    pod.signals = call(SYS_SIGNALFD4, [-1i64 as u64, addr(&watched), 8, CLOEXEC | NONBLOCK, 0, 0]) as i32;
+    pod.signals =
+        call(SYS_SIGNALFD4, [-1i64 as u64, addr(&watched), 8, CLOEXEC | NONBLOCK, 0, 0]) as i32;
     // Orphans of containers without a pid namespace come to us instead of to init.
     call(SYS_PRCTL, [36, 1, 0, 0, 0, 0]);
-    pod.own_pidns = call(SYS_OPENAT, [AT_FDCWD, addr(b"/proc/self/ns/pid\0"), CLOEXEC, 0, 0, 0]) as i32;
+    pod.own_pidns =
+        call(SYS_OPENAT, [AT_FDCWD, addr(b"/proc/self/ns/pid\0"), CLOEXEC, 0, 0, 0]) as i32;
     loop {
         pod.turn();
     }
@@ -86,7 +88,9 @@ impl Pod {
                 continue;
             }
             let slot = &self.slots[index];
-            for (part, fd) in [slot.status, slot.streams[0].fd, slot.streams[1].fd].into_iter().enumerate() {
+            for (part, fd) in
+                [slot.status, slot.streams[0].fd, slot.streams[1].fd].into_iter().enumerate()
+            {
                 if fd > 0 {
                     polls[count].fd = fd;
                     owners[count] = (index * 4 + part) as u16;
@@ -127,7 +131,8 @@ impl Pod {
     fn serve(&mut self) {
         let mut bytes = [0u64; size_of::<Request>() / 8];
         let mut fds = [0i32; MAX_FDS];
-        let (length, received) = receive(self.connection, addr_of_mut!(bytes) as u64, size_of::<Request>(), &mut fds);
+        let (length, received) =
+            receive(self.connection, addr_of_mut!(bytes) as u64, size_of::<Request>(), &mut fds);
         let fds = &fds[..received];
         if length == -EAGAIN {
             return;
@@ -156,7 +161,9 @@ impl Pod {
         if request.op == op::QUIT {
             exit(0);
         }
-        let Some(index) = (0..SLOTS).find(|i| self.used[*i] && self.slots[*i].state.key == request.key) else {
+        let Some(index) =
+            (0..SLOTS).find(|i| self.used[*i] && self.slots[*i].state.key == request.key)
+        else {
             fds.iter().for_each(|fd| close(*fd));
             return;
         };
@@ -209,7 +216,8 @@ impl Pod {
                 self.tell(index);
             }
             (Err(errno), _) => {
-                let refusal = Event { kind: kind::REJECTED, key: request.key, errno: errno as i32, ..EVENT };
+                let refusal =
+                    Event { kind: kind::REJECTED, key: request.key, errno: errno as i32, ..EVENT };
                 self.send(&refusal);
             }
             _ => {}
@@ -249,7 +257,8 @@ impl Pod {
     fn pump(&mut self, index: usize, stream: usize, all: bool) {
         let slot = &mut self.slots[index];
         loop {
-            let more = slot.streams[stream].pump(stream, slot.log, &mut slot.sinks, &mut self.writer);
+            let more =
+                slot.streams[stream].pump(stream, slot.log, &mut slot.sinks, &mut self.writer);
             if !all || !more {
                 break;
             }
@@ -267,7 +276,9 @@ impl Pod {
                 return;
             }
             let found = (0..SLOTS).find(|i| {
-                self.used[*i] && self.slots[*i].state.pid == pid as i32 && self.slots[*i].state.phase < phase::EXITED
+                self.used[*i]
+                    && self.slots[*i].state.pid == pid as i32
+                    && self.slots[*i].state.phase < phase::EXITED
             });
             if let Some(index) = found {
                 self.exited(index, status);
@@ -295,7 +306,10 @@ impl Pod {
         take(&mut slot.state.master_fd);
         take(&mut slot.go);
         if slot.record > 0 {
-            call(SYS_PWRITE64, [slot.record as u64, addr(&slot.state), size_of::<Event>() as u64, 0, 0, 0]);
+            call(
+                SYS_PWRITE64,
+                [slot.record as u64, addr(&slot.state), size_of::<Event>() as u64, 0, 0, 0],
+            );
             take(&mut slot.record);
         }
         self.tell(index);
@@ -328,7 +342,10 @@ impl Pod {
         if self.connection <= 0 {
             return;
         }
-        let sent = call(SYS_SENDTO, [self.connection as u64, addr(event), size_of::<Event>() as u64, 0x4040, 0, 0]);
+        let sent = call(
+            SYS_SENDTO,
+            [self.connection as u64, addr(event), size_of::<Event>() as u64, 0x4040, 0, 0],
+        );
         if sent < 0 {
             close(self.connection);
             self.connection = 0;

@@ -78,7 +78,8 @@ pub fn spawn(request: &Request, fds: &[i32], slot: &mut Slot, own_pidns: i32) ->
     spare[5..8].copy_from_slice(&given.stdio);
     spare.iter().chain(given.extras).for_each(|fd| close(*fd));
     if pid < 0 {
-        for fd in [given.record, given.log, status[0], go[1], input[1], output[0][0], output[1][0]] {
+        for fd in [given.record, given.log, status[0], go[1], input[1], output[0][0], output[1][0]]
+        {
             close(fd);
         }
         return Err(-pid);
@@ -146,7 +147,8 @@ fn run(request: &Request, given: &Given, status: i32, go: i32) -> ! {
         place(*fd, wire::EXTRA_FD + index as i32);
     }
     // Private and writable: the program's buffers are its own.
-    let mapped = call(SYS_MMAP, [wire::PROGRAM_BASE, request.size, 3, 0x10_0002, given.program as u64, 0]);
+    let mapped =
+        call(SYS_MMAP, [wire::PROGRAM_BASE, request.size, 3, 0x10_0002, given.program as u64, 0]);
     for (from, to) in &moves[..count] {
         let keep = if *to <= 2 { 0 } else { CLOEXEC };
         call(SYS_DUP3, [*from as u64, *to as u64, keep, 0, 0, 0]);

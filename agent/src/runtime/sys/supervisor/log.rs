@@ -27,13 +27,20 @@ impl Stream {
     }
 
     /// Reads once, writes the lines that are complete. False when there is no more for now.
-    pub fn pump(&mut self, stream: usize, log: i32, sinks: &mut [(i32, i32)], writer: &mut Writer) -> bool {
+    pub fn pump(
+        &mut self,
+        stream: usize,
+        log: i32,
+        sinks: &mut [(i32, i32)],
+        writer: &mut Writer,
+    ) -> bool {
         if self.fd <= 0 {
             return false;
         }
         let held = self.length as usize;
         let free = &mut self.line[held..];
-        let got = call(SYS_READ, [self.fd as u64, free.as_mut_ptr() as u64, free.len() as u64, 0, 0, 0]);
+        let got =
+            call(SYS_READ, [self.fd as u64, free.as_mut_ptr() as u64, free.len() as u64, 0, 0, 0]);
         if got == -EAGAIN || got == -EINTR {
             return false;
         }
@@ -97,7 +104,8 @@ impl Writer {
         let mut at = 0;
         while at < self.length {
             let rest = &self.bytes[at..self.length];
-            let sent = call(SYS_WRITE, [log as u64, rest.as_ptr() as u64, rest.len() as u64, 0, 0, 0]);
+            let sent =
+                call(SYS_WRITE, [log as u64, rest.as_ptr() as u64, rest.len() as u64, 0, 0, 0]);
             if sent == -EINTR {
                 continue;
             }
@@ -113,7 +121,8 @@ impl Writer {
 /// Gives the attached a copy. One that does not keep up is let go: a container must not wait.
 fn copy(bytes: &[u8], stream: usize, sinks: &mut [(i32, i32)]) {
     for sink in sinks.iter_mut().filter(|sink| sink.0 > 0 && sink.1 == stream as i32 + 1) {
-        let sent = call(SYS_WRITE, [sink.0 as u64, bytes.as_ptr() as u64, bytes.len() as u64, 0, 0, 0]);
+        let sent =
+            call(SYS_WRITE, [sink.0 as u64, bytes.as_ptr() as u64, bytes.len() as u64, 0, 0, 0]);
         if sent != bytes.len() as i64 {
             take(&mut sink.0);
         }

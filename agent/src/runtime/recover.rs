@@ -1,0 +1,130 @@
+//! Starting again: what is on disk, joined with what the supervisors tell.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::mount::UnmountFlags;
+use tokio::sync::watch;
+
+use super::engine::{Container, Engine, Error, Sandbox, blocking};
+use super::program::Names;
+use super::sandbox::{SOCKET, chain};
+use super::state::{ContainerRecord, SandboxRecord};
+use super::supervisor::Supervisor;
+use super::sys::SUPERVISOR;
+
+impl Engine {
+    /// Takes over the pods that a former runtime left. Nothing of them is changed but what nobody
+    /// owns any more.
+    pub async fn recover(&self) -> Result<(), Error> {
+        let engine = self.clone();
+        let (sandboxes, containers) = blocking(move || {
+            install_supervisor(&engine.supervisor_path())?;
+            Ok::<_, Error>(engine.root.load()?)
+        })
+        .await?;
+        if let Ok(cidr) = std::fs::read_to_string(self.root.file("pod-cidr"))
+            && let Err(error) = self.set_pod_cidr(cidr.trim()).await
+        {
+            tracing::warn!(error = %chain(&error), "cannot open the pod network again");
+        }
+        for record in sandboxes {
+            self.recover_sandbox(record).await?;
+        }
+        for record in containers {
+            self.recover_container(record).await?;
+        }
+        let dead: Vec<Arc<Sandbox>> = self.sandboxes.read().values().cloned().collect();
+        for sandbox in dead {
+            if sandbox.record.lock().ready && sandbox.supervisor.lock().is_none() {
+                tracing::warn!(
+                    sandbox = sandbox.id,
+                    "the pod's supervisor is gone: stopping the pod"
+                );
+                self.stop_sandbox(&sandbox.id).await?;
+            }
+        }
+        let engine = self.clone();
+        blocking(move || engine.sweep()).await;
+        Ok(())
+    }
+
+    async fn recover_sandbox(&self, record: SandboxRecord) -> Result<(), Error> {
+        let folder = self.root.sandbox(&record.id);
+        let supervisor = match record.ready {
+            true => Supervisor::connect(&folder, SOCKET).await.ok(),
+            false => None,
+        };
+        let sandbox = Arc::new(Sandbox {
+            id: record.id.clone(),
+            record: Mutex::new(record.clone()),
+            supervisor: Mutex::new(supervisor.clone()),
+            child: Mutex::new(None),
+            busy: tokio::sync::Mutex::new(()),
+        });
+        if let Some(supervisor) = &supervisor {
+            self.watch_supervisor(&sandbox, supervisor);
+        }
+        self.sandboxes.write().insert(record.id.clone(), sandbox);
+        if !record.ready {
+            // Half made or half stopped: both end stopped.
+            self.stop_sandbox(&record.id).await?;
+        }
+        Ok(())
+    }
+
+    async fn recover_container(&self, record: ContainerRecord) -> Result<(), Error> {
+        let process = match self.sandbox(&record.sandbox) {
+            Ok(sandbox) => {
+                let supervisor = sandbox.supervisor.lock().clone();
+                supervisor.and_then(|supervisor| supervisor.process(record.key))
+            }
+            Err(_) => {
+                let engine = self.clone();
+                return blocking(move || engine.discard(&record.id, &record.cgroup)).await;
+            }
+        };
+        let container = Arc::new(Container {
+            id: record.id.clone(),
+            record: Mutex::new(record),
+            process: Mutex::new(process.clone()),
+            names: Mutex::new(Names::default()),
+            settled: watch::Sender::new(false),
+            busy: tokio::sync::Mutex::new(()),
+            stdin_used: Mutex::new(false),
+        });
+        self.containers.write().insert(container.id.clone(), container.clone());
+        match process {
+            Some(_) => self.watch_container(&container),
+            None => self.settle(&container, None).await,
+        }
+        Ok(())
+    }
+
+    /// Removes what no record speaks of any more: groups and mounts of pods below our parent.
+    fn sweep(&self) {
+        let known: BTreeSet<String> = self.sandboxes.read().keys().cloned().collect();
+        let folder = self.root.file("sandboxes");
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if !known.contains(&*entry.file_name().to_string_lossy()) {
+                let _ = rustix::mount::unmount(entry.path().join("shm"), UnmountFlags::DETACH);
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+/// Writes the executable that supervisors run, unless it is there. The old one may be running, so
+/// it is replaced, never overwritten.
+fn install_supervisor(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+    if std::fs::read(path).is_ok_and(|bytes| bytes == SUPERVISOR) {
+        return Ok(());
+    }
+    super::state::replace(path, SUPERVISOR)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+        .map_err(super::state::failed("make executable", path))?;
+    Ok(())
+}

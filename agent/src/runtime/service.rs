@@ -1,0 +1,39 @@
+//! CRI v1 over gRPC. Every method converts, calls, and turns the error into a status; what it means
+//! is elsewhere.
+
+mod image;
+mod runtime;
+
+use tonic::{Code, Status};
+
+use super::engine::{Engine, Error};
+use super::images::{ImageError, PullError};
+use super::sandbox::chain;
+
+/// Both services of CRI. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    pub engine: Engine,
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        let code = match &error {
+            Error::NotFound { .. } => Code::NotFound,
+            Error::Invalid(_) | Error::Image(ImageError::Name(_)) => Code::InvalidArgument,
+            Error::AlreadyExists(_) => Code::AlreadyExists,
+            Error::NotRunning(_) | Error::NoNetwork => Code::FailedPrecondition,
+            Error::Timeout { .. } => Code::DeadlineExceeded,
+            Error::Pull(PullError::NotFound { .. }) => Code::NotFound,
+            Error::Pull(PullError::Denied { .. }) => Code::PermissionDenied,
+            Error::Pull(PullError::Network { .. }) => Code::Unavailable,
+            _ => Code::Unknown,
+        };
+        Status::new(code, chain(&error))
+    }
+}
+
+/// What CRI has and this runtime does not.
+fn absent<T>(method: &str) -> Result<T, Status> {
+    Err(Status::unimplemented(format!("{method} is not supported")))
+}

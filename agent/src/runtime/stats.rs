@@ -1,0 +1,161 @@
+//! Figures of containers, pods and file systems.
+
+use std::fs;
+use std::path::Path;
+
+use proto::cri;
+
+use super::cgroup::Usage;
+use super::engine::{Container, Engine, Sandbox};
+
+impl Engine {
+    pub fn container_stats(&self, container: &Container) -> cri::ContainerStats {
+        let record = container.record.lock().clone();
+        let config = record.config.unwrap_or_default();
+        let usage = self.cgroups.usage(&record.cgroup);
+        let now = self.now();
+        let (bytes, inodes) = tree_size(&self.root.container(&record.id).join("upper"));
+        cri::ContainerStats {
+            attributes: Some(cri::ContainerAttributes {
+                id: record.id,
+                metadata: config.metadata,
+                labels: config.labels,
+                annotations: config.annotations,
+            }),
+            cpu: Some(cpu(&usage, now)),
+            memory: Some(memory(&usage, now)),
+            writable_layer: Some(cri::FilesystemUsage {
+                timestamp: now,
+                fs_id: Some(cri::FilesystemIdentifier {
+                    mountpoint: self.root.file("containers").display().to_string(),
+                }),
+                used_bytes: value(Some(bytes)),
+                inodes_used: value(Some(inodes)),
+            }),
+            swap: Some(cri::SwapUsage {
+                timestamp: now,
+                swap_available_bytes: None,
+                swap_usage_bytes: value(usage.swap),
+            }),
+            io: None,
+        }
+    }
+
+    pub fn sandbox_stats(&self, sandbox: &Sandbox) -> cri::PodSandboxStats {
+        let record = sandbox.record.lock().clone();
+        let config = record.config.unwrap_or_default();
+        let usage = self.cgroups.usage(&record.cgroup);
+        let now = self.now();
+        let containers = self.containers_of(&record.id);
+        let network =
+            interfaces(record.supervisor).filter(|_| record.ready && !record.ip.is_empty());
+        cri::PodSandboxStats {
+            attributes: Some(cri::PodSandboxAttributes {
+                id: record.id,
+                metadata: config.metadata,
+                labels: config.labels,
+                annotations: config.annotations,
+            }),
+            linux: Some(cri::LinuxPodSandboxStats {
+                cpu: Some(cpu(&usage, now)),
+                memory: Some(memory(&usage, now)),
+                network: network.map(|mut interfaces| cri::NetworkUsage {
+                    timestamp: now,
+                    default_interface: interfaces
+                        .iter()
+                        .position(|i| i.name == "eth0")
+                        .map(|at| interfaces.remove(at)),
+                    interfaces,
+                }),
+                process: Some(cri::ProcessUsage {
+                    timestamp: now,
+                    process_count: value(usage.pids),
+                }),
+                containers: containers
+                    .iter()
+                    .map(|container| self.container_stats(container))
+                    .collect(),
+                io: None,
+            }),
+            windows: None,
+        }
+    }
+
+    /// The content store, and where writable layers are.
+    pub fn file_systems(&self) -> (cri::FilesystemUsage, cri::FilesystemUsage) {
+        let now = self.now();
+        let of = |path: &Path| {
+            let (bytes, inodes) = tree_size(path);
+            cri::FilesystemUsage {
+                timestamp: now,
+                fs_id: Some(cri::FilesystemIdentifier { mountpoint: path.display().to_string() }),
+                used_bytes: value(Some(bytes)),
+                inodes_used: value(Some(inodes)),
+            }
+        };
+        (of(self.images.root()), of(&self.root.file("containers")))
+    }
+}
+
+fn cpu(usage: &Usage, timestamp: i64) -> cri::CpuUsage {
+    cri::CpuUsage {
+        timestamp,
+        usage_core_nano_seconds: value(usage.cpu_nanoseconds),
+        ..Default::default()
+    }
+}
+
+fn memory(usage: &Usage, timestamp: i64) -> cri::MemoryUsage {
+    let available =
+        usage.memory_limit.zip(usage.working_set).map(|(limit, used)| limit.saturating_sub(used));
+    cri::MemoryUsage {
+        timestamp,
+        working_set_bytes: value(usage.working_set),
+        available_bytes: value(available),
+        usage_bytes: value(usage.memory),
+        rss_bytes: value(usage.rss),
+        page_faults: value(usage.page_faults),
+        major_page_faults: value(usage.major_page_faults),
+        psi: None,
+    }
+}
+
+fn value(value: Option<u64>) -> Option<cri::UInt64Value> {
+    value.map(|value| cri::UInt64Value { value })
+}
+
+/// Counters of a process's network namespace.
+fn interfaces(pid: i32) -> Option<Vec<cri::NetworkInterfaceUsage>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?;
+    let lines = text.lines().skip(2).filter_map(|line| {
+        let (name, counters) = line.split_once(':')?;
+        let counters: Vec<u64> =
+            counters.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        Some(cri::NetworkInterfaceUsage {
+            name: name.trim().to_owned(),
+            rx_bytes: value(counters.first().copied()),
+            rx_errors: value(counters.get(2).copied()),
+            tx_bytes: value(counters.get(8).copied()),
+            tx_errors: value(counters.get(10).copied()),
+        })
+    });
+    Some(lines.filter(|interface| interface.name != "lo").collect())
+}
+
+/// Bytes on the disk and number of files of a tree.
+fn tree_size(path: &Path) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    let (mut bytes, mut inodes) = (0, 0);
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            bytes += metadata.blocks() * 512;
+            inodes += 1;
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    (bytes, inodes)
+}

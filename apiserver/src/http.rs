@@ -23,6 +23,7 @@ mod body;
 pub mod coalesce;
 mod documents;
 mod health;
+mod impersonate;
 mod openapi;
 pub mod query;
 mod resource;
@@ -67,7 +68,12 @@ async fn handle(State(api): State<Arc<Api>>, request: Request<Body>) -> Response
 async fn dispatch(api: &Arc<Api>, parts: &mut Parts, body: Body) -> Result<Response, Status> {
     let path = parts.uri.path().to_string();
     let target = Target::parse(&path);
-    let identity = api.authenticator.identify(parts)?;
+    let identity = match api.authenticator.identify(parts)? {
+        Identity::Known(user) => {
+            Identity::Known(impersonate::resolve(user, &parts.headers, &api.registry)?)
+        }
+        Identity::Anonymous => Identity::Anonymous,
+    };
     if let Target::Resource(resource) = &target {
         let Identity::Known(user) = identity else { return Err(Status::unauthorized()) };
         return resource::handle(api, parts, body, resource, &user).await;
@@ -95,13 +101,14 @@ fn header_text(parts: &Parts, name: header::HeaderName) -> Option<&str> {
     parts.headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// What authorization is asked about a resource.
-fn what<'a>(path: &'a ResourcePath<'a>) -> What<'a> {
+/// What authorization is asked about a resource. `name` is that of the path, or the only one that
+/// a field selector admits.
+fn what<'a>(path: &'a ResourcePath<'a>, name: &'a str) -> What<'a> {
     What::Resource {
         group: &path.group,
         resource: &path.resource,
         subresource: &path.subresource,
         namespace: &path.namespace,
-        name: &path.name,
+        name,
     }
 }

@@ -9,6 +9,7 @@ use api::{Api, CONFIG_MAPS, PODS, config_map, options, pod};
 use apiserver::{Server, ServerError, store::StoreError};
 use bytes::Bytes;
 use client::{Client, Clock, Kubeconfig, Rng};
+use http_body_util::BodyExt;
 use proto::user::User;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -142,6 +143,32 @@ async fn a_port_in_use_and_bad_options_are_said_plainly() {
     assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
     let error = start(&["--disable-admission-plugins=Nothing"]).await;
     assert!(matches!(error, ServerError::Admission(_)), "{error}");
+}
+
+#[tokio::test]
+async fn acting_as_somebody_else() {
+    let api = Api::start().await;
+    let acting = ["impersonate-user: bob", "impersonate-group: devs"];
+    let refused = api.send(&format!("GET {PODS}"), &acting, "").await.expect(403);
+    assert!(refused["message"].as_str().unwrap().contains("User \"bob\" cannot list"), "{refused}");
+    let masters = ["impersonate-user: bob", "impersonate-group: system:masters"];
+    api.send(&format!("GET {PODS}"), &masters, "").await.expect(200);
+    let bob = api.as_user(User::new("bob", &[]));
+    let refused = bob.send(&format!("GET {PODS}"), &masters, "").await.expect(403);
+    assert!(refused["message"].as_str().unwrap().contains("cannot impersonate"), "{refused}");
+}
+
+#[tokio::test]
+async fn watches_end_when_the_server_does() {
+    let served = Served::start(&[]).await;
+    let client = served.admin();
+    let request = http::Request::get(format!("{PODS}?watch=true")).body(Bytes::new()).unwrap();
+    let response = client.request(request).await.unwrap();
+    assert_eq!(response.status(), 200, "the head arrives before the first event");
+    served.stop.cancel();
+    let rest = response.into_body().collect().await.unwrap();
+    assert!(rest.to_bytes().is_empty());
+    served.task.await.unwrap();
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{body::Body, response::Response};
 use http::{Method, header, request::Parts};
-use proto::{status::Status, user::User};
+use proto::{selector::FieldSelector, status::Status, user::User};
 
 use super::{Api, accept, answer, body, header_text, query::Query, target::ResourcePath, what};
 use crate::{
@@ -23,7 +23,9 @@ pub(super) async fn handle(
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let query = Query::parse(parts.uri.query());
     let verb = verb(&parts.method, path, &query)?;
-    let attributes = Attributes { user, verb, what: what(path) };
+    let selected = selected_name(path, &query);
+    let name = selected.as_deref().unwrap_or(&path.name);
+    let attributes = Attributes { user, verb, what: what(path, name) };
     authorize(api, &attributes, path)?;
     let kind = find(api, path, verb)?;
     let streams = matches!(&*path.subresource, "log" | "exec" | "attach" | "portforward");
@@ -84,6 +86,15 @@ fn verb(method: &Method, path: &ResourcePath, query: &Query) -> Result<&'static 
         Method::DELETE => "delete",
         _ => return Err(Status::method_not_allowed()),
     })
+}
+
+/// The name in `fieldSelector=metadata.name=NAME`: such a list or watch reads that object only.
+fn selected_name(path: &ResourcePath, query: &Query) -> Option<String> {
+    if !path.name.is_empty() {
+        return None;
+    }
+    let selector = query.find("fieldSelector")?;
+    FieldSelector::parse(selector).ok()?.required("metadata.name").map(String::from)
 }
 
 fn authorize(api: &Api, attributes: &Attributes, path: &ResourcePath) -> Result<(), Status> {

@@ -21,7 +21,7 @@ use crate::{
     cache::Entry,
     codec,
     http::query::{Query, dry_run},
-    kinds::{self, Context, lens::Lens},
+    kinds::{self, Context, lens::Lens, pod::binding},
     store::{Guard, Op, Outcome, Txn},
 };
 
@@ -34,6 +34,9 @@ pub struct DeleteOptions {
     pub orphan_dependents: Option<bool>,
     pub propagation_policy: Option<String>,
     pub dry_run: Vec<String>,
+    /// The pod says in its conditions that it was evicted.
+    #[serde(skip)]
+    pub evicted: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -207,6 +210,9 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, context: &Context) ->
         _ => return Step::Remove,
     }
     strategy.begin_delete(&mut object);
+    if options.evicted {
+        binding::evict(&mut object, context.now);
+    }
     if object == *old { Step::Wait } else { Step::Keep(object) }
 }
 
@@ -357,6 +363,7 @@ fn from_query(query: &Query) -> Result<DeleteOptions, Status> {
         orphan_dependents: query.optional_flag("orphanDependents"),
         propagation_policy: query.find("propagationPolicy").map(String::from),
         dry_run: query.all("dryRun").map(String::from).collect(),
+        evicted: false,
     })
 }
 

@@ -123,6 +123,7 @@ impl Registry {
             true => delete::parse(eviction.at("deleteOptions").clone())?,
             false => delete::DeleteOptions::default(),
         };
+        options.evicted = true;
         options.dry_run.extend(call.query.all("dryRun").map(String::from));
         self.delete_with(call, &options).await?;
         Ok(created())

@@ -34,7 +34,7 @@ pub struct Options {
     pub tls_san: Vec<String>,
 
     /// Keep everything in memory; it is gone when the server ends.
-    #[arg(long, conflicts_with = "servers")]
+    #[arg(long, conflicts_with = "etcd-servers")]
     pub ephemeral: bool,
 
     #[command(flatten)]

@@ -251,20 +251,6 @@ pub fn validate_status(new: &Value, old: &Value, ctx: &Context) -> Vec<FieldErro
     errors
 }
 
-/// The pod of a binding (v1 Binding): assigned to its node, or 409.
-pub fn bind(old: &Value, binding: &Value, ctx: &Context) -> Result<Value, Status> {
-    let mut pod = old.clone();
-    pod::binding::bind(&mut pod, binding, ctx.now)?;
-    Ok(pod)
-}
-
-/// The pod with the condition that says that it is being evicted; written before it is deleted.
-pub fn evict(old: &Value, ctx: &Context) -> Value {
-    let mut pod = old.clone();
-    pod::binding::evict(&mut pod, ctx.now);
-    pod
-}
-
 /// The selectable field with this label; None: `field label not supported: x` (400).
 pub fn field(strategy: &dyn Strategy, label: &str) -> Option<&'static Field> {
     static METADATA: [Field; 2] = [

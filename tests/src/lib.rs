@@ -8,3 +8,4 @@ pub mod machine;
 pub mod program;
 pub mod server;
 pub mod wait;
+pub mod world;

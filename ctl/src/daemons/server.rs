@@ -43,9 +43,8 @@ pub async fn run(
     let server =
         apiserver::Server::start_with(options.server, clock.clone(), rng.clone(), checks).await?;
     tracing::info!(address = %server.address(), "serving");
-    let component = |name: &str| {
-        server.client(User::new(&format!("system:{name}"), &["system:authenticated"]))
-    };
+    let component =
+        |name: &str| server.client(User::new(&format!("system:{name}"), &["system:authenticated"]));
     let (controllers, schedules) =
         (component("kube-controller-manager"), component("kube-scheduler"));
     // One copy of each kind for both: informers read as the controllers, who may read everything.

@@ -48,6 +48,17 @@ impl Selection {
             && self.fields.matches(|field| entry.field(field).unwrap_or_default())
     }
 
+    /// A field and the one value of it that all matching objects have, where the selection asks
+    /// for one: a watch then sleeps through the changes of all others.
+    pub fn value(&self) -> Option<(&str, &str)> {
+        let mut equal = self.fields.requirements().iter().filter(|requirement| requirement.equal);
+        match equal.next() {
+            Some(requirement) => Some((&requirement.field, &requirement.value)),
+            None if self.namespace.is_empty() => None,
+            None => Some(("metadata.namespace", &self.namespace)),
+        }
+    }
+
     /// The only object that can match, where the fields name it.
     pub fn only(&self) -> Option<&str> {
         self.fields.required("metadata.name")

@@ -111,7 +111,11 @@ impl Watch {
         };
         self.after = from;
         self.told = from;
-        match call.kind.cache.watcher(from) {
+        let watcher = match self.selection.value() {
+            Some((field, value)) => call.kind.cache.watcher_of(from, field, value),
+            None => call.kind.cache.watcher(from),
+        };
+        match watcher {
             Ok(watcher) => self.watcher = Some(watcher),
             Err(gone) => self.expire(gone),
         }

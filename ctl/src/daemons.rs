@@ -1,6 +1,7 @@
 //! The daemons inside `ctl`: the same programs as the binaries of their own, with the same flags,
 //! and `ctl server`, which is three of them in one process.
 
+mod proxy;
 mod server;
 
 use std::process::ExitCode;
@@ -25,6 +26,19 @@ pub enum Daemon {
     },
     /// Run the controllers
     Controller(controller::Options),
+    /// Run a node's agent
+    Agent(agent::Options),
+    /// Make Services and pods reachable from a machine that is not a node
+    Proxy(proxy::Options),
+    /// Run nodes whose containers exist in memory only
+    #[command(hide = true)]
+    Simulate {
+        #[command(flatten)]
+        server: KubeconfigFile,
+        /// How many
+        #[arg(long, value_name = "N")]
+        nodes: usize,
+    },
 }
 
 /// How a component reaches the API server.
@@ -65,6 +79,20 @@ async fn serve(daemon: Daemon) -> std::result::Result<(), BoxError> {
         Daemon::Controller(options) => {
             let (client, informers) = connect(options.kubeconfig.clone(), &clock, &rng)?;
             Ok(controller::run(options, client, informers, clock, rng, shutdown).await?)
+        }
+        Daemon::Agent(options) => {
+            let (client, informers) = connect(Some(options.kubeconfig.clone()), &clock, &rng)?;
+            Ok(agent::run(options, client, informers, clock, rng, shutdown).await?)
+        }
+        Daemon::Proxy(options) => {
+            let (_, informers) = connect(options.kubeconfig.clone(), &clock, &rng)?;
+            proxy::run(options, informers, clock, shutdown).await;
+            Ok(())
+        }
+        Daemon::Simulate { server, nodes } => {
+            let (client, informers) = connect(server.kubeconfig, &clock, &rng)?;
+            agent::simulated::run(nodes, client, informers, clock, rng, shutdown).await;
+            Ok(())
         }
     }
 }

@@ -97,13 +97,15 @@ impl Cache {
             .map(|spec| (spec.storage.clone(), Arc::new(KindCache::new(spec, progress.clone()))))
             .collect();
         let shared = Arc::new(Shared { store, clock, kinds, progress });
-        let watch = shared.fill().await?;
+        let (watch, now) = shared.fill().await?;
         let feed = tokio::spawn(follow(shared.clone(), watch));
         let written = shared.progress.subscribe();
         let (store, clock) = (shared.store.clone(), shared.clock.clone());
         let keep = tokio::spawn(history::keep(store, written, History::default(), clock));
         let tasks = Tasks([feed.abort_handle(), keep.abort_handle()]);
-        Ok(Self { shared, _tasks: Arc::new(tasks) })
+        let cache = Self { shared, _tasks: Arc::new(tasks) };
+        cache.reach(now).await?;
+        Ok(cache)
     }
 
     /// The cache of the kind stored under this folder ([`proto::kind::Row::storage`]).
@@ -200,8 +202,9 @@ impl Cache {
 }
 
 impl Shared {
-    /// Loads every kind as it was some revisions ago and starts the watch that replays the rest.
-    async fn fill(self: &Arc<Self>) -> Result<Watch, StoreError> {
+    /// Loads every kind as it was some revisions ago and starts the watch that replays the rest, up
+    /// to the revision that is returned and beyond.
+    async fn fill(self: &Arc<Self>) -> Result<(Watch, Revision), StoreError> {
         let now = self.store.revision().await?;
         // Never back behind what has been served.
         let mut start = now.saturating_sub(REPLAY).max(*self.progress.borrow());
@@ -216,8 +219,7 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         }
-        let watch = self.store.watch(ROOT, start, self.clone()).await?;
-        Ok(watch)
+        Ok((self.store.watch(ROOT, start, self.clone()).await?, now))
     }
 
     async fn load(&self, revision: Revision) -> Result<(), StoreError> {
@@ -287,7 +289,7 @@ async fn follow(shared: Arc<Shared>, mut watch: Watch) {
         tracing::warn!(%error, "the watch of the store ended; reading everything anew");
         watch = loop {
             match shared.fill().await {
-                Ok(watch) => break watch,
+                Ok((watch, _)) => break watch,
                 Err(StoreError::Closed) => return,
                 Err(error) => tracing::error!(%error, "cannot read the store"),
             }

@@ -2,52 +2,19 @@
 
 #[path = "http/api.rs"]
 mod api;
-
-use std::sync::Arc;
+#[path = "http/served.rs"]
+mod served;
 
 use api::{Api, CONFIG_MAPS, PODS, config_map, options, pod};
 use apiserver::{Server, ServerError, store::StoreError};
 use bytes::Bytes;
-use client::{Client, Clock, Kubeconfig, Rng};
+use client::{Client, Clock, Rng};
 use http_body_util::BodyExt;
 use proto::user::User;
 use serde_json::json;
+use served::Served;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
-
-/// A server on its port, until dropped.
-struct Served {
-    dir: tempfile::TempDir,
-    address: std::net::SocketAddr,
-    pki: Arc<apiserver::pki::Pki>,
-    stop: CancellationToken,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Served {
-    async fn start(flags: &[&str]) -> Served {
-        let dir = tempfile::tempdir().unwrap();
-        let options = options(dir.path(), flags);
-        let server = Server::start(options, Clock::system(), Rng::seeded(3)).await.unwrap();
-        let (address, pki) = (server.address(), server.pki().clone());
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(server.serve(stop.clone()));
-        Served { dir, address, pki, stop, task }
-    }
-
-    fn url(&self) -> String {
-        format!("https://{}", self.address)
-    }
-
-    fn client(&self, kubeconfig: &str) -> Client {
-        let config = Kubeconfig::parse(kubeconfig).unwrap();
-        Client::connect(&config.config(None).unwrap()).unwrap()
-    }
-
-    fn admin(&self) -> Client {
-        self.client(&std::fs::read_to_string(self.dir.path().join("admin.kubeconfig")).unwrap())
-    }
-}
 
 async fn code(client: &Client, path: &str) -> u16 {
     let request = http::Request::get(path).body(Bytes::new()).unwrap();
@@ -197,24 +164,6 @@ async fn http1_half_closed_and_malformed() {
     let _ = stream.read_to_end(&mut bytes).await;
     assert!(bytes.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&bytes));
     assert_eq!(code(&served.admin(), "/api/v1/pods").await, 200);
-}
-
-impl Served {
-    async fn raw(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
-        use rustls_pki_types::pem::PemObject;
-        let mut roots = rustls::RootCertStore::empty();
-        let ca = rustls_pki_types::CertificateDer::from_pem_slice(self.pki.ca().as_bytes());
-        roots.add(ca.unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
-        let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
-        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
-    }
 }
 
 #[tokio::test]

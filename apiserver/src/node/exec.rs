@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, Request, StatusCode, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use proto::status::Status;
+use tokio::io::AsyncWriteExt;
 
 use super::{connect::Agent, container::Pod, log::refusal, passed_on};
 use crate::{http::Api, registry::Call};
@@ -70,6 +71,8 @@ pub(super) async fn connect(
         let (Ok(client), Ok(agent)) = tokio::join!(upgrade, from_agent) else { return };
         let (mut client, mut agent) = (TokioIo::new(client), TokioIo::new(agent));
         let _ = tokio::io::copy_bidirectional(&mut client, &mut agent).await;
+        // However one side ended, the other is told in order.
+        let _ = tokio::join!(client.shutdown(), agent.shutdown());
     });
     Ok(switched)
 }

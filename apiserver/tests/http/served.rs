@@ -1,0 +1,63 @@
+//! An API server on its port, for tests of what only the wire shows.
+
+#![allow(dead_code, reason = "every test program uses a part of it")]
+
+use std::sync::Arc;
+
+use apiserver::Server;
+use client::{Client, Clock, Kubeconfig, Rng};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::options;
+
+/// A server on its port, until dropped.
+pub struct Served {
+    pub dir: tempfile::TempDir,
+    pub address: std::net::SocketAddr,
+    pub pki: Arc<apiserver::pki::Pki>,
+    pub stop: CancellationToken,
+    pub task: tokio::task::JoinHandle<()>,
+}
+
+impl Served {
+    pub async fn start(flags: &[&str]) -> Served {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options(dir.path(), flags);
+        let server = Server::start(options, Clock::system(), Rng::seeded(3)).await.unwrap();
+        let (address, pki) = (server.address(), server.pki().clone());
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(server.serve(stop.clone()));
+        Served { dir, address, pki, stop, task }
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    pub fn client(&self, kubeconfig: &str) -> Client {
+        let config = Kubeconfig::parse(kubeconfig).unwrap();
+        Client::connect(&config.config(None).unwrap()).unwrap()
+    }
+
+    pub fn admin(&self) -> Client {
+        self.client(&std::fs::read_to_string(self.dir.path().join("admin.kubeconfig")).unwrap())
+    }
+}
+
+impl Served {
+    pub async fn raw(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        use rustls_pki_types::pem::PemObject;
+        let mut roots = rustls::RootCertStore::empty();
+        let ca = rustls_pki_types::CertificateDer::from_pem_slice(self.pki.ca().as_bytes());
+        roots.add(ca.unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+}

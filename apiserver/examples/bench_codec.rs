@@ -6,10 +6,12 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use apiserver::codec::{self, Format};
+use apiserver::kinds::{self, Context};
 use apiserver::{openapi, patch, schema};
 use client::Clock;
 use proto::kind::{POD, ROWS};
 use proto::time::Time;
+use proto::user::User;
 use serde_json::{Value, json};
 
 fn main() {
@@ -38,6 +40,18 @@ fn main() {
     schema::default(&POD, &mut stored);
     let clone = per_pod(&clock, "clone", Some(parse), || drop(black_box(stored.clone())));
     println!("  (the next lines clone the object once each: {clone:?})");
+    let strategy = kinds::strategy(&POD);
+    let user = User::default();
+    let ctx = Context { row: &POD, now: Time::from_unix(1), random: 1, user: &user };
+    measure("the kind's defaults, preparation and rules", &mut || {
+        let mut new = stored.clone();
+        strategy.default(&mut new);
+        strategy.prepare_create(&mut new, &ctx);
+        assert!(black_box(kinds::validate_create(&new, &ctx)).is_empty());
+    });
+    measure("table cells (no clone)", &mut || {
+        black_box(strategy.cells(&stored, Time::from_unix(1)));
+    });
     measure("record a create", &mut || {
         let mut new = stored.clone();
         record(None, &mut new, "");

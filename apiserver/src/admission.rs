@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::registry::Registry;
 
+mod class;
 mod namespace_lifecycle;
 mod node;
 mod pod;
@@ -75,6 +76,8 @@ static PLUGINS: &[Plugin] = &[
     Plugin { name: "ServiceAccount", mutate: Some(pod::service_account), validate: None },
     Plugin { name: "NodeRestriction", mutate: None, validate: Some(node::restrict) },
     Plugin { name: "TaintNodesByCondition", mutate: Some(node::taint_new), validate: None },
+    Plugin { name: "Priority", mutate: Some(class::priority), validate: None },
+    Plugin { name: "RuntimeClass", mutate: Some(class::runtime), validate: None },
     Plugin { name: "DefaultTolerationSeconds", mutate: Some(pod::tolerate), validate: None },
 ];
 

@@ -163,8 +163,7 @@ fn a_service_with_all_its_defaults() {
     assert_eq!(
         plain["spec"],
         json!({
-            "internalTrafficPolicy": "Cluster", "ipFamilies": ["IPv4"],
-            "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster", "ipFamilyPolicy": "SingleStack",
             "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}],
             "selector": {"app": "a"}, "sessionAffinity": "None", "type": "ClusterIP",
         })
@@ -766,6 +765,7 @@ fn updates_of_services() {
     old["spec"]["clusterIP"] = json!("10.96.0.7");
     old["spec"]["clusterIPs"] = json!(["10.96.0.7"]);
     old["spec"]["ports"][0]["nodePort"] = json!(30080);
+    old["spec"]["ipFamilies"] = json!(["IPv4"]);
     let user = with(&service(), &[("/spec/type", json!("NodePort"))]);
     let (kept, errors) = update(&kind::SERVICE, &old, user);
     assert_eq!(errors, Vec::<String>::new());

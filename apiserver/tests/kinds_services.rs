@@ -122,6 +122,7 @@ async fn addresses_are_given_once_by_any_number_of_servers() {
     for service in &services {
         let spec = &service["spec"];
         assert_eq!(spec["clusterIPs"], json!([spec["clusterIP"]]));
+        assert_eq!(spec["ipFamilies"], json!(["IPv4"]));
         assert!(addresses.insert(spec["clusterIP"].as_str().unwrap().to_string()));
         if let Some(port) = spec["ports"][0]["nodePort"].as_u64() {
             assert!((30000..=32767).contains(&port) && ports.insert(port));
@@ -174,6 +175,15 @@ async fn what_is_asked_for_is_given_or_refused() {
     let outside = server.create("b", asked("10.97.0.1"), 0).await.unwrap_err();
     assert!(outside.message.ends_with("the provided network does not match the current range"));
 
+    let mut six = cluster_ip();
+    six["ipFamilies"] = json!(["IPv6"]);
+    let status = server.create("b", six, 0).await.unwrap_err();
+    assert!(
+        status.message.ends_with(
+            "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"
+        )
+    );
+
     server.create("p", node_port(30080), 0).await.unwrap();
     let taken = server.create("q", node_port(30080), 0).await.unwrap_err();
     assert_eq!(
@@ -187,6 +197,14 @@ async fn what_is_asked_for_is_given_or_refused() {
         "Service \"q\" is invalid: spec.ports[0].nodePort: Invalid value: 80: provided port is \
          not in the valid range. The range of valid ports is 30000-32767"
     );
+}
+
+#[tokio::test]
+async fn a_cluster_of_the_other_family() {
+    let server = Server::new("fd00::/108", "30000-32767");
+    let service = server.create("s", cluster_ip(), 0).await.unwrap();
+    assert_eq!(service["spec"]["ipFamilies"], json!(["IPv6"]));
+    assert!(service["spec"]["clusterIP"].as_str().unwrap().starts_with("fd00::"));
 }
 
 #[tokio::test]

@@ -100,25 +100,20 @@ fn default(spec: &mut Value) {
     }
 }
 
-/// One family: the cluster has no other. A headless Service without a selector may have
-/// endpoints of both.
+/// Which families of addresses the Service speaks, as far as that does not depend on the cluster:
+/// a headless Service without a selector may have endpoints of both.
 fn families(spec: &mut Value) {
     if kind(spec) == "ExternalName" {
         return;
     }
     let by_hand = headless(spec) && spec.vacant("selector");
-    if by_hand && !spec.has("ipFamilyPolicy") && spec.vacant("ipFamilies") {
-        spec.set("ipFamilyPolicy", "RequireDualStack");
-        spec.set("ipFamilies", json!(["IPv4", "IPv6"]));
+    if by_hand && spec.vacant("ipFamilies") {
+        spec.fill("ipFamilyPolicy", "RequireDualStack");
+        if spec.text("ipFamilyPolicy") != "SingleStack" {
+            spec.set("ipFamilies", json!(["IPv4", "IPv6"]));
+        }
     }
     spec.fill("ipFamilyPolicy", "SingleStack");
-    if spec.vacant("ipFamilies") {
-        let first = spec.items("clusterIPs").first().and_then(Value::as_str).unwrap_or("");
-        let family = if first.contains(':') { "IPv6" } else { "IPv4" };
-        let both = by_hand && spec.text("ipFamilyPolicy") != "SingleStack";
-        let families = if both { json!(["IPv4", "IPv6"]) } else { json!([family]) };
-        spec.set("ipFamilies", families);
-    }
 }
 
 fn kind(spec: &Value) -> &str {

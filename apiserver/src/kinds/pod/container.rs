@@ -131,9 +131,10 @@ fn ports(path: &Path, ports: &[Value], host_network: bool, errors: &mut Errors) 
         if host != 0 {
             check::port_number(&path.field("hostPort"), host, errors);
         }
-        if host_network && host != number {
-            let detail = "must match `hostPort` when `hostNetwork` is true";
-            errors.push(FieldError::invalid(path.field("containerPort"), number, detail));
+        // In a template it may be left out: its pods will have it set.
+        if host_network && host != 0 && host != number {
+            let detail = "must match `containerPort` when `hostNetwork` is true";
+            errors.push(FieldError::invalid(path.field("hostPort"), host, detail));
         }
         if !port.text("hostIP").is_empty() {
             check::ip(&path.field("hostIP"), port.text("hostIP"), errors);

@@ -37,6 +37,11 @@ pub fn take_over(spec: &mut Value, old: &Value) {
         if spec.vacant("clusterIPs") && spec.at("clusterIP") == old.at("clusterIP") {
             spec.take_over("clusterIPs", old);
         }
+        for field in ["ipFamilies", "ipFamilyPolicy"] {
+            if spec.vacant(field) {
+                spec.take_over(field, old);
+            }
+        }
     }
     if needs_node_ports(old) && needs_node_ports(spec) {
         node_ports(spec, old);

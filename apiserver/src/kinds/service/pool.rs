@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::allocated::{addresses, numbers};
 use super::range::{Addresses, Bitmap, Ports};
-use super::{needs_address, needs_health_port, needs_node_ports};
+use super::{kind, needs_address, needs_health_port, needs_node_ports};
 use crate::kinds::lens::Lens;
 use crate::kinds::path::Path;
 use crate::kinds::{Change, Context, Reservation};
@@ -77,6 +77,7 @@ impl Pool {
         ctx: &Context<'_>,
         reservation: &mut Reservation,
     ) -> Result<(), Status> {
+        self.families(new)?;
         let held: Vec<String> = addresses(old.at("spec")).into_iter().map(String::from).collect();
         let wanted: Vec<String> = addresses(new.at("spec")).into_iter().map(String::from).collect();
         for address in wanted.iter().filter(|address| !held.contains(address)) {
@@ -106,6 +107,28 @@ impl Pool {
             self.release(address, old, reservation).await?;
         }
         Ok(())
+    }
+
+    /// The cluster has one family of addresses, which is everyone's default; only Services whose
+    /// endpoints are kept by hand may speak of the other.
+    fn families(&self, service: &mut Value) -> Result<(), Status> {
+        let family = if self.addresses.is_ipv6() { "IPv6" } else { "IPv4" };
+        let spec = service.section("spec");
+        if kind(spec) != "ExternalName" && spec.vacant("ipFamilies") {
+            spec.set("ipFamilies", json!([family]));
+        }
+        if !needs_address(spec) {
+            return Ok(());
+        }
+        let families = spec.items("ipFamilies").iter().filter_map(Value::as_str);
+        let Some((index, other)) = families.enumerate().find(|(_, given)| *given != family) else {
+            return Ok(());
+        };
+        let path = Path::root("spec");
+        let path = path.field("ipFamilies");
+        let detail = "not configured on this cluster";
+        let error = FieldError::invalid(path.index(index), other, detail);
+        Err(Status::invalid("", "Service", service.at("metadata").text("name"), &[error]))
     }
 
     /// Whether an address that was asked for can be had.

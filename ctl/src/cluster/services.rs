@@ -115,7 +115,8 @@ fn runtime(cluster: &Cluster, node: &Node, state: &StateDir) -> Vec<OsString> {
     Line::new("runtime")
         .flag("--root", dir.join("runtime"))
         .flag("--listen", socket(&dir))
-        .flag("--images", state.images())
+        .flag("--image-root", state.images())
+        .flag("--cgroup-parent", cluster.node_cgroup(node))
         .0
 }
 

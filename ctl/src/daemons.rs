@@ -28,6 +28,8 @@ pub enum Daemon {
     Controller(controller::Options),
     /// Run a node's agent
     Agent(agent::Options),
+    /// Run a node's container runtime
+    Runtime(agent::runtime::Options),
     /// Make Services and pods reachable from a machine that is not a node
     Proxy(proxy::Options),
     /// Run nodes whose containers exist in memory only
@@ -83,6 +85,10 @@ async fn serve(daemon: Daemon) -> std::result::Result<(), BoxError> {
         Daemon::Agent(options) => {
             let (client, informers) = connect(Some(options.kubeconfig.clone()), &clock, &rng)?;
             Ok(agent::run(options, client, informers, clock, rng, shutdown).await?)
+        }
+        Daemon::Runtime(options) => {
+            let ended = shutdown.cancelled_owned();
+            Ok(agent::runtime::serve(options, clock, rng, ended).await?)
         }
         Daemon::Proxy(options) => {
             let (_, informers) = connect(options.kubeconfig.clone(), &clock, &rng)?;

@@ -156,7 +156,8 @@ impl<'a> Rollout<'a> {
     }
 
     fn recreate(&mut self) -> Result<(), PlanError> {
-        let scaled = self.old.iter_mut().filter_map(|set| set.scale(0).then_some(())).count() > 0;
+        let active = self.old.iter_mut().filter(|set| set.replicas > 0);
+        let scaled = active.map(|set| set.resize(0, self.deployment)).count() > 0;
         if scaled || self.old_pods_running() {
             self.write_status(true);
             return Ok(());
@@ -261,8 +262,7 @@ impl<'a> Rollout<'a> {
         if let Some(revision) = revision {
             // Not guarded by a revision: the status was just written.
             let body = json!({ "metadata": { "annotations": { revision::REVISION: revision } } });
-            let target = crate::plan::Target::of(&DEPLOYMENT, &deployment.metadata);
-            plan.steps.push(Step::Patch(crate::plan::Patch { target, subresource: "", body }));
+            plan.merge(&DEPLOYMENT, &deployment.metadata, body);
         }
         plan
     }

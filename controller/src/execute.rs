@@ -175,7 +175,10 @@ impl Executor {
     async fn patch(&self, patch: &Patch) -> Result<(), StepError> {
         let Target { row, namespace, name, .. } = &patch.target;
         let failed = |source| step_error("patch", row, namespace, name, source);
-        let body = client::Patch::Merge(patch.body.clone());
+        let body = match patch.strategic {
+            true => client::Patch::Strategic(patch.body.clone()),
+            false => client::Patch::Merge(patch.body.clone()),
+        };
         let answer = self
             .client
             .patch_of(row, namespace, name, patch.subresource, &body)

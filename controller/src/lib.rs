@@ -2,23 +2,44 @@
 //! object and a view of the others to a plan; the framework alone waits, retries and writes.
 //! Nothing here opens a socket or reads a clock by itself.
 
+pub mod backends;
 pub mod deployment;
+pub mod discovery;
+pub mod endpoint_slice;
+pub mod endpoints;
 mod execute;
+pub mod garbage_collector;
+pub mod load_balancer;
+pub mod namespace;
+pub mod node_lifecycle;
 pub mod options;
 pub mod plan;
+pub mod pod_gc;
 pub mod replica_set;
+pub mod root_ca;
 pub mod run;
+pub mod service_account;
+pub mod taint_eviction;
 pub mod view;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use client::{CancellationToken, Client, Clock, Informers, LeaseName, Recorder, Rng, lead};
 
 use crate::deployment::Deployments;
+use crate::endpoint_slice::EndpointSlices;
+use crate::endpoints::EndpointsOfServices;
+use crate::load_balancer::LoadBalancers;
+use crate::node_lifecycle::NodeLifecycle;
 pub use crate::options::{Options, UnknownController};
+use crate::pod_gc::PodGc;
 use crate::replica_set::ReplicaSets;
+use crate::root_ca::RootCa;
 use crate::run::{Controller, Setup};
+use crate::service_account::ServiceAccounts;
+use crate::taint_eviction::TaintEviction;
 
 /// The name of the Lease, of the writer of fields and of the source of events.
 const COMPONENT: &str = "kube-controller-manager";
@@ -28,6 +49,8 @@ const COMPONENT: &str = "kube-controller-manager";
 pub enum RunError {
     #[error("--controllers cannot be used")]
     Controllers { source: UnknownController },
+    #[error("cannot read {path}, the certificate authority to publish")]
+    RootCa { path: PathBuf, source: std::io::Error },
     #[error("another copy may be at work")]
     Leader { source: client::lead::Lost },
 }
@@ -35,12 +58,34 @@ pub enum RunError {
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A controller's name and how it starts; `None` where the options leave it out.
-type Start = (&'static str, fn(&Options, Setup) -> Option<Task>);
+type Start = (&'static str, fn(&Options, Setup) -> Result<Option<Task>, RunError>);
 
-/// Every controller there is.
+/// Every controller there is, by upstream's names.
 static CONTROLLERS: &[Start] = &[
-    (Deployments::NAME, |_, setup| start(Deployments, setup)),
-    (ReplicaSets::NAME, |_, setup| start(ReplicaSets, setup)),
+    (Deployments::NAME, |_, setup| Ok(start(Deployments, setup))),
+    (ReplicaSets::NAME, |_, setup| Ok(start(ReplicaSets, setup))),
+    (garbage_collector::NAME, |_, setup| Ok(Some(Box::pin(garbage_collector::run(setup))))),
+    (namespace::NAME, |_, setup| Ok(Some(Box::pin(namespace::run(setup))))),
+    (NodeLifecycle::NAME, |options, setup| {
+        Ok(start(NodeLifecycle { grace: options.node_monitor_grace_period }, setup))
+    }),
+    (TaintEviction::NAME, |_, setup| Ok(start(TaintEviction, setup))),
+    (PodGc::NAME, |options, setup| {
+        Ok(start(PodGc { threshold: options.terminated_pod_gc_threshold }, setup))
+    }),
+    (EndpointSlices::NAME, |_, setup| Ok(start(EndpointSlices, setup))),
+    (EndpointsOfServices::NAME, |_, setup| Ok(start(EndpointsOfServices, setup))),
+    (ServiceAccounts::NAME, |_, setup| Ok(start(ServiceAccounts, setup))),
+    (RootCa::NAME, |options, setup| {
+        let Some(path) = &options.root_ca_file else { return Ok(None) };
+        let certificates = std::fs::read_to_string(path)
+            .map_err(|source| RunError::RootCa { path: path.clone(), source })?;
+        Ok(start(RootCa { certificates }, setup))
+    }),
+    (LoadBalancers::NAME, |options, setup| {
+        let Some(range) = options.load_balancer_cidr else { return Ok(None) };
+        Ok(start(LoadBalancers { range }, setup))
+    }),
 ];
 
 fn start<C: Controller>(controller: C, setup: Setup) -> Option<Task> {
@@ -63,28 +108,27 @@ pub async fn run(
         let (client, clock) = (client.clone(), clock.clone());
         let recorder = Recorder::new(client.clone(), clock.clone(), rng.clone(), COMPONENT, "");
         let setup = Setup { client, informers, clock, recorder };
-        let tasks = CONTROLLERS
-            .iter()
-            .filter(|(name, _)| enabled.contains(name))
-            .filter_map(|(_, start)| start(&options, setup.clone()));
-        let tasks: Vec<Task> = tasks.collect();
+        let enabled = CONTROLLERS.iter().filter(|(name, _)| enabled.contains(name));
+        let tasks: Result<Vec<Option<Task>>, RunError> =
+            enabled.map(|(_, start)| start(&options, setup.clone())).collect();
         async move {
             tokio::select! {
-                _ = futures::future::join_all(tasks) => {}
+                _ = futures::future::join_all(tasks?.into_iter().flatten()) => {}
                 () = shutdown.cancelled() => {}
             }
+            Ok(())
         }
     };
     if !options.leader_elect {
-        work(shutdown).await;
-        return Ok(());
+        return work(shutdown).await;
     }
     let identity = format!("{}_{}", hostname(), rng.uuid());
     let lease = LeaseName::system(COMPONENT);
-    lead(client.clone(), clock.clone(), rng.clone(), lease, identity, shutdown, work)
-        .await
-        .map(drop)
-        .map_err(|source| RunError::Leader { source })
+    let led = lead(client.clone(), clock.clone(), rng.clone(), lease, identity, shutdown, work);
+    match led.await {
+        Ok(outcome) => outcome.unwrap_or(Ok(())),
+        Err(source) => Err(RunError::Leader { source }),
+    }
 }
 
 fn hostname() -> String {

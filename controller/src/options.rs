@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::load_balancer::Range;
+
 /// What can be said on the command line.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -24,7 +26,7 @@ pub struct Options {
     pub leader_elect: bool,
     /// Give Services of type LoadBalancer addresses of this range.
     #[arg(long, value_name = "CIDR")]
-    pub load_balancer_cidr: Option<String>,
+    pub load_balancer_cidr: Option<Range>,
     /// Publish this certificate authority to every namespace as ConfigMap kube-root-ca.crt.
     #[arg(long, value_name = "FILE")]
     pub root_ca_file: Option<PathBuf>,

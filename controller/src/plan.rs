@@ -7,7 +7,7 @@ use client::DeleteOptions;
 use proto::kind::Row;
 use proto::meta::{ObjectMeta, OwnerReference};
 use proto::time::Time;
-use proto::view::ObjectReference;
+use proto::view::{Condition, ObjectReference};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -66,6 +66,8 @@ pub struct Patch {
     pub target: Target,
     /// Empty, `status`, ….
     pub subresource: &'static str,
+    /// Merge lists by their keys: for lists that have several writers.
+    pub strategic: bool,
     pub body: Value,
 }
 
@@ -148,8 +150,13 @@ impl Plan {
     /// Merges `body` into the object as it was seen: refused if it has changed since.
     pub fn patch(&mut self, row: &'static Row, meta: &ObjectMeta, mut body: Value) {
         body["metadata"]["resourceVersion"] = meta.resource_version.as_str().into();
+        self.merge(row, meta, body);
+    }
+
+    /// Merges `body` into the object, whatever it is by now.
+    pub fn merge(&mut self, row: &'static Row, meta: &ObjectMeta, body: Value) {
         let target = Target::of(row, meta);
-        self.steps.push(Step::Patch(Patch { target, subresource: "", body }));
+        self.steps.push(Step::Patch(Patch { target, subresource: "", strategic: false, body }));
     }
 
     /// Merges `status` into the object's as it was seen: refused if it has changed since.
@@ -158,8 +165,23 @@ impl Plan {
             "metadata": { "resourceVersion": meta.resource_version },
             "status": status,
         });
-        let target = Target::of(row, meta);
-        self.steps.push(Step::Patch(Patch { target, subresource: "status", body }));
+        let (target, subresource) = (Target::of(row, meta), "status");
+        self.steps.push(Step::Patch(Patch { target, subresource, strategic: false, body }));
+    }
+
+    /// Merges conditions into the object's, each by its type, and other fields of its status.
+    /// Touches only this very object, whatever its revision.
+    pub fn conditions(
+        &mut self,
+        row: &'static Row,
+        meta: &ObjectMeta,
+        conditions: &[Condition],
+        mut status: Value,
+    ) {
+        status["conditions"] = json!(conditions);
+        let body = json!({ "metadata": { "uid": meta.uid }, "status": status });
+        let (target, subresource) = (Target::of(row, meta), "status");
+        self.steps.push(Step::Patch(Patch { target, subresource, strategic: true, body }));
     }
 
     pub fn event(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::error::chain;
-use client::{Change, Client, Clock, Entry, Informers, Key, Object, Recorder, WorkQueue};
+use client::{Change, Client, Clock, Entry, Informer, Informers, Key, Object, Recorder, WorkQueue};
 use futures::future::BoxFuture;
 use proto::kind::Row;
 use proto::meta::{Labels, ObjectMeta};
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::execute::Executor;
 use crate::plan::{Plan, group_of};
-use crate::view::View;
+use crate::view::{Cache, View};
 
 /// Makes the world of one kind of object true: for each object a plan, a pure function of the
 /// object and what else there is.
@@ -90,10 +90,14 @@ impl<O: Object> Watches<O> {
 
     /// The plans look at this kind; its changes alone cause none.
     pub fn reads<T: Object>(&mut self) -> &mut Self {
-        let informer = self.informers.of::<T>();
-        self.view.add(informer.clone());
-        self.synced.push(Box::pin(async move { informer.synced().await }));
+        self.read(self.informers.of::<T>());
         self
+    }
+
+    fn read<T: Object>(&mut self, informer: Informer<T>) -> Arc<Cache<T>> {
+        let cache = self.view.add(informer.clone());
+        self.synced.push(Box::pin(async move { informer.synced().await }));
+        cache
     }
 
     /// Plan for these objects when one of this kind changes.
@@ -101,31 +105,42 @@ impl<O: Object> Watches<O> {
         &mut self,
         keys: impl Fn(&Change<T>, &View) -> Vec<Key> + Send + Sync + 'static,
     ) -> &mut Self {
-        self.trigger(keys, false)
+        self.trigger(self.informers.of(), |_| false, keys)
     }
 
-    /// As [`Watches::maps`], and the view knows when each object last changed.
-    pub fn timed<T: Object>(
+    /// As [`Watches::maps`], only of the objects that the field selector selects; the view has
+    /// no others of this kind.
+    pub fn filtered<T: Object>(
         &mut self,
+        field_selector: &str,
         keys: impl Fn(&Change<T>, &View) -> Vec<Key> + Send + Sync + 'static,
     ) -> &mut Self {
-        self.trigger(keys, true)
+        self.trigger(self.informers.filtered(field_selector), |_| false, keys)
+    }
+
+    /// As [`Watches::maps`], and the view knows when each object last changed in a way that
+    /// `counts`.
+    pub fn timed<T: Object>(
+        &mut self,
+        counts: fn(&Change<T>) -> bool,
+        keys: impl Fn(&Change<T>, &View) -> Vec<Key> + Send + Sync + 'static,
+    ) -> &mut Self {
+        self.trigger(self.informers.of(), counts, keys)
     }
 
     fn trigger<T: Object>(
         &mut self,
+        informer: Informer<T>,
+        counts: fn(&Change<T>) -> bool,
         keys: impl Fn(&Change<T>, &View) -> Vec<Key> + Send + Sync + 'static,
-        timed: bool,
     ) -> &mut Self {
-        self.reads::<T>();
-        let informer = self.informers.of::<T>();
-        let cache = self.view.add(informer.clone());
+        let cache = self.read(informer.clone());
         self.triggers.push(Box::new(move |wiring: Wiring| {
             let mut changes = informer.changes();
             Box::pin(async move {
                 loop {
                     let change = changes.next().await;
-                    if timed {
+                    if counts(&change) {
                         cache.note_change(&change.key, wiring.clock.now());
                     }
                     for key in keys(&change, &wiring.view) {

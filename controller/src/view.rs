@@ -13,6 +13,7 @@ use proto::kind::Row;
 use proto::meta::ObjectMeta;
 use proto::selector::Selector;
 use proto::time::Time;
+use proto::view::pod::Pod;
 use serde_json::{Value, json};
 
 use crate::plan::{Patch, Step, Target, controller_reference};
@@ -146,6 +147,13 @@ impl View {
         )
     }
 
+    /// The pods on a node.
+    pub fn pods_on(&self, node: &str) -> Vec<Arc<Entry<Pod>>> {
+        let mut pods = self.all::<Pod>();
+        pods.retain(|pod| pod.spec.node_name == node);
+        pods
+    }
+
     /// How many objects of a kind there are, about.
     pub fn count<T: Object>(&self) -> usize {
         self.declared::<T>().informer.snapshot().len()
@@ -217,7 +225,7 @@ fn with_owners<T: Object>(meta: &ObjectMeta, owners: Vec<Value>) -> Patch {
     let body = json!({ "metadata": {
         "uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": owners,
     } });
-    Patch { target: Target::of(T::row(), meta), subresource: "", body }
+    Patch { target: Target::of(T::row(), meta), subresource: "", strategic: false, body }
 }
 
 impl<T: Object> Cache<T> {

@@ -78,13 +78,14 @@ impl Set {
         self.annotations.get(annotation)?.parse().ok()
     }
 
-    /// Sets how many pods it is to have; says whether that is a change.
-    pub fn scale(&mut self, replicas: i32) -> bool {
-        std::mem::replace(&mut self.replicas, replicas) != replicas
+    /// Sets how many pods it is to have, and notes of which size this is a part.
+    pub fn resize(&mut self, replicas: i32, deployment: &Deployment) {
+        self.replicas = replicas;
+        self.note_size(deployment);
     }
 
-    /// Notes of which size this is a part, for proportional scaling.
-    pub fn note_size(&mut self, deployment: &Deployment) {
+    /// Notes of which size its pods are a part, for proportional scaling.
+    fn note_size(&mut self, deployment: &Deployment) {
         let desired = deployment.replicas();
         let max = desired + scale::max_surge(deployment);
         self.annotations.insert(DESIRED.into(), desired.to_string());

@@ -73,8 +73,8 @@ impl Rollout<'_> {
         if new.entry.is_none() || new.replicas == replicas {
             return false;
         }
-        new.note_size(deployment);
-        new.scale(replicas)
+        new.resize(replicas, deployment);
+        true
     }
 
     /// Takes pods from old sets as far as availability allows: first those that are not
@@ -113,15 +113,13 @@ impl Rollout<'_> {
         let wanted = deployment.replicas();
         if let Some(only) = self.active_or_latest() {
             if only.replicas != wanted {
-                only.note_size(deployment);
-                only.scale(wanted);
+                only.resize(wanted, deployment);
             }
             return;
         }
         if self.new.as_ref().is_some_and(|new| saturated(new, wanted)) {
             for set in self.old.iter_mut().filter(|set| set.replicas > 0) {
-                set.note_size(deployment);
-                set.scale(0);
+                set.resize(0, deployment);
             }
             return;
         }
@@ -153,8 +151,7 @@ impl Rollout<'_> {
             *first = (*first + to_add - added).max(0);
         }
         for (set, size) in sets.into_iter().zip(sizes) {
-            set.note_size(deployment);
-            set.scale(size);
+            set.resize(size, deployment);
         }
     }
 
@@ -191,8 +188,7 @@ impl Rollout<'_> {
 
 fn shrink(set: &mut Set, count: i32, deployment: &Deployment) {
     if count > 0 {
-        set.note_size(deployment);
-        set.scale(set.replicas - count);
+        set.resize(set.replicas - count, deployment);
     }
 }
 

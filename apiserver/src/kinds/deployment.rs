@@ -89,6 +89,10 @@ impl Strategy for Deployment {
         errors
     }
 
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        template::warnings(new, old)
+    }
+
     fn columns(&self) -> &'static [Column] {
         COLUMNS
     }

@@ -60,6 +60,12 @@ impl Strategy for Endpoints {
         errors
     }
 
+    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        let deprecated =
+            "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+        vec![deprecated.into()]
+    }
+
     fn columns(&self) -> &'static [Column] {
         const ENDPOINTS: Column = column(
             "Endpoints",

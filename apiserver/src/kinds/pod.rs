@@ -15,6 +15,7 @@ pub mod status;
 pub mod table;
 pub mod update;
 pub mod volume;
+pub mod warnings;
 
 use proto::status::FieldError;
 use proto::time::Time;
@@ -77,6 +78,14 @@ impl Strategy for Pod {
 
     fn validate_status(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         status::validate(new, old)
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_some_and(|old| old.at("spec") == new.at("spec")) {
+            return Vec::new();
+        }
+        let name = warnings::name(new.at("metadata").text("name"), "the Pod's hostname");
+        name.into_iter().chain(warnings::spec(&SPEC, new.at("spec"))).collect()
     }
 
     /// Pods that are not on a node, or have finished, need no grace.

@@ -70,6 +70,10 @@ impl Strategy for ReplicaSet {
         &[Field { label: "status.replicas", path: "status.replicas", absent: "0" }]
     }
 
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        template::warnings(new, old)
+    }
+
     fn columns(&self) -> &'static [Column] {
         COLUMNS
     }

@@ -30,6 +30,19 @@ pub fn validate(path: &Path, template: &Value, errors: &mut Errors) {
     }
 }
 
+/// Warnings about the template of a workload, unless it is as it was.
+pub fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let current = new.at("spec").at("template");
+    if old.is_some_and(|old| old.at("spec").at("template") == current) {
+        return Vec::new();
+    }
+    let path = Path::root("spec");
+    let path = path.field("template");
+    let name = new.at("metadata").text("name");
+    let name = pod::warnings::name(name, "Pod names and hostnames");
+    name.into_iter().chain(pod::warnings::spec(&path.field("spec"), current.at("spec"))).collect()
+}
+
 /// Validates the selector and the template of a workload whose pods run for ever; `path` is its
 /// spec's and `kind` its name.
 pub fn validate_workload(path: &Path, spec: &Value, kind: &str, errors: &mut Errors) {

@@ -1,0 +1,138 @@
+//! What is allowed in a pod spec but hardly meant.
+
+use serde_json::Value;
+
+use super::resources::read;
+use crate::kinds::lens::Lens;
+use crate::kinds::name;
+use crate::kinds::path::Path;
+
+/// Warnings about a pod spec at `path`.
+pub fn spec(path: &Path, spec: &Value) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let selector = path.field("nodeSelector");
+    for (key, _) in spec.pairs("nodeSelector") {
+        if let Some((_, since, instead)) = OLD_LABELS.iter().find(|(old, ..)| *old == key) {
+            let path = selector.key(key);
+            warnings.push(format!("{path}: deprecated since {since}; use {instead:?} instead"));
+        }
+    }
+    if spec.int("terminationGracePeriodSeconds").unwrap_or(0) < 0 {
+        let path = path.field("terminationGracePeriodSeconds");
+        warnings.push(format!(
+            "{path}: must be >= 0; negative values are invalid and will be treated as 1"
+        ));
+    }
+    for (index, secret) in spec.items("imagePullSecrets").iter().enumerate() {
+        if secret.text("name").is_empty() {
+            let path = path.field("imagePullSecrets");
+            warnings.push(format!("{}.name: invalid empty name \"\"", path.index(index)));
+        }
+    }
+    for field in ["initContainers", "containers"] {
+        let path = path.field(field);
+        for (index, item) in spec.items(field).iter().enumerate() {
+            container(&path.index(index), item, &mut warnings);
+        }
+    }
+    warnings
+}
+
+/// The warning about a name that cannot be a host's; `what` is what the name is used in.
+pub fn name(name: &str, what: &str) -> Option<String> {
+    let problems = name::label(name);
+    (!name.is_empty() && !problems.is_empty()).then(|| {
+        format!(
+            "metadata.name: this is used in {what}, which can result in surprising behavior; a \
+             DNS label is recommended: [{}]",
+            problems.join(" ")
+        )
+    })
+}
+
+fn container(path: &Path, container: &Value, warnings: &mut Vec<String>) {
+    let (env, path_env) = (container.items("env"), path.field("env"));
+    for (index, variable) in env.iter().enumerate() {
+        let name = variable.text("name");
+        if env[..index].iter().any(|other| other.text("name") == name) {
+            warnings.push(format!(
+                "{}: hides previous definition of {name:?}, which may be dropped when using apply",
+                path_env.index(index)
+            ));
+        }
+    }
+    let (ports, path_ports) = (container.items("ports"), path.field("ports"));
+    let key = |port: &Value| {
+        let number = |field| port.int(field).unwrap_or(0);
+        let text = |field: &str| port.text(field).to_string();
+        (number("containerPort"), number("hostPort"), text("protocol"), text("hostIP"))
+    };
+    for (index, port) in ports.iter().enumerate() {
+        if let Some(first) = ports[..index].iter().position(|other| key(other) == key(port)) {
+            warnings.push(format!(
+                "{}: duplicate port definition with {}",
+                path_ports.index(index),
+                path_ports.index(first)
+            ));
+        }
+    }
+    let path_resources = path.field("resources");
+    for list in ["requests", "limits"] {
+        let path = path_resources.field(list);
+        for name in ["memory", "ephemeral-storage"] {
+            let quantity = container.at("resources").at(list).at(name);
+            if read(quantity).is_some_and(|quantity| !quantity.is_whole()) {
+                warnings.push(format!(
+                    "{}: fractional byte value {quantity} is invalid, must be an integer",
+                    path.key(name)
+                ));
+            }
+        }
+    }
+}
+
+/// Node labels that were renamed: the old name, since when, the new one.
+const OLD_LABELS: &[(&str, &str, &str)] = &[
+    ("beta.kubernetes.io/arch", "v1.14", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/os", "v1.14", "kubernetes.io/os"),
+    ("failure-domain.beta.kubernetes.io/region", "v1.17", "topology.kubernetes.io/region"),
+    ("failure-domain.beta.kubernetes.io/zone", "v1.17", "topology.kubernetes.io/zone"),
+    ("beta.kubernetes.io/instance-type", "v1.17", "node.kubernetes.io/instance-type"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_hardly_meant() {
+        let pod = json!({
+            "nodeSelector": {"beta.kubernetes.io/os": "linux"},
+            "terminationGracePeriodSeconds": -1,
+            "containers": [{
+                "env": [{"name": "A"}, {"name": "A"}],
+                "ports": [{"containerPort": 80}, {"containerPort": 80}],
+                "resources": {"limits": {"memory": "100m", "cpu": "100m"}},
+            }],
+        });
+        assert_eq!(
+            spec(&Path::root("spec"), &pod),
+            [
+                "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \
+                 \"kubernetes.io/os\" instead",
+                "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid \
+                 and will be treated as 1",
+                "spec.containers[0].env[1]: hides previous definition of \"A\", which may be \
+                 dropped when using apply",
+                "spec.containers[0].ports[1]: duplicate port definition with \
+                 spec.containers[0].ports[0]",
+                "spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is \
+                 invalid, must be an integer",
+            ]
+        );
+        assert_eq!(spec(&Path::root("spec"), &json!({})), Vec::<String>::new());
+        assert!(name("a", "Pod names").is_none());
+        assert!(name("a.b", "Pod names").unwrap().contains("used in Pod names, which"));
+    }
+}

@@ -11,7 +11,6 @@ use apiserver::{openapi, patch, schema};
 use client::Clock;
 use proto::kind::{POD, ROWS};
 use proto::time::Time;
-use proto::user::User;
 use serde_json::{Value, json};
 
 fn main() {
@@ -41,8 +40,7 @@ fn main() {
     let clone = per_pod(&clock, "clone", Some(parse), || drop(black_box(stored.clone())));
     println!("  (the next lines clone the object once each: {clone:?})");
     let strategy = kinds::strategy(&POD);
-    let user = User::default();
-    let ctx = Context { row: &POD, now: Time::from_unix(1), random: 1, user: &user };
+    let ctx = Context { row: &POD, now: Time::from_unix(1), random: 1 };
     measure("the kind's defaults, preparation and rules", &mut || {
         let mut new = stored.clone();
         strategy.default(&mut new);

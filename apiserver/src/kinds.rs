@@ -30,7 +30,6 @@ use futures::future::BoxFuture;
 use proto::kind::{self, Row};
 use proto::status::{FieldError, Status};
 use proto::time::Time;
-use proto::user::User;
 use serde_json::Value;
 
 pub use self::name::NameRule;
@@ -46,7 +45,6 @@ pub struct Context<'a> {
     pub now: Time,
     /// Drawn anew for every request.
     pub random: u64,
-    pub user: &'a User,
 }
 
 /// The write that a reservation is for.

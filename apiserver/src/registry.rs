@@ -81,7 +81,7 @@ pub struct Call<'a> {
 impl<'a> Call<'a> {
     /// `random` is drawn for every attempt.
     fn context(&self, random: u64) -> Context<'a> {
-        Context { row: self.kind.row, now: self.now, random, user: self.user }
+        Context { row: self.kind.row, now: self.now, random }
     }
 
     fn not_found(&self) -> Status {

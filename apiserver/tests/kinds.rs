@@ -5,13 +5,10 @@ use apiserver::kinds::{self, Context};
 use apiserver::schema;
 use proto::kind::{self, Row};
 use proto::time::Time;
-use proto::user::User;
 use serde_json::{Value, json};
 
-static USER: User = User { name: String::new(), uid: String::new(), groups: Vec::new() };
-
 fn context(row: &Row) -> Context<'_> {
-    Context { row, now: Time::from_unix(0), random: 7, user: &USER }
+    Context { row, now: Time::from_unix(0), random: 7 }
 }
 
 /// The object after defaulting, and what is wrong with it.

@@ -107,17 +107,10 @@ fn finalizer(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::user::User;
 
     #[test]
     fn the_life_of_a_namespace() {
-        let user = User::default();
-        let ctx = Context {
-            row: &proto::kind::NAMESPACE,
-            now: Time::from_unix(0),
-            random: 0,
-            user: &user,
-        };
+        let ctx = Context { row: &proto::kind::NAMESPACE, now: Time::from_unix(0), random: 0 };
         let mut namespace = json!({"metadata": {"name": "n"}, "status": {"phase": "Odd"}});
         Namespace.prepare_create(&mut namespace, &ctx);
         assert_eq!(

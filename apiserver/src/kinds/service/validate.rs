@@ -59,7 +59,7 @@ pub fn update(new: &Value, old: &Value) -> Vec<FieldError> {
         }
         (None, Some(_)) if kept => {
             let detail = "primary clusterIP can not be unset";
-            errors.push(FieldError::invalid(path.index(0), json!([]), detail));
+            errors.push(FieldError::invalid(path.index(0), Value::Null, detail));
         }
         _ => {}
     }

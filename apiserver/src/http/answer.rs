@@ -150,3 +150,28 @@ fn yaml(value: &Value) -> Result<String, Status> {
     serde_saphyr::to_string(value)
         .map_err(|error| Status::internal(format!("rendering YAML: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::codec;
+
+    #[test]
+    fn what_is_printed_reads_back() {
+        let texts = [
+            "yes", "no", "on", "y", "N", "true", "null", "~", "", " ", "0644", "0o17", "1_000", "1e3",
+            "0x1f", "1:30", "2020-01-01", ".inf", ".nan", "-", "- a", "a: b", "a #b", "# a", "*a", "&a",
+            "!a", "%a", "@a", "`a", "[a", "{a", "|", ">", "<<", "=", "a\nb\n", "a\n", "\n", "  a\n b",
+            "tab\there", "\u{7}", "\u{2028}", "é", "'", "\"", "\\", "a ", "?", ":", "a:", "...", "---",
+            "+1", "-1", "1.0", "1.", "12e03", "0b1", "NULL", "True", "long \n\n text\n\n\n",
+        ];
+        for text in texts {
+            let value = json!({"k": text, text: ["v", {"n": text}], "n": 1, "b": true, "z": null});
+            let printed = yaml(&value).unwrap();
+            let read = codec::yaml::parse(printed.as_bytes());
+            assert_eq!(read.map(|read| read.value), Ok(value), "{text:?}:\n{printed}");
+        }
+    }
+}

@@ -59,9 +59,7 @@ async fn main() {
     let bare_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let bare_url = format!("https://{}", bare_listener.local_addr().unwrap());
     let bare_tls = tls::Tls::new(&pki).unwrap();
-    let bare = Router::new()
-        .route("/one", handler(one))
-        .route("/list", handler(list));
+    let bare = Router::new().route("/one", handler(one)).route("/list", handler(list));
     tokio::spawn(tls::serve(bare_listener, bare_tls, bare, clock.clone(), stop.clone()));
     tokio::spawn(server.serve(stop.clone()));
     let client = |url: &str| {
@@ -118,12 +116,7 @@ async fn compare(
         best.0 = best.0.max(rate(clock, ours.0, ours.1, clients).await);
         best.1 = best.1.max(rate(clock, theirs.0, theirs.1, clients).await);
     }
-    println!(
-        "{what}: {:.0}/s, bare axum {:.0}/s, ratio {:.2}",
-        best.0,
-        best.1,
-        best.0 / best.1
-    );
+    println!("{what}: {:.0}/s, bare axum {:.0}/s, ratio {:.2}", best.0, best.1, best.0 / best.1);
 }
 
 async fn rate(clock: &Clock, client: &Client, path: &str, clients: usize) -> f64 {

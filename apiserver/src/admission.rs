@@ -55,7 +55,8 @@ impl From<Denied> for Status {
     }
 }
 
-type Mutate = fn(&Request, &mut Value) -> Result<(), Denied>;
+/// Whether it changed the object.
+type Mutate = fn(&Request, &mut Value) -> Result<bool, Denied>;
 /// Without an object for deletions.
 type Validate = fn(&Request, Option<&Value>) -> Result<(), Denied>;
 
@@ -105,14 +106,13 @@ impl Chain {
 
     /// Whether anything was changed.
     pub fn mutate(&self, request: &Request, object: &mut Value) -> Result<bool, Denied> {
-        // Only Pods and Nodes are ever changed; what others are is not worth a copy to compare.
-        let before = request.row.group.is_empty().then(|| object.clone());
+        let mut changed = false;
         for plugin in &self.0 {
             if let Some(mutate) = plugin.mutate {
-                mutate(request, object)?;
+                changed |= mutate(request, object)?;
             }
         }
-        Ok(before.is_some_and(|before| before != *object))
+        Ok(changed)
     }
 
     pub fn validate(&self, request: &Request, object: Option<&Value>) -> Result<(), Denied> {

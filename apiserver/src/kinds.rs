@@ -151,6 +151,11 @@ pub trait Strategy: Send + Sync {
         only_status(new, old);
     }
 
+    /// Whether [`Strategy::reserve`] does anything.
+    fn reserves(&self) -> bool {
+        false
+    }
+
     /// What belongs in the same transaction as the object's own write; sets in the new object what
     /// was allocated. When a guard of the reservation conflicts, the registry starts again from
     /// the object as it was before, with a new `ctx.random`. Only Services hold anything.

@@ -11,9 +11,9 @@ const PRIORITIES: &[(&str, i64)] =
     &[("", 0), ("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 
 /// Computes the priority of a new pod from the class that it names.
-pub(super) fn priority(request: &Request, pod: &mut Value) -> Result<(), Denied> {
+pub(super) fn priority(request: &Request, pod: &mut Value) -> Result<bool, Denied> {
     if !request.is(Operation::Create, "Pod") {
-        return Ok(());
+        return Ok(false);
     }
     let spec = pod.section("spec");
     let name = spec.text("priorityClassName");
@@ -29,17 +29,17 @@ pub(super) fn priority(request: &Request, pod: &mut Value) -> Result<(), Denied>
     }
     spec.set("priority", *priority);
     spec.fill("preemptionPolicy", "PreemptLowerPriority");
-    Ok(())
+    Ok(true)
 }
 
 /// A runtime class must exist.
-pub(super) fn runtime(request: &Request, pod: &mut Value) -> Result<(), Denied> {
+pub(super) fn runtime(request: &Request, pod: &mut Value) -> Result<bool, Denied> {
     let name = pod.at("spec").text("runtimeClassName");
     if request.is(Operation::Create, "Pod") && !name.is_empty() {
         let why = format!("pod rejected: RuntimeClass {name:?} not found");
         return Err(refused(request, &why));
     }
-    Ok(())
+    Ok(false)
 }
 
 fn refused(request: &Request, why: &str) -> Denied {

@@ -9,8 +9,11 @@ use super::{Denied, Operation, Request};
 /// These may not be deleted.
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
-pub(super) fn refuse_early(request: &Request, _object: &mut Value) -> Result<(), Denied> {
-    if request.operation == Operation::Create { in_living_namespace(request) } else { Ok(()) }
+pub(super) fn refuse_early(request: &Request, _object: &mut Value) -> Result<bool, Denied> {
+    if request.operation == Operation::Create {
+        in_living_namespace(request)?;
+    }
+    Ok(false)
 }
 
 pub(super) fn validate(request: &Request, _object: Option<&Value>) -> Result<(), Denied> {

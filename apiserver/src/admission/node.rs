@@ -7,19 +7,19 @@ use super::{Denied, Operation, Request};
 use crate::kinds::lens::Lens;
 
 /// A new node takes no pods until its conditions have been seen.
-pub(super) fn taint_new(request: &Request, node: &mut Value) -> Result<(), Denied> {
+pub(super) fn taint_new(request: &Request, node: &mut Value) -> Result<bool, Denied> {
     const KEY: &str = "node.kubernetes.io/not-ready";
     if !request.is(Operation::Create, "Node") {
-        return Ok(());
+        return Ok(false);
     }
     let taints = node.at("spec").items("taints");
     if taints.iter().any(|taint| taint.text("key") == KEY && taint.text("effect") == "NoSchedule") {
-        return Ok(());
+        return Ok(false);
     }
     let mut taints = taints.to_vec();
     taints.push(json!({"key": KEY, "effect": "NoSchedule"}));
     node.section("spec").set("taints", taints);
-    Ok(())
+    Ok(true)
 }
 
 /// A node writes objects of its own name only; the authorizer has looked at paths, this looks at

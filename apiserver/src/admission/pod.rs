@@ -9,24 +9,28 @@ use crate::kinds::lens::Lens;
 const SECONDS: i64 = 300;
 
 /// The account of a pod that names none.
-pub(super) fn service_account(request: &Request, pod: &mut Value) -> Result<(), Denied> {
+pub(super) fn service_account(request: &Request, pod: &mut Value) -> Result<bool, Denied> {
     if !request.is(Operation::Create, "Pod") {
-        return Ok(());
+        return Ok(false);
     }
     let spec = pod.section("spec");
     if spec.text("serviceAccountName").is_empty() {
         spec.set("serviceAccountName", "default");
     }
     let name = spec.at("serviceAccountName").clone();
+    if *spec.at("serviceAccount") == name {
+        return Ok(false);
+    }
     spec.set("serviceAccount", name);
-    Ok(())
+    Ok(true)
 }
 
 /// Tolerations of the taints of failing nodes, unless the pod brings its own.
-pub(super) fn tolerate(request: &Request, pod: &mut Value) -> Result<(), Denied> {
+pub(super) fn tolerate(request: &Request, pod: &mut Value) -> Result<bool, Denied> {
     if !request.is(Operation::Create, "Pod") {
-        return Ok(());
+        return Ok(false);
     }
+    let mut changed = false;
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let tolerations = pod.at("spec").items("tolerations");
         let covered = tolerations.iter().any(|toleration| {
@@ -44,6 +48,7 @@ pub(super) fn tolerate(request: &Request, pod: &mut Value) -> Result<(), Denied>
             "tolerationSeconds": SECONDS,
         }));
         pod.section("spec").set("tolerations", tolerations);
+        changed = true;
     }
-    Ok(())
+    Ok(changed)
 }

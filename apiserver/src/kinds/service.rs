@@ -56,6 +56,10 @@ impl Strategy for Service {
         validate::status(new)
     }
 
+    fn reserves(&self) -> bool {
+        true
+    }
+
     fn reserve<'a>(
         &'a self,
         change: Change<'a>,

@@ -91,9 +91,8 @@ impl Registry {
         if call.kind.cache.get(call.namespace, &name).is_some() {
             return Err(exists());
         }
-        let unreserved = object;
+        let unreserved = call.kind.strategy.reserves().then(|| object.clone());
         for _ in 0..ATTEMPTS {
-            let mut object = unreserved.clone();
             let context = call.context(self.random());
             let change = kinds::Change::Create(&mut object);
             let reservation = self.reserve(&call, change, &context).await?;
@@ -110,7 +109,9 @@ impl Registry {
                 Outcome::Conflict { found, .. } if write::lost_object(0, &found) => {
                     return Err(exists());
                 }
-                Outcome::Conflict { .. } => {}
+                Outcome::Conflict { .. } => {
+                    object = unreserved.clone().ok_or_else(|| call.modified())?;
+                }
             }
         }
         Err(Lost::Other(call.modified()))

@@ -182,7 +182,7 @@ fn kubeconfig_path(asked: Option<&Path>) -> Option<PathBuf> {
 }
 
 /// sudo hides the environment, so what it said is passed on as flags.
-fn become_root(state: &StateDir, with_kubeconfig: bool) -> Result<(), Error> {
+pub fn become_root(state: &StateDir, with_kubeconfig: bool) -> Result<(), Error> {
     let mut further: Vec<OsString> = vec!["--state-dir".into(), absolute(&state.0).into()];
     if std::env::args_os().any(|word| word.to_string_lossy().starts_with("--state-dir")) {
         further.clear();

@@ -22,6 +22,7 @@ use clap::Parser;
 use crate::cluster::{self, ClusterCommand};
 use crate::daemons::{self, Daemon};
 use crate::failure::{Failure, Result, chain};
+use crate::image::{self, ImageCommand};
 use crate::session::Connection;
 
 #[derive(clap::Subcommand)]
@@ -32,6 +33,8 @@ pub enum Command {
     Daemon(Daemon),
     /// Start, stop and look at clusters on this machine
     Cluster(ClusterCommand),
+    /// Load and list the images that all nodes of this machine share
+    Image(ImageCommand),
 }
 
 /// Commands that ask an API server.
@@ -74,6 +77,7 @@ pub fn run(command: Command, connection: Connection) -> Result<ExitCode> {
         Command::Cluster(command) => {
             cluster::run(command).map_err(|error| Failure::said(chain(&error)))
         }
+        Command::Image(command) => image::run(command),
     }
 }
 

@@ -6,6 +6,7 @@ mod commands;
 mod daemons;
 mod failure;
 mod files;
+mod image;
 mod output;
 mod resources;
 mod session;

@@ -22,7 +22,7 @@ pub struct Options {
     controllers: Vec<String>,
     /// Give Services of type LoadBalancer addresses of this range
     #[arg(long, value_name = "CIDR")]
-    load_balancer_cidr: Option<String>,
+    load_balancer_cidr: Option<controller::load_balancer::Range>,
     /// How logs look
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     pub log_format: String,

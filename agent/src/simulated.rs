@@ -27,6 +27,7 @@ use crate::worker::{Context, Objects, Pulls};
 
 /// Simulated nodes, called `simulated-1` and so on. Dropping this stops them all.
 pub struct Simulated {
+    shared: Shared,
     nodes: Arc<Mutex<HashMap<String, Running>>>,
     _dispatch: AbortOnDropHandle<()>,
 }
@@ -49,23 +50,37 @@ impl Simulated {
         clock: &Clock,
         rng: &Rng,
     ) -> Simulated {
-        let client = client.named("kubelet");
-        let recorder =
-            Recorder::new(client.clone(), clock.clone(), rng.clone(), "kubelet", "simulated");
-        let shared = Shared {
-            objects: Objects::new(client.clone(), clock.clone()),
-            events: Events::new(recorder),
-            client,
-            informers: informers.clone(),
-            clock: clock.clone(),
-            rng: rng.clone(),
-        };
+        let shared = Shared::new(client, informers, clock, rng);
         let nodes: HashMap<String, Running> = (1..=count)
-            .map(|number| (format!("simulated-{number}"), shared.node(number)))
+            .map(|number| {
+                let runtime = SimulatedRuntime::new(clock.clone());
+                (format!("simulated-{number}"), shared.node(number, runtime))
+            })
             .collect();
         let nodes = Arc::new(Mutex::new(nodes));
         let dispatch = tokio::spawn(dispatch(informers.clone(), nodes.clone()));
-        Simulated { nodes, _dispatch: AbortOnDropHandle::new(dispatch) }
+        Simulated { shared, nodes, _dispatch: AbortOnDropHandle::new(dispatch) }
+    }
+
+    /// Starts the agent of a stopped node again; `runtime` ran on meanwhile.
+    pub async fn resume(&self, number: usize, runtime: SimulatedRuntime) {
+        let node = self.shared.node(number, runtime.clone());
+        let pods = node.pods.clone();
+        let name = format!("simulated-{number}");
+        let informer = self.shared.informers.of::<Pod>();
+        informer.synced().await;
+        {
+            // What changes from here on is dispatched, so nothing falls in between.
+            let mut nodes = self.nodes.lock();
+            for (key, entry) in &informer.snapshot() {
+                if entry.view.spec.node_name == name {
+                    let new = Some(entry.clone());
+                    pods.change(&Change { key: key.clone(), old: None, new });
+                }
+            }
+            nodes.insert(name, node);
+        }
+        pods.orphans(runtime.known());
     }
 
     /// From now on the node is silent, as if its machine had lost its power.
@@ -121,8 +136,21 @@ struct Shared {
 }
 
 impl Shared {
-    fn node(&self, number: usize) -> Running {
-        let runtime = SimulatedRuntime::new(self.clock.clone());
+    fn new(client: &Client, informers: &Informers, clock: &Clock, rng: &Rng) -> Shared {
+        let client = client.named("kubelet");
+        let recorder =
+            Recorder::new(client.clone(), clock.clone(), rng.clone(), "kubelet", "simulated");
+        Shared {
+            objects: Objects::new(client.clone(), clock.clone()),
+            events: Events::new(recorder),
+            client,
+            informers: informers.clone(),
+            clock: clock.clone(),
+            rng: rng.clone(),
+        }
+    }
+
+    fn node(&self, number: usize, runtime: SimulatedRuntime) -> Running {
         let (high, low) = (number / 256, number % 256);
         let identity = Identity {
             name: format!("simulated-{number}"),

@@ -56,6 +56,11 @@ impl SimulatedRuntime {
         self.state.lock().cidr = address;
     }
 
+    /// Every pod of which there is a sandbox.
+    pub fn known(&self) -> Vec<PodId> {
+        self.state.lock().pods.values().map(|(pod, _)| pod.clone()).collect()
+    }
+
     /// Ends a running container, as a crash would.
     pub fn exit(&self, id: &str, code: i32) {
         self.end(id, code, "");
@@ -121,7 +126,7 @@ impl Runtime for SimulatedRuntime {
     }
 
     async fn pods(&self) -> Result<Vec<PodId>> {
-        Ok(self.state.lock().pods.values().map(|(pod, _)| pod.clone()).collect())
+        Ok(self.known())
     }
 
     async fn observe(&self, uid: &str) -> Result<Observed> {
@@ -264,11 +269,15 @@ impl Runtime for SimulatedRuntime {
     }
 
     async fn pull(&self, image: cri::ImageSpec, _auth: Option<cri::AuthConfig>) -> Result<String> {
-        match self.state.lock().pulls.get(&image.image) {
+        let mut inside = self.state.lock();
+        match inside.pulls.get(&image.image) {
             Some(message) if !message.is_empty() => {
                 Err(Error::new("PullImage", tonic::Status::unknown(message)))
             }
-            _ => Ok(image.image),
+            _ => {
+                inside.pulls.remove(&image.image);
+                Ok(image.image)
+            }
         }
     }
 }

@@ -1,0 +1,258 @@
+//! What differs between two versions of an object.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use super::{Parts, is_empty, key, key_value, parts};
+use crate::patch::fields::{Set, leaf, mark};
+use crate::schema::{Field, Merging, Shape, Type};
+
+/// What a write did.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Added or modified.
+    pub touched: Set,
+    pub removed: Set,
+}
+
+/// Fields that nobody owns, at the root and in metadata.
+const NEVER_OWNED: [&str; 2] = ["apiVersion", "kind"];
+pub const NEVER_OWNED_METADATA: [&str; 8] = [
+    "creationTimestamp",
+    "generation",
+    "managedFields",
+    "name",
+    "namespace",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+/// The difference between two versions of an object; without an old one, Go's empty object (whose
+/// structs exist) takes its place. Fields that are never owned do not count.
+pub fn changes(ty: &Type, old: Option<&Value>, new: &Value) -> Changes {
+    let empty = Map::new();
+    let old = old.and_then(Value::as_object).unwrap_or(&empty);
+    let new = new.as_object().unwrap_or(&empty);
+    let mut changes = Changes::default();
+    each_key(old, new, |name, a, b| {
+        if NEVER_OWNED.contains(&name) {
+            return;
+        }
+        let Some(field) = ty.field(name) else { return };
+        if let ("metadata", Shape::Struct(meta)) = (name, &field.shape) {
+            let (a, b) = (object(a).unwrap_or(&empty), object(b).unwrap_or(&empty));
+            let mut inner = Changes::default();
+            each_key(a, b, |name, a, b| {
+                if !NEVER_OWNED_METADATA.contains(&name)
+                    && let Some(field) = meta.field(name)
+                {
+                    compare_field(field, a, b, true, true, &mut inner);
+                }
+            });
+            changes.adopt("f:metadata", inner);
+        } else {
+            compare_field(field, a, b, true, true, &mut changes);
+        }
+    });
+    changes
+}
+
+impl Changes {
+    /// Puts a child's changes below an element; children that did not change leave no trace.
+    fn adopt(&mut self, element: &str, child: Changes) {
+        if !child.touched.is_empty() {
+            self.touched.insert(element.into(), Value::Object(child.touched));
+        }
+        if !child.removed.is_empty() {
+            self.removed.insert(element.into(), Value::Object(child.removed));
+        }
+    }
+
+    fn touch(&mut self, element: String) {
+        self.touched.insert(element, leaf());
+    }
+
+    fn remove(&mut self, element: String) {
+        self.removed.insert(element, leaf());
+    }
+}
+
+fn object(value: Option<&Value>) -> Option<&Map<String, Value>> {
+    value.and_then(Value::as_object)
+}
+
+/// Every key of either map, in order, with the values of both; null counts as absent.
+fn each_key<'a>(
+    a: &'a Map<String, Value>,
+    b: &'a Map<String, Value>,
+    mut visit: impl FnMut(&'a str, Option<&'a Value>, Option<&'a Value>),
+) {
+    let (mut left, mut right) = (a.iter().peekable(), b.iter().peekable());
+    loop {
+        let order = match (left.peek(), right.peek()) {
+            (None, None) => return,
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+        };
+        let a = if order.is_le() { left.next() } else { None };
+        let b = if order.is_ge() { right.next() } else { None };
+        let Some((name, _)) = a.or(b) else { return };
+        let present = |(_, value): (&'a String, &'a Value)| (!value.is_null()).then_some(value);
+        visit(name, a.and_then(present), b.and_then(present));
+    }
+}
+
+/// Compares one field of a struct. `in_old` and `in_new` say whether the struct itself exists: a
+/// field that Go always writes then exists, too.
+fn compare_field(
+    field: &Field,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    in_old: bool,
+    in_new: bool,
+    out: &mut Changes,
+) {
+    let exists = (old.is_some() || field.always && in_old, new.is_some() || field.always && in_new);
+    let element = |name: &str| format!("f:{name}");
+    match parts(&field.shape, &field.merging) {
+        Parts::One => match (old, new) {
+            (Some(a), Some(b)) if a == b => {}
+            (None, None) => {}
+            (None, Some(b)) if exists.0 && is_zero(b) => {}
+            (Some(a), None) if exists.1 && is_zero(a) => {}
+            (_, Some(_)) => out.touch(element(&field.name)),
+            (Some(_), None) => out.remove(element(&field.name)),
+        },
+        parts => compare_parts(&parts, old, new, exists, || element(&field.name), out),
+    }
+}
+
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
+
+fn compare_parts(
+    parts: &Parts<'_>,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    exists: (bool, bool),
+    element: impl FnOnce() -> String,
+    out: &mut Changes,
+) {
+    if is_empty(old) && is_empty(new) {
+        match exists {
+            (false, true) => out.touch(element()),
+            (true, false) => out.remove(element()),
+            _ => {}
+        }
+        return;
+    }
+    let mut inner = Changes::default();
+    compare_inside(parts, old, new, exists, &mut inner);
+    if !exists.0 {
+        mark(&mut inner.touched, true);
+        out.touched.insert(element(), Value::Object(inner.touched));
+    } else if !exists.1 {
+        mark(&mut inner.removed, true);
+        out.removed.insert(element(), Value::Object(inner.removed));
+    } else if !inner.touched.is_empty() || !inner.removed.is_empty() {
+        out.adopt(&element(), inner);
+    }
+}
+
+fn compare_inside(
+    parts: &Parts<'_>,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    exists: (bool, bool),
+    out: &mut Changes,
+) {
+    let empty = Map::new();
+    let maps = || (object(old).unwrap_or(&empty), object(new).unwrap_or(&empty));
+    match parts {
+        Parts::One => {}
+        Parts::Struct(ty) => {
+            let (a, b) = maps();
+            each_key(a, b, |name, a, b| {
+                if let Some(field) = ty.field(name) {
+                    compare_field(field, a, b, exists.0, exists.1, out);
+                }
+            });
+        }
+        Parts::Map(of) => {
+            let (a, b) = maps();
+            each_key(a, b, |key, a, b| compare_item(of, a, b, || format!("f:{key}"), out));
+        }
+        Parts::Scalars => {
+            let (a, b) = (list(old), list(new));
+            let value = |item: &Value| format!("v:{item}");
+            b.iter().filter(|item| !a.contains(item)).for_each(|item| out.touch(value(item)));
+            a.iter().filter(|item| !b.contains(item)).for_each(|item| out.remove(value(item)));
+        }
+        Parts::Items(keys, of, ty) => {
+            let (a, b) = (list(old), list(new));
+            let pairs = matches(a, b, keys, *ty);
+            let mut matched = vec![false; a.len()];
+            for (item, found) in b.iter().zip(pairs) {
+                let other = found.map(|index| {
+                    matched[index] = true;
+                    &a[index]
+                });
+                compare_item(of, other, Some(item), || key(item, keys, *ty), out);
+            }
+            for (item, _) in a.iter().zip(matched).filter(|(_, matched)| !matched) {
+                compare_item(of, Some(item), None, || key(item, keys, *ty), out);
+            }
+        }
+    }
+}
+
+/// Compares an item of a list or map.
+fn compare_item(
+    shape: &Shape,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    element: impl FnOnce() -> String,
+    out: &mut Changes,
+) {
+    match parts(shape, &Merging::Default) {
+        Parts::One => match (old, new) {
+            (a, b) if a == b => {}
+            (_, Some(_)) => out.touch(element()),
+            (_, None) => out.remove(element()),
+        },
+        parts => compare_parts(&parts, old, new, (old.is_some(), new.is_some()), element, out),
+    }
+}
+
+fn list(value: Option<&Value>) -> &[Value] {
+    value.and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// For each item of `b` the index of the item of `a` with the same keys.
+fn matches(a: &[Value], b: &[Value], keys: &[Box<str>], ty: Option<&Type>) -> Vec<Option<usize>> {
+    /// Up to here looking is faster than hashing.
+    const FEW: usize = 16;
+    let same = |x: &Value, y: &Value| {
+        keys.iter().all(|name| key_value(x, name, ty) == key_value(y, name, ty))
+    };
+    if a.len() <= FEW {
+        let find = |item: &Value| a.iter().position(|other| same(other, item));
+        return b.iter().map(find).collect();
+    }
+    let mut index: HashMap<String, usize> = HashMap::with_capacity(a.len());
+    for (at, item) in a.iter().enumerate() {
+        index.entry(key(item, keys, ty)).or_insert(at);
+    }
+    b.iter().map(|item| index.get(&key(item, keys, ty)).copied()).collect()
+}

@@ -50,8 +50,8 @@ pub fn merge(old: &Value, body: &Value) -> Value {
     new
 }
 
-/// 422 in the words with which upstream refuses a patch that cannot be applied; the cause says why.
-fn rejected(why: &str) -> Status {
+/// 422 in the words with which upstream refuses every patch that cannot be applied.
+fn rejected() -> Status {
     let message = "the server rejected our request due to an error in our request";
-    Status::failure(422, "Invalid", message).because("UnexpectedServerResponse", why, "")
+    Status { details: Some(Box::default()), ..Status::failure(422, "Invalid", message) }
 }

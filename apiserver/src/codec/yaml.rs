@@ -10,7 +10,7 @@ use serde_saphyr::{DuplicateKeyPolicy, Options};
 use super::{Decoded, json};
 
 /// Nodes that a document may have once its aliases are followed.
-const MOST_NODES: usize = 500_000;
+const MOST_NODES: usize = 250_000;
 const DEEPEST: usize = 100;
 
 /// Reads one document; none is `null`. Duplicate fields are noted, the last one wins.

@@ -8,7 +8,8 @@ use super::{Parts, child_parts, is_empty, key, parts};
 use crate::patch::fields::{Set, is_member};
 use crate::schema::{Merging, Type};
 
-/// Takes the members of a set out of an object, and what becomes empty by it.
+/// Takes the members of a set out of an object. What becomes empty by it becomes null: it counts as
+/// there until the object is checked.
 pub fn without(ty: &Type, object: &mut Value, set: &Set) {
     prune(&Parts::Struct(ty), object, set);
 }
@@ -23,7 +24,7 @@ fn prune(of: &Parts<'_>, value: &mut Value, set: &Set) {
         if let (Some(parts), _) = child_parts(of, element) {
             prune(&parts, child, node);
         }
-        !child.is_null()
+        true
     };
     match (of, &mut *value) {
         (Parts::Struct(_) | Parts::Map(_), Value::Object(map)) => {

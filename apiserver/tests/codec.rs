@@ -229,6 +229,8 @@ fn checked_objects_stay_as_they_are() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn no_bytes_make_protobuf_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
         let types = [&[0x0a, 9, 0x0a, 2][..], b"v1", &[0x12, 3], b"Pod"].concat();

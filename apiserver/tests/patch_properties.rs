@@ -133,7 +133,7 @@ fn holds(object: &Value, applied: &Value) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_panics_on_any_json(old in anything(), new in anything(), patched in anything()) {

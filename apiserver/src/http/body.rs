@@ -10,6 +10,8 @@ use proto::status::Status;
 
 /// The largest body, as upstream's.
 pub(super) const LIMIT: usize = 3 << 20;
+/// What is read and thrown away of one that is larger.
+const DRAINED: usize = 64 << 20;
 /// A client that sends slower than this loses its request.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -17,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) async fn read(clock: &Clock, mut body: Body) -> Result<Bytes, Status> {
     let announced = http_body::Body::size_hint(&body).lower();
     if announced > LIMIT as u64 {
-        return Err(too_large());
+        return Err(too_large(clock, body).await);
     }
     let mut first: Option<Bytes> = None;
     let mut whole = BytesMut::new();
@@ -38,7 +40,7 @@ pub(super) async fn read(clock: &Clock, mut body: Body) -> Result<Bytes, Status>
         };
         let Ok(data) = frame.into_data() else { continue };
         if first.as_ref().map_or(0, Bytes::len) + whole.len() + data.len() > LIMIT {
-            return Err(too_large());
+            return Err(too_large(clock, body).await);
         }
         match first.take() {
             None if whole.is_empty() => first = Some(data),
@@ -51,6 +53,18 @@ pub(super) async fn read(clock: &Clock, mut body: Body) -> Result<Bytes, Status>
     Ok(first.unwrap_or_else(|| whole.freeze()))
 }
 
-fn too_large() -> Status {
+/// Lets the client finish (within bounds): many look at the answer only then.
+async fn too_large(clock: &Clock, mut body: Body) -> Status {
+    let drain = async {
+        let mut left = DRAINED;
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(data) = frame.into_data() else { continue };
+            left = left.saturating_sub(data.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = clock.timeout(PATIENCE, drain).await;
     Status::too_large(format!("Request entity too large: limit is {LIMIT}"))
 }

@@ -143,6 +143,27 @@ async fn a_full_disk_fails_writes_until_there_is_room() {
 }
 
 #[tokio::test]
+async fn even_the_first_write_may_meet_a_full_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let room = Arc::new(AtomicU64::new(u64::MAX));
+    let disk = {
+        let room = room.clone();
+        move || Ok(SmallDisk { file: File::lock(&path)?, room })
+    };
+    let store = EmbeddedStore::open_on("disk".into(), disk).await.unwrap();
+    room.store(4096, Ordering::Relaxed);
+    for _ in 0..2 {
+        let error = store.transact(put("/a", "1")).await.unwrap_err();
+        assert!(matches!(error, StoreError::NoSpace), "{error:?}");
+    }
+    assert_eq!(values(&store, None).await, []);
+    room.store(u64::MAX, Ordering::Relaxed);
+    assert_eq!(commit(&store, put("/a", "1")).await, 2);
+    assert_eq!(values(&store, None).await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_full_file_system_fails_writes_until_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
     let mount = |arguments: &[&str]| {

@@ -59,8 +59,7 @@ impl Log {
     pub fn open(shown: String, device: Box<dyn Device>) -> Result<(Self, Index<()>), StoreError> {
         let mut log = Self { device, shown, db: None };
         let db = log.open_database().map_err(|error| log.explain("opening the store", error))?;
-        let read = prepare(&db).and_then(|()| read_index(&db));
-        let read = read.map_err(|error| log.explain("reading the store", error))?;
+        let read = read_index(&db).map_err(|error| log.explain("reading the store", error))?;
         log.db = Some(db);
         match read {
             Read::Index(index) => Ok((log, index)),
@@ -110,7 +109,8 @@ impl Log {
     ) -> Result<Vec<Option<Bytes>>, StoreError> {
         let db = self.db.as_ref().ok_or(StoreError::Closed)?;
         let read = || -> Result<_, redb::Error> {
-            let table = db.begin_read()?.open_table(LOG)?;
+            let read = db.begin_read()?;
+            let table = read.open_table(LOG)?;
             let value = |place| -> Result<_, redb::Error> {
                 Ok(table.get(place)?.map(|record| Bytes::copy_from_slice(parse(record.value()).2)))
             };
@@ -170,22 +170,10 @@ fn commit(db: &Database, batch: &Batch<'_>) -> Result<(), redb::Error> {
     }
     if let Some((compacted, revision)) = batch.counters {
         let mut meta = txn.open_table(META)?;
+        meta.insert("format", FORMAT)?;
         meta.insert("compacted", compacted)?;
         meta.insert("revision", revision)?;
     }
-    Ok(txn.commit()?)
-}
-
-/// Makes the tables where the file is new.
-fn prepare(db: &Database) -> Result<(), redb::Error> {
-    let read = db.begin_read()?;
-    if read.list_tables()?.next().is_some() {
-        return Ok(());
-    }
-    let mut txn = db.begin_write()?;
-    txn.set_two_phase_commit(true);
-    txn.open_table(LOG)?;
-    txn.open_table(META)?.insert("format", FORMAT)?;
     Ok(txn.commit()?)
 }
 
@@ -197,6 +185,10 @@ enum Read {
 
 fn read_index(db: &Database) -> Result<Read, redb::Error> {
     let read = db.begin_read()?;
+    if read.list_tables()?.next().is_none() {
+        // A new file. The first commit makes the tables: opening is quick.
+        return Ok(Read::Index(Index::new()));
+    }
     let tables = read.open_table(LOG).and_then(|log| Ok((log, read.open_table(META)?)));
     let (log, meta) = match tables {
         Ok(tables) => tables,
@@ -225,7 +217,13 @@ fn read_index(db: &Database) -> Result<Read, redb::Error> {
 fn forget_after(db: &Database, revision: Revision) -> Result<(), redb::Error> {
     let behind: RangeInclusive<u128> = place(revision + 1, 0)..=u128::MAX;
     let unacknowledged: Vec<u128> = {
-        let log = db.begin_read()?.open_table(LOG)?;
+        let read = db.begin_read()?;
+        let log = match read.open_table(LOG) {
+            Ok(log) => log,
+            // Not even the first commit has come through.
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
         let places = log.range(behind)?.map(|item| Ok(item?.0.value()));
         places.collect::<Result<_, redb::Error>>()?
     };

@@ -46,8 +46,8 @@ pub struct Writer {
     acknowledged: Arc<AtomicU64>,
     /// Places in the file that nothing shows any more.
     garbage: VecDeque<u128>,
-    /// The file does not know of the last compaction yet.
-    compacted: bool,
+    /// The file does not know its counters yet: it is new, or the last compaction is.
+    uncounted: bool,
     /// How many the last batch acknowledged.
     writers: usize,
 }
@@ -68,7 +68,8 @@ impl Writer {
         let left = index.compact(index.compacted()).unwrap_or_default();
         let garbage = left.into_iter().map(|(revision, sub)| place(revision, sub)).collect();
         let hub = Hub::default();
-        Self { log, index, hub, acknowledged, garbage, compacted: false, writers: 1 }
+        let uncounted = index.revision() == 1;
+        Self { log, index, hub, acknowledged, garbage, uncounted, writers: 1 }
     }
 
     /// Until all senders are gone.
@@ -244,10 +245,10 @@ impl Writer {
         let forget: Vec<u128> = self.garbage.iter().take(sweep).copied().collect();
         // Only in the log's own entries is the counter kept otherwise.
         let counters =
-            (self.compacted || !forget.is_empty()).then(|| (self.index.compacted(), revision));
+            (self.uncounted || !forget.is_empty()).then(|| (self.index.compacted(), revision));
         self.log.commit(&Batch { append: records, forget: &forget, counters })?;
         self.garbage.drain(..forget.len());
-        self.compacted = false;
+        self.uncounted = false;
         Ok(())
     }
 
@@ -324,7 +325,7 @@ impl Writer {
     pub fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
         let garbage = self.index.compact(revision)?;
         self.garbage.extend(garbage.into_iter().map(|(revision, sub)| place(revision, sub)));
-        self.compacted = true;
+        self.uncounted = true;
         Ok(())
     }
 

@@ -37,43 +37,34 @@ pub fn apply(
     let merged = walk::merged(&ty, &base, &applied);
     let api_version = row.api_version();
     let owner = Owner { manager, operation: "Apply", api_version: &api_version, subresource };
-    if live.is_some() && entries.is_empty() {
-        let before = Owner {
-            manager: BEFORE,
-            operation: "Update",
-            api_version: &api_version,
-            subresource: "",
-        };
+    let unrecorded = live.is_some() && entries.is_empty();
+    if unrecorded {
+        let before = Owner { manager: BEFORE, operation: "Update", subresource: "", ..owner };
         entries.push(Entry::new(&before, walk::changes(&ty, None, &base).touched, now));
     }
-    let before = entries.clone();
     let own = entries.iter().position(|entry| entry.is(&owner));
     let last = own.map(|index| entries.swap_remove(index));
     let last_set = last.as_ref().and_then(Entry::set);
     let mut new = match last_set {
-        Some(last) if !last.is_empty() => pruned(&ty, merged, &entries, &set, last),
+        Some(last) if !fields::is_subset(last, &set) => pruned(&ty, merged, &entries, &set, last),
         _ => merged,
     };
     // Written as it will be stored, so that `1000m` over `1` is no change.
     schema::check_type(&ty, &mut new)
         .map_err(|why| crate::codec::cannot_be_handled(&row.kind, &row.version, &row.kind, &why))?;
     let changes = walk::changes(&ty, live.map(|_| &base), &new);
+    let same_owner = !unrecorded
+        && last_set == Some(&set)
+        && last.as_ref().is_some_and(|last| last.text("apiVersion") == api_version);
+    if let Some(live) = live
+        && same_owner
+        && changes.touched.is_empty()
+        && changes.removed.is_empty()
+    {
+        return Ok(live.clone());
+    }
     settle(&mut entries, &changes, force, &api_version)?;
-    let same_set = last_set.is_some_and(|last| *last == set);
-    entries.push(match last {
-        Some(mut entry) if same_set => {
-            entry.0.insert("apiVersion".into(), api_version.clone().into());
-            entry
-        }
-        _ => Entry::new(&owner, set, now),
-    });
-    let unchanged = changes.touched.is_empty() && changes.removed.is_empty() && same_set;
-    if unchanged && same_entries(&before, &entries) {
-        return Ok(live.cloned().unwrap_or(new));
-    }
-    if let Some(own) = entries.last_mut() {
-        own.0.insert("time".into(), now.to_string().into());
-    }
+    entries.push(Entry::new(&owner, set, now));
     managed_fields::put(&mut new, entries);
     Ok(new)
 }
@@ -198,9 +189,4 @@ fn conflict(mut conflicts: Vec<(String, String)>) -> Status {
     });
     status.details = Some(Box::new(Details { causes: causes.collect(), ..Details::default() }));
     status
-}
-
-/// Whether every owner owns what it owned.
-fn same_entries(before: &[Entry], after: &[Entry]) -> bool {
-    before.len() == after.len() && after.iter().all(|entry| before.contains(entry))
 }

@@ -89,7 +89,17 @@ pub fn intersection(a: &Set, b: &Set) -> Set {
     common
 }
 
-/// Reads a stored set; `None` when it is not one.
+/// Whether all members of `a` are members of `b`.
+pub fn is_subset(a: &Set, b: &Set) -> bool {
+    a.iter().filter(|(key, _)| *key != ".").all(|(key, ours)| match (ours, b.get(key)) {
+        (Value::Object(ours), Some(Value::Object(theirs))) => {
+            (!is_member(ours) || is_member(theirs)) && is_subset(ours, theirs)
+        }
+        _ => false,
+    })
+}
+
+/// Whether a value is a stored set.
 pub fn valid(value: &Value) -> bool {
     let known =
         |key: &str| key == "." || ["f:", "k:", "v:", "i:"].iter().any(|p| key.starts_with(p));

@@ -56,6 +56,7 @@ pub fn record(
 }
 
 /// An owner of fields.
+#[derive(Clone, Copy)]
 pub(super) struct Owner<'a> {
     pub manager: &'a str,
     pub operation: &'a str,
@@ -133,25 +134,24 @@ impl Entry {
 pub(super) fn taken(old: Option<&Value>, new: &mut Value, subresource: bool) -> Vec<Entry> {
     let given = new.get_mut("metadata").and_then(Value::as_object_mut);
     let given = given.and_then(|meta| meta.remove("managedFields"));
-    if !subresource && let Some(Value::Array(items)) = given {
-        if matches!(items.as_slice(), [Value::Object(only)] if only.is_empty()) {
+    let kept = old.and_then(|old| old.get("metadata")?.get("managedFields"));
+    if let Some(Value::Array(items)) = given {
+        // The usual case: what was read comes back.
+        let same = kept.and_then(Value::as_array) == Some(&items);
+        if !same
+            && matches!(items.as_slice(), [Value::Object(only)] if only.is_empty())
+            && !subresource
+        {
             return Vec::new();
         }
-        if let Some(entries) = read(items)
+        if (same || !subresource)
+            && let Some(entries) = read(items)
             && !entries.is_empty()
         {
             return entries;
         }
     }
-    old.map(of).unwrap_or_default()
-}
-
-/// The entries of an object.
-pub(super) fn of(object: &Value) -> Vec<Entry> {
-    match object.pointer("/metadata/managedFields") {
-        Some(Value::Array(items)) => read(items.clone()).unwrap_or_default(),
-        _ => Vec::new(),
-    }
+    kept.and_then(Value::as_array).and_then(|items| read(items.clone())).unwrap_or_default()
 }
 
 fn read(items: Vec<Value>) -> Option<Vec<Entry>> {

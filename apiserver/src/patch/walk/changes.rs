@@ -37,7 +37,8 @@ pub fn changes(ty: &Type, old: Option<&Value>, new: &Value) -> Changes {
     let new = new.as_object().unwrap_or(&empty);
     let mut changes = Changes::default();
     each_key(old, new, |name, a, b| {
-        if NEVER_OWNED.contains(&name) {
+        // Mostly one of metadata, spec and status is as it was: no schema is needed to see that.
+        if a == b || NEVER_OWNED.contains(&name) {
             return;
         }
         let Some(field) = ty.field(name) else { return };
@@ -225,9 +226,11 @@ fn compare_item(
     element: impl FnOnce() -> String,
     out: &mut Changes,
 ) {
+    if old == new {
+        return;
+    }
     match parts(shape, &Merging::Default) {
         Parts::One => match (old, new) {
-            (a, b) if a == b => {}
             (_, Some(_)) => out.touch(element()),
             (_, None) => out.remove(element()),
         },

@@ -46,6 +46,17 @@ enum Written<T> {
     Gone { uid: String, revision: u64 },
 }
 
+impl<T> Written<T> {
+    /// Whether the write is news to one who knows this state of the object.
+    fn hides(&self, meta: &ObjectMeta) -> bool {
+        match self {
+            Written::Put(_) => true,
+            // What is older than the end, under whichever uid, ended before it.
+            Written::Gone { uid, revision } => meta.uid == *uid || meta.revision() < *revision,
+        }
+    }
+}
+
 /// What the executor tells a cache.
 pub(crate) trait Overlay: Send + Sync {
     /// The API server's answer to a write.
@@ -246,7 +257,7 @@ impl<T: Object> Cache<T> {
         }
         match written.get(&Key::new(namespace, name)) {
             Some(Written::Put(entry)) => Some(entry.clone()),
-            Some(Written::Gone { uid, .. }) => seen.filter(|entry| entry.meta().uid != *uid),
+            Some(gone @ Written::Gone { .. }) => seen.filter(|entry| !gone.hides(entry.meta())),
             None => seen,
         }
     }
@@ -266,8 +277,7 @@ impl<T: Object> Cache<T> {
             return objects;
         }
         objects.retain(|entry| match written.get(&Key::of(entry.meta())) {
-            Some(Written::Put(_)) => false,
-            Some(Written::Gone { uid, .. }) => entry.meta().uid != *uid,
+            Some(write) => !write.hides(entry.meta()),
             None => true,
         });
         for write in written.values() {
@@ -326,6 +336,9 @@ impl<T: Object> Overlay for Cache<T> {
         self.forget_seen(&mut written);
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 #[cfg(test)]
 impl View {

@@ -34,7 +34,10 @@ pub trait Lens {
 
 impl Lens for Value {
     fn at(&self, field: &str) -> &Value {
-        self.get(field).unwrap_or(&NULL)
+        match self {
+            Value::Object(fields) => fields.get(field).unwrap_or(&NULL),
+            _ => &NULL,
+        }
     }
 
     fn text(&self, field: &str) -> &str {

@@ -86,7 +86,11 @@ pub fn labels(path: &Path, labels: &Value, errors: &mut Vec<FieldError>) {
 pub fn annotations(path: &Path, annotations: &Value, errors: &mut Vec<FieldError>) {
     let mut size = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
-        errors.extend(sentences(path, key, name::qualified(&key.to_lowercase())));
+        // Upper case is fine in annotations, also in the prefix.
+        let problems = name::qualified(key);
+        if !problems.is_empty() {
+            errors.extend(sentences(path, key, name::qualified(&key.to_lowercase())));
+        }
         size += key.len() + value.as_str().map_or(0, str::len);
     }
     if size > ANNOTATIONS_LIMIT {

@@ -138,11 +138,11 @@ fn strategy(path: &Path, strategy: &Value, errors: &mut Errors) {
             if zero("maxUnavailable") && zero("maxSurge") {
                 let detail = "may not be 0 when `maxSurge` is 0";
                 let value = rolling.at("maxUnavailable").clone();
-                errors.push(FieldError::invalid(&field, value, detail));
+                errors.push(FieldError::invalid(field, value, detail));
             }
             if percent(rolling.at("maxUnavailable")).is_some_and(|percent| percent > 100) {
                 let value = rolling.at("maxUnavailable").clone();
-                errors.push(FieldError::invalid(&field, value, "must not be greater than 100%"));
+                errors.push(FieldError::invalid(field, value, "must not be greater than 100%"));
             }
         }
         other => {

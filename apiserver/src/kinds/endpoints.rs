@@ -32,7 +32,7 @@ impl Strategy for Endpoints {
             let path = path.index(index);
             if subset.vacant("addresses") && subset.vacant("notReadyAddresses") {
                 let detail = "must specify `addresses` or `notReadyAddresses`";
-                errors.push(FieldError::required(&path, detail));
+                errors.push(FieldError::required(path, detail));
             }
             for field in ["addresses", "notReadyAddresses"] {
                 let path = path.field(field);
@@ -170,7 +170,7 @@ fn slice_endpoint(path: &Path, kind: &str, endpoint: &Value, errors: &mut Errors
     let path_addresses = path.field("addresses");
     if endpoint.vacant("addresses") {
         let detail = "must contain at least 1 address";
-        errors.push(FieldError::required(&path_addresses, detail));
+        errors.push(FieldError::required(path_addresses, detail));
     }
     at_most(&path_addresses, endpoint.items("addresses"), 100, errors);
     for (index, text) in check::texts(endpoint, "addresses").enumerate() {
@@ -181,14 +181,14 @@ fn slice_endpoint(path: &Path, kind: &str, endpoint: &Value, errors: &mut Errors
             }
             ("IPv4" | "IPv6", _) => {
                 let detail = format!("must be a valid {kind} address");
-                errors.push(FieldError::invalid(&path, text, detail));
+                errors.push(FieldError::invalid(path, text, detail));
             }
             ("FQDN", _) => {
                 let name = text.strip_suffix('.').unwrap_or(text);
                 check::subdomain(&path, name, errors);
                 if !name.contains('.') {
                     let detail = "should be a domain with at least two segments separated by dots";
-                    errors.push(FieldError::invalid(&path, text, detail));
+                    errors.push(FieldError::invalid(path, text, detail));
                 }
             }
             _ => {}

@@ -29,10 +29,10 @@ pub fn validate(metadata: &Value, row: &Row, rule: NameRule) -> Vec<FieldError> 
     let path = ROOT.field("namespace");
     if !row.namespaced {
         if !namespace.is_empty() {
-            errors.push(FieldError::forbidden(&path, "not allowed on this type"));
+            errors.push(FieldError::forbidden(path, "not allowed on this type"));
         }
     } else if namespace.is_empty() {
-        errors.push(FieldError::required(&path, ""));
+        errors.push(FieldError::required(path, ""));
     } else {
         errors.extend(sentences(&path, namespace, name::label(namespace)));
     }
@@ -139,7 +139,7 @@ fn owners(metadata: &Value, errors: &mut Vec<FieldError>) {
         }
         if (version, owner.text("kind")) == ("v1", "Event") {
             let detail = "/v1, Kind=Event is disallowed from being an owner";
-            errors.push(FieldError::invalid(&path, owner.clone(), detail));
+            errors.push(FieldError::invalid(path, owner.clone(), detail));
         }
         if owner.flag("controller") == Some(true) {
             let this = format!("{}/{}", owner.text("kind"), owner.text("name"));
@@ -149,7 +149,7 @@ fn owners(metadata: &Value, errors: &mut Vec<FieldError>) {
                      references for {first} and {this}"
                 );
                 let all = metadata.at("ownerReferences").clone();
-                errors.push(FieldError::invalid(&path, all, detail));
+                errors.push(FieldError::invalid(path, all, detail));
             }
             controller.get_or_insert(this);
         }
@@ -165,7 +165,7 @@ fn finalizers(metadata: &Value, row: &Row, errors: &mut Vec<FieldError>) {
     }
     if all().any(|name| name == "orphan") && all().any(|name| name == "foregroundDeletion") {
         let detail = "finalizer orphan and foregroundDeletion cannot be both set";
-        errors.push(FieldError::invalid(&path, metadata.at("finalizers").clone(), detail));
+        errors.push(FieldError::invalid(path, metadata.at("finalizers").clone(), detail));
     }
     if row.group.contains('.') && !row.group.ends_with(".k8s.io") {
         return;

@@ -55,7 +55,7 @@ impl Strategy for Node {
         if families.iter().any(|count| *count > 1) {
             let value = object.at("spec").at("podCIDRs").clone();
             let detail = "may specify no more than one CIDR for each IP family";
-            errors.push(FieldError::invalid(&path, value, detail));
+            errors.push(FieldError::invalid(path, value, detail));
         }
         capacity(object, &mut errors);
         errors
@@ -82,7 +82,7 @@ impl Strategy for Node {
         for (index, address) in new.at("status").items("addresses").iter().enumerate() {
             if !seen.insert((address.text("type"), address.text("address"))) {
                 let path = path.index(index);
-                errors.push(FieldError::duplicate(&path, address.clone()));
+                errors.push(FieldError::duplicate(path, address.clone()));
             }
         }
         errors
@@ -134,7 +134,7 @@ fn taints(taints: &[Value], errors: &mut Errors) {
         check::one_of(&path.field("effect"), effect, TAINT_EFFECTS, errors);
         if !seen.insert((key, effect)) {
             let detail = "taints must be unique by key and effect pair";
-            errors.push(FieldError::new(&path, Problem::Duplicate(taint.clone()), detail));
+            errors.push(FieldError::new(path, Problem::Duplicate(taint.clone()), detail));
         }
     }
 }

@@ -50,13 +50,13 @@ pub fn validate_workload(path: &Path, spec: &Value, kind: &str, errors: &mut Err
     let path_selector = path.field("selector");
     let empty = selector.vacant("matchLabels") && selector.vacant("matchExpressions");
     if selector.is_null() {
-        errors.push(FieldError::required(&path_selector, ""));
+        errors.push(FieldError::required(path_selector, ""));
     } else {
         check::label_selector(&path_selector, selector, errors);
         if empty {
             let value = selector.clone();
             let detail = format!("empty selector is invalid for {kind}");
-            errors.push(FieldError::invalid(&path_selector, value, detail));
+            errors.push(FieldError::invalid(path_selector, value, detail));
         }
     }
     let template = spec.at("template");

@@ -17,7 +17,7 @@ use crate::kinds::path::Path;
 pub fn validate(path: &Path, spec: &Value, volumes: &Volumes, errors: &mut Errors) {
     let (containers, path_main) = (spec.items("containers"), path.field("containers"));
     if containers.is_empty() {
-        errors.push(FieldError::required(&path_main, ""));
+        errors.push(FieldError::required(path_main, ""));
     }
     let mut names = HashSet::new();
     let mut ports = HashSet::new();
@@ -170,7 +170,7 @@ fn resize_policy(path: &Path, container: &Value, errors: &mut Errors) {
         let path = path.index(index);
         let resource = policy.text("resourceName");
         if !seen.insert(resource) {
-            errors.push(FieldError::duplicate(&path, resource));
+            errors.push(FieldError::duplicate(path, resource));
         }
         let field = path.field("resourceName");
         check::one_of(&field, resource, &["cpu", "memory"], errors);

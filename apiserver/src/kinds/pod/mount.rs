@@ -47,10 +47,10 @@ pub fn validate(path: &Path, container: &Value, volumes: &Volumes, errors: &mut 
 fn volume(path: &Path, name: &str, volumes: &Volumes, errors: &mut Errors) {
     let path = path.field("name");
     if name.is_empty() {
-        errors.push(FieldError::required(&path, ""));
+        errors.push(FieldError::required(path, ""));
     }
     if !volumes.contains_key(name) {
-        errors.push(FieldError::new(&path, Problem::NotFound(name.into()), ""));
+        errors.push(FieldError::new(path, Problem::NotFound(name.into()), ""));
     }
 }
 
@@ -77,7 +77,7 @@ fn propagation(path: &Path, mount: &Value, container: &Value, errors: &mut Error
     let privileged = container.at("securityContext").flag("privileged") == Some(true);
     if mode == "Bidirectional" && !privileged {
         let detail = "Bidirectional mount propagation is available only to privileged containers";
-        errors.push(FieldError::forbidden(&path, detail));
+        errors.push(FieldError::forbidden(path, detail));
     }
 }
 
@@ -90,10 +90,10 @@ fn read_only(path: &Path, mount: &Value, errors: &mut Errors) {
     }
     if mount.flag("readOnly") != Some(true) {
         let detail = "may only be specified when readOnly is true";
-        errors.push(FieldError::forbidden(&path, detail));
+        errors.push(FieldError::forbidden(path, detail));
     }
     if !matches!(mount.text("mountPropagation"), "" | "None") {
         let detail = "may only be specified when mountPropagation is None or not specified";
-        errors.push(FieldError::forbidden(&path, detail));
+        errors.push(FieldError::forbidden(path, detail));
     }
 }

@@ -35,7 +35,7 @@ fn node_affinity(path: &Path, affinity: &Value, errors: &mut Errors) {
         let terms = affinity.at(REQUIRED).items("nodeSelectorTerms");
         if terms.is_empty() {
             let detail = "must have at least one node selector term";
-            errors.push(FieldError::required(&path, detail));
+            errors.push(FieldError::required(path, detail));
         }
         for (index, term) in terms.iter().enumerate() {
             node_term(&path.index(index), term, errors);
@@ -127,7 +127,7 @@ fn pod_term(path: &Path, term: &Value, errors: &mut Errors) {
 fn topology_key(path: &Path, object: &Value, errors: &mut Errors) {
     let path = path.field("topologyKey");
     match object.text("topologyKey") {
-        "" => errors.push(FieldError::required(&path, "can not be empty")),
+        "" => errors.push(FieldError::required(path, "can not be empty")),
         key => check::qualified(&path, key, errors),
     }
 }
@@ -140,7 +140,7 @@ fn label_keys(path: &Path, object: &Value, errors: &mut Errors) {
             check::qualified(&path.index(index), key, errors);
             if !object.has("labelSelector") {
                 let detail = "must not be specified when labelSelector is not set";
-                errors.push(FieldError::forbidden(&path, detail));
+                errors.push(FieldError::forbidden(path, detail));
             }
         }
     }
@@ -173,26 +173,26 @@ fn spread(path: &Path, spec: &Value, errors: &mut Errors) {
         let supported = ["DoNotSchedule", "ScheduleAnyway"];
         let field = path.field("whenUnsatisfiable");
         if !supported.contains(&unsatisfiable) {
-            errors.push(FieldError::not_supported(&field, unsatisfiable, &supported));
+            errors.push(FieldError::not_supported(field, unsatisfiable, &supported));
         }
         let key = constraint.text("topologyKey");
         if !seen.insert((key, unsatisfiable)) {
             let path = path.field("{topologyKey, whenUnsatisfiable}");
             let pair = format!("{{{key}, {unsatisfiable}}}");
-            errors.push(FieldError::duplicate(&path, pair));
+            errors.push(FieldError::duplicate(path, pair));
         }
         if let Some(domains) = constraint.int("minDomains") {
             let path = path.field("minDomains");
             if domains <= 0 {
                 let detail = "must be greater than zero";
-                errors.push(FieldError::invalid(&path, domains, detail));
+                errors.push(FieldError::invalid(path, domains, detail));
             }
             if unsatisfiable != "DoNotSchedule" {
                 let detail = format!(
                     "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not \
                      {unsatisfiable}"
                 );
-                errors.push(FieldError::invalid(&path, domains, detail));
+                errors.push(FieldError::invalid(path, domains, detail));
             }
         }
         for field in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
@@ -216,7 +216,7 @@ fn tolerations(path: &Path, tolerations: &[Value], errors: &mut Errors) {
         } else if operator != "Exists" {
             let detail = "operator must be Exists when `key` is empty, which means \"match all \
                           values and all keys\"";
-            errors.push(FieldError::invalid(&path_operator, operator, detail));
+            errors.push(FieldError::invalid(path_operator, operator, detail));
         }
         if toleration.has("tolerationSeconds") && effect != "NoExecute" {
             let detail = "effect must be 'NoExecute' when `tolerationSeconds` is set";
@@ -227,17 +227,17 @@ fn tolerations(path: &Path, tolerations: &[Value], errors: &mut Errors) {
                 let problems = name::label_value(value);
                 if !problems.is_empty() {
                     let detail = problems.join(";");
-                    errors.push(FieldError::invalid(&path_operator, value, detail));
+                    errors.push(FieldError::invalid(path_operator, value, detail));
                 }
             }
             "Exists" if !value.is_empty() => {
                 let detail = "value must be empty when `operator` is 'Exists'";
-                errors.push(FieldError::invalid(&path_operator, toleration.clone(), detail));
+                errors.push(FieldError::invalid(path_operator, toleration.clone(), detail));
             }
             "Exists" => {}
             other => {
                 let supported = ["Equal", "Exists"];
-                errors.push(FieldError::not_supported(&path_operator, other, &supported));
+                errors.push(FieldError::not_supported(path_operator, other, &supported));
             }
         }
         check::optional_one_of(&path.field("effect"), effect, TAINT_EFFECTS, errors);

@@ -38,13 +38,13 @@ fn probe(path: &Path, name: &str, probe: &Value, errors: &mut Errors) {
     if name == "readinessProbe" {
         if let Some(grace) = grace {
             let detail = "must not be set for readinessProbes";
-            errors.push(FieldError::invalid(&path_grace, grace, detail));
+            errors.push(FieldError::invalid(path_grace, grace, detail));
         }
     } else if let Some(threshold) = probe.int("successThreshold").filter(|count| *count != 1) {
         errors.push(FieldError::invalid(path.field("successThreshold"), threshold, "must be 1"));
     }
     if let Some(grace) = grace.filter(|grace| *grace <= 0) {
-        errors.push(FieldError::invalid(&path_grace, grace, "must be greater than 0"));
+        errors.push(FieldError::invalid(path_grace, grace, "must be greater than 0"));
     }
 }
 

@@ -36,11 +36,11 @@ pub fn validate(path: &Path, resources: &Value, errors: &mut Errors) {
                 } else {
                     continue;
                 };
-                errors.push(FieldError::invalid(&path_requests, quantity.clone(), detail));
+                errors.push(FieldError::invalid(path_requests, quantity.clone(), detail));
             }
             (_, None) if !overcommit => {
                 let detail = "Limit must be set for non overcommitable resources";
-                errors.push(FieldError::required(&path_limits, detail));
+                errors.push(FieldError::required(path_limits, detail));
             }
             _ => {}
         }

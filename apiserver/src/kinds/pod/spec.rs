@@ -92,18 +92,18 @@ fn dns(path: &Path, spec: &Value, errors: &mut Errors) {
     let config = spec.at("dnsConfig");
     if policy == "None" && config.is_null() {
         let detail = "must provide `dnsConfig` when `dnsPolicy` is None";
-        errors.push(FieldError::required(&path, detail));
+        errors.push(FieldError::required(path, detail));
         return;
     }
     let path_servers = path.field("nameservers");
     let servers = config.items("nameservers");
     if policy == "None" && servers.is_empty() {
         let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-        errors.push(FieldError::required(&path_servers, detail));
+        errors.push(FieldError::required(path_servers, detail));
     }
     if servers.len() > 3 {
         let detail = "must not have more than 3 nameservers";
-        errors.push(FieldError::invalid(&path_servers, servers.to_vec(), detail));
+        errors.push(FieldError::invalid(path_servers, servers.to_vec(), detail));
     }
     for (index, server) in check::texts(config, "nameservers").enumerate() {
         check::ip(&path_servers.index(index), server, errors);
@@ -112,7 +112,7 @@ fn dns(path: &Path, spec: &Value, errors: &mut Errors) {
     if config.items("searches").len() > 32 {
         let detail = "must not have more than 32 search paths";
         let value = config.at("searches").clone();
-        errors.push(FieldError::invalid(&path_searches, value, detail));
+        errors.push(FieldError::invalid(path_searches, value, detail));
     }
     for (index, search) in check::texts(config, "searches").enumerate() {
         let trimmed = search.strip_suffix('.').unwrap_or(search).replace('_', "-");

@@ -41,7 +41,7 @@ pub fn validate(new: &Value, old: &Value) -> Vec<FieldError> {
     let (class, old_class) = (status.text("qosClass"), before.text("qosClass"));
     if !old_class.is_empty() && class != old_class {
         let path = STATUS.field("qosClass");
-        errors.push(FieldError::invalid(&path, class, "field is immutable"));
+        errors.push(FieldError::invalid(path, class, "field is immutable"));
     }
     let path = STATUS.field("conditions");
     for (index, condition) in status.items("conditions").iter().enumerate() {

@@ -128,7 +128,7 @@ fn downward(path: &Path, volume: &Value, errors: &mut Errors) {
         match (item.has("fieldRef"), item.has("resourceFieldRef")) {
             (false, false) => {
                 let detail = "one of fieldRef and resourceFieldRef is required";
-                errors.push(FieldError::required(&path, detail));
+                errors.push(FieldError::required(path, detail));
             }
             (true, resource) => {
                 let reference = item.at("fieldRef");
@@ -136,7 +136,7 @@ fn downward(path: &Path, volume: &Value, errors: &mut Errors) {
                 if resource {
                     let detail = "fieldRef and resourceFieldRef can not be specified \
                                   simultaneously";
-                    errors.push(FieldError::invalid(&path, "resource", detail));
+                    errors.push(FieldError::invalid(path, "resource", detail));
                 }
             }
             (false, true) => {
@@ -157,7 +157,7 @@ fn projected(path: &Path, volume: &Value, errors: &mut Errors) {
         let path = path.index(index);
         let mut kinds = source.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null());
         let Some((kind, first)) = kinds.next() else {
-            errors.push(FieldError::required(&path, "must specify a volume type"));
+            errors.push(FieldError::required(path, "must specify a volume type"));
             continue;
         };
         for (other, _) in kinds {
@@ -171,14 +171,14 @@ fn projected(path: &Path, volume: &Value, errors: &mut Errors) {
             }
             "downwardAPI" => downward(&path, first, errors),
             "serviceAccountToken" => token(&path, first, errors),
-            _ => errors.push(FieldError::forbidden(&path, "not supported")),
+            _ => errors.push(FieldError::forbidden(path, "not supported")),
         }
         let single = first.has("path").then(|| first.text("path"));
         let listed = first.items("items").iter().map(|item| item.text("path"));
         for file in listed.chain(single).filter(|file| !file.is_empty()) {
             if !files.insert(file) {
                 let detail = "conflicting duplicate paths";
-                errors.push(FieldError::invalid(&path, first.text("name"), detail));
+                errors.push(FieldError::invalid(path, first.text("name"), detail));
             }
         }
     }
@@ -189,10 +189,10 @@ fn token(path: &Path, token: &Value, errors: &mut Errors) {
     if let Some(seconds) = token.int("expirationSeconds") {
         if seconds < 600 {
             let detail = "may not specify a duration less than 10 minutes";
-            errors.push(FieldError::invalid(&path_expiry, seconds, detail));
+            errors.push(FieldError::invalid(path_expiry, seconds, detail));
         } else if seconds > 1 << 32 {
             let detail = "may not specify a duration larger than 2^32 seconds";
-            errors.push(FieldError::invalid(&path_expiry, seconds, detail));
+            errors.push(FieldError::invalid(path_expiry, seconds, detail));
         }
     }
     file_path(path, token, errors);
@@ -204,7 +204,7 @@ fn file_path(path: &Path, item: &Value, errors: &mut Errors) {
     let (path, text) = (path.field("path"), item.text("path"));
     descending(&path, text, errors);
     if text.starts_with("..") && !text.starts_with("../") {
-        errors.push(FieldError::invalid(&path, text, "must not start with '..'"));
+        errors.push(FieldError::invalid(path, text, "must not start with '..'"));
     }
 }
 

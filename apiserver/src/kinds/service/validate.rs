@@ -86,7 +86,7 @@ pub fn status(service: &Value) -> Vec<FieldError> {
     let ingress = service.at("status").at("loadBalancer").items("ingress");
     if !ingress.is_empty() && kind(service.at("spec")) != "LoadBalancer" {
         let detail = "may only be used when `spec.type` is LoadBalancer";
-        errors.push(FieldError::forbidden(&path, detail));
+        errors.push(FieldError::forbidden(path, detail));
     }
     for (index, item) in ingress.iter().enumerate() {
         let path = path.index(index);
@@ -130,14 +130,14 @@ fn addresses(spec: &Value, errors: &mut Errors) {
         && *of_list != first
     {
         let detail = "first value must match `clusterIP`";
-        errors.push(FieldError::invalid(&path, json!(list), detail));
+        errors.push(FieldError::invalid(path, json!(list), detail));
     }
     if list.len() > 2 {
-        errors.push(FieldError::invalid(&path, json!(list), "may only hold up to 2 values"));
+        errors.push(FieldError::invalid(path, json!(list), "may only hold up to 2 values"));
     }
     if list.len() > 1 && list.contains(&"None") {
         let detail = "'None' must be the first and only value";
-        errors.push(FieldError::invalid(&path, json!(list), detail));
+        errors.push(FieldError::invalid(path, json!(list), detail));
     }
     for (index, address) in list.iter().enumerate().filter(|(_, address)| **address != "None") {
         check::ip(&path.index(index), address, errors);
@@ -157,7 +157,7 @@ fn addresses(spec: &Value, errors: &mut Errors) {
         let path = path_families.index(index);
         check::one_of(&path, family, &["IPv4", "IPv6"], errors);
         if families[..index].contains(family) {
-            errors.push(FieldError::duplicate(&path, *family));
+            errors.push(FieldError::duplicate(path, *family));
         }
         let Some(address) = list.get(index).filter(|address| **address != "None") else { continue };
         if (*family == "IPv6") != address.contains(':') && address.parse::<IpAddr>().is_ok() {
@@ -197,7 +197,7 @@ fn ports(spec: &Value, errors: &mut Errors) {
             let detail = format!(
                 "may not expose port {KUBELET_PORT} externally since it is used by kubelet"
             );
-            errors.push(FieldError::invalid(&path, number, detail));
+            errors.push(FieldError::invalid(path, number, detail));
         }
         let node_port = port.int("nodePort").unwrap_or(0);
         if node_port != 0 {
@@ -209,7 +209,7 @@ fn ports(spec: &Value, errors: &mut Errors) {
             }
         }
         if !keys.insert((protocol, number)) {
-            errors.push(FieldError::duplicate(&path, duplicate_port(protocol, number)));
+            errors.push(FieldError::duplicate(path, duplicate_port(protocol, number)));
         }
     }
 }
@@ -246,7 +246,7 @@ fn external_addresses(spec: &Value, errors: &mut Errors) {
         let path = path.index(index);
         check::ip(&path, text, errors);
         if let Some(detail) = text.parse().ok().and_then(check::special_address) {
-            errors.push(FieldError::invalid(&path, text, detail));
+            errors.push(FieldError::invalid(path, text, detail));
         }
     }
 }
@@ -257,7 +257,7 @@ fn load_balancer(spec: &Value, errors: &mut Errors) {
     let ranges: Vec<&str> = texts(spec, "loadBalancerSourceRanges").collect();
     let path = SPEC.field("loadBalancerSourceRanges");
     if !ranges.is_empty() && !balanced {
-        errors.push(FieldError::forbidden(&path, only));
+        errors.push(FieldError::forbidden(path, only));
     }
     for (index, range) in ranges.iter().enumerate() {
         check::network(&path.index(index), range.trim(), errors);
@@ -272,7 +272,7 @@ fn load_balancer(spec: &Value, errors: &mut Errors) {
     if !class.is_empty() {
         let path = SPEC.field("loadBalancerClass");
         if !balanced {
-            errors.push(FieldError::forbidden(&path, only));
+            errors.push(FieldError::forbidden(path, only));
         }
         check::qualified(&path, class, errors);
     }
@@ -285,7 +285,7 @@ fn traffic(spec: &Value, errors: &mut Errors) {
         check::one_of(&path, policy, &["Cluster", "Local"], errors);
     } else if !policy.is_empty() {
         let detail = "may only be set for externally-accessible services";
-        errors.push(FieldError::invalid(&path, policy, detail));
+        errors.push(FieldError::invalid(path, policy, detail));
     }
     let path = SPEC.field("healthCheckNodePort");
     let port = spec.int("healthCheckNodePort").unwrap_or(0);
@@ -294,7 +294,7 @@ fn traffic(spec: &Value, errors: &mut Errors) {
     } else if port != 0 {
         let detail = "may only be set when `type` is 'LoadBalancer' and \
                       `externalTrafficPolicy` is 'Local'";
-        errors.push(FieldError::invalid(&path, port, detail));
+        errors.push(FieldError::invalid(path, port, detail));
     }
     let internal = spec.text("internalTrafficPolicy");
     let supported = ["Cluster", "Local"];

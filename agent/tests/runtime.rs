@@ -4,5 +4,15 @@
 #[path = "runtime/lab.rs"]
 mod lab;
 
+#[path = "runtime/isolation.rs"]
+mod isolation;
 #[path = "runtime/lifecycle.rs"]
 mod lifecycle;
+#[path = "runtime/limits.rs"]
+mod limits;
+#[path = "runtime/logs.rs"]
+mod logs;
+#[path = "runtime/restart.rs"]
+mod restart;
+#[path = "runtime/streams.rs"]
+mod streams;

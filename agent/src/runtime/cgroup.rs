@@ -311,11 +311,10 @@ fn remove_tree(folder: &Path) -> Result<(), CgroupError> {
             remove_tree(&entry.path())?;
         }
     }
-    // A process that was just reaped may still be counted for a moment.
     let mut result = fs::remove_dir(folder);
-    for _ in 0..1000 {
+    for _ in 0..100 {
         match &result {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => std::thread::yield_now(),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => wait_for_change(folder),
             _ => break,
         }
         result = fs::remove_dir(folder);
@@ -323,6 +322,20 @@ fn remove_tree(folder: &Path) -> Result<(), CgroupError> {
     match result {
         Err(error) if !gone(&error) => Err(failed("remove cgroup", folder)(error)),
         _ => Ok(()),
+    }
+}
+
+/// Waits until the group's last process has gone, or a moment where the kernel does not tell.
+fn wait_for_change(folder: &Path) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let moment = |milliseconds: i64| Timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
+    let Ok(mut events) = fs::File::open(folder.join("cgroup.events")) else {
+        let _ = poll(&mut [], Some(&moment(1)));
+        return;
+    };
+    let mut text = String::new();
+    if io::Read::read_to_string(&mut events, &mut text).is_ok() && text.contains("populated 1") {
+        let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&moment(100)));
     }
 }
 

@@ -181,7 +181,6 @@ impl Engine {
             names: Mutex::new(names),
             settled: watch::Sender::new(false),
             busy: tokio::sync::Mutex::new(()),
-            stdin_used: Mutex::new(false),
         }))
     }
 

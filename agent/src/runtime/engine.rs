@@ -50,8 +50,8 @@ pub struct Sandbox {
     pub id: String,
     pub record: Mutex<SandboxRecord>,
     pub supervisor: Mutex<Option<Supervisor>>,
-    /// Of the supervisor, when this process started it and so has to wait for it.
-    pub child: Mutex<Option<std::os::fd::OwnedFd>>,
+    /// The supervisor's, to wait for its end with.
+    pub process: Mutex<Option<std::os::fd::OwnedFd>>,
     /// Held by whoever changes the sandbox.
     pub busy: tokio::sync::Mutex<()>,
 }
@@ -66,8 +66,6 @@ pub struct Container {
     /// True once it has exited and everything about that is written down.
     pub settled: watch::Sender<bool>,
     pub busy: tokio::sync::Mutex<()>,
-    /// Which run of the terminal or standard input the attached share.
-    pub stdin_used: Mutex<bool>,
 }
 
 /// Why a call failed.

@@ -57,11 +57,16 @@ impl Engine {
             true => Supervisor::connect(&folder, SOCKET).await.ok(),
             false => None,
         };
+        // It has just answered, so the number is still its own.
+        let process = supervisor.as_ref().and_then(|_| {
+            let pid = rustix::process::Pid::from_raw(record.supervisor)?;
+            rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+        });
         let sandbox = Arc::new(Sandbox {
             id: record.id.clone(),
             record: Mutex::new(record.clone()),
             supervisor: Mutex::new(supervisor.clone()),
-            child: Mutex::new(None),
+            process: Mutex::new(process),
             busy: tokio::sync::Mutex::new(()),
         });
         if let Some(supervisor) = &supervisor {
@@ -93,7 +98,6 @@ impl Engine {
             names: Mutex::new(Names::default()),
             settled: watch::Sender::new(false),
             busy: tokio::sync::Mutex::new(()),
-            stdin_used: Mutex::new(false),
         });
         self.containers.write().insert(container.id.clone(), container.clone());
         match process {

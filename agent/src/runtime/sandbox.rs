@@ -57,7 +57,7 @@ impl Engine {
             id: id.clone(),
             record: Mutex::new(record),
             supervisor: Mutex::new(None),
-            child: Mutex::new(None),
+            process: Mutex::new(None),
             busy: tokio::sync::Mutex::new(()),
         });
         {
@@ -105,7 +105,7 @@ impl Engine {
         {
             let mut record = sandbox.record.lock();
             record.supervisor = launched.pid;
-            *sandbox.child.lock() = Some(launched.pidfd);
+            *sandbox.process.lock() = Some(launched.pidfd);
             self.root.save_sandbox(&record)?;
         }
         let folder = self.root.sandbox(&record.id);
@@ -258,16 +258,14 @@ impl Engine {
             }
             supervisor.quit().await;
         }
-        let child = sandbox.child.lock().take();
+        let process = sandbox.process.lock().take();
         let (engine, cgroup) = (self.clone(), record.cgroup.clone());
         let folder = self.root.sandbox(&record.id);
         blocking(move || {
             // Whatever is left: the supervisor too, if it did not answer.
             engine.cgroups.kill(&cgroup)?;
-            if let Some(child) = child {
-                let exited = rustix::process::WaitIdOptions::EXITED;
-                let _ =
-                    rustix::process::waitid(rustix::process::WaitId::PidFd(child.as_fd()), exited);
+            if let Some(process) = process {
+                wait_for(&process);
             }
             match rustix::mount::unmount(folder.join("shm"), UnmountFlags::DETACH) {
                 Err(error)
@@ -306,6 +304,14 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Waits for the end of a supervisor that is ending, and reaps it if it is our child.
+fn wait_for(process: &std::os::fd::OwnedFd) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    while poll(&mut [PollFd::new(process, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
+    let _ = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
 }
 
 /// The namespace options of a pod; without any they are all the pod's.

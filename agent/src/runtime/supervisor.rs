@@ -268,7 +268,10 @@ impl Process {
 
     /// Sends a copy of `stream` (1 or 2) to `sink`, which must not block, from now on.
     pub async fn copy_to(&self, stream: i32, sink: BorrowedFd<'_>) -> Result<(), SupervisorError> {
-        self.request(op::SINK, stream, &[sink]).await
+        let mut state = self.state.clone();
+        state.mark_unchanged();
+        self.request(op::SINK, stream, &[sink]).await?;
+        state.changed().await.map_err(|_| SupervisorError::Lost)
     }
 
     pub async fn close_stdin(&self) -> Result<(), SupervisorError> {

@@ -111,13 +111,23 @@ fn is_registry(first: &str) -> bool {
 }
 
 fn is_host(registry: &str) -> bool {
-    let (host, port) = registry.rsplit_once(':').unwrap_or((registry, "0"));
-    let byte =
-        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'[' | b']' | b':');
-    !host.is_empty()
-        && host.bytes().all(byte)
-        && !port.is_empty()
-        && port.bytes().all(|byte| byte.is_ascii_digit())
+    let port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let (host, rest) = match registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => {
+            return address.parse::<std::net::Ipv6Addr>().is_ok()
+                && rest.strip_prefix(':').is_none_or(port);
+        }
+        None => {
+            registry.split_once(':').map_or((registry, None), |(host, rest)| (host, Some(rest)))
+        }
+    };
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    host.split('.').all(label) && rest.is_none_or(port)
 }
 
 fn is_tag(tag: &str) -> bool {

@@ -129,8 +129,10 @@ fn prepare_and_execute(child: &Child) -> Result<(), (&'static CStr, *const CStr)
                 .map_err(|()| (c"set sysctl", path.as_c_str() as *const CStr))?;
         }
         // A handler is reset by execve, an ignored signal is not: containers must not inherit it.
+        // By the bare call: libc keeps two signals for itself.
+        let default = [0u64; 4];
         for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), 0, 8);
         }
         libc::setsid();
         libc::umask(0o022);

@@ -202,6 +202,9 @@ impl Pod {
         if !taken {
             fds.iter().for_each(|fd| close(*fd));
         }
+        if request.op == op::SINK {
+            self.tell(index); // From here on nothing is missed.
+        }
     }
 
     fn spawn(&mut self, request: &Request, fds: &[i32]) {

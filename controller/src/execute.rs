@@ -137,10 +137,7 @@ impl Executor {
         let Target { row, namespace, name, .. } = &delete.target;
         match self.client.delete_of(row, namespace, name, &delete.options).await {
             Ok(answer) => self.deleted(&delete.target, answer),
-            // Gone already, or another object by now.
-            Err(error) if error.is_not_found() || error.is_conflict() => {
-                self.deleted(&delete.target, Bytes::new());
-            }
+            Err(error) if error.is_not_found() => self.deleted(&delete.target, Bytes::new()),
             Err(source) => {
                 let mut error = step_error("delete", row, namespace, name, source);
                 let words = |told: &Told| told.not_deleted;

@@ -78,18 +78,31 @@ impl Pki {
         let now = clock.now();
         let authority = Authority::open(dir, now, rng)?;
         let leaf = |file: &str, profile: Profile| authority.leaf(dir, file, &profile, now, rng);
+        let client =
+            |file: &str, user: &str, groups: &[&str]| leaf(file, Profile::client(user, groups));
+        // Each waits for the disk several times: together they wait once.
+        let [serving, kubelet_client, admin, scheduler, controller_manager] =
+            std::thread::scope(|scope| {
+                [
+                    scope.spawn(|| leaf("apiserver", Profile::serving("kube-apiserver", names))),
+                    scope.spawn(|| {
+                        let user = "kube-apiserver-kubelet-client";
+                        client("apiserver-kubelet-client", user, &["system:masters"])
+                    }),
+                    scope.spawn(|| client("admin", "kubernetes-admin", &["system:masters"])),
+                    scope.spawn(|| client("scheduler", "system:kube-scheduler", &[])),
+                    scope.spawn(|| {
+                        client("controller-manager", "system:kube-controller-manager", &[])
+                    }),
+                ]
+                .map(|thread| thread.join().expect("issuing certificates does not panic"))
+            });
         Ok(Pki {
-            serving: leaf("apiserver", Profile::serving("kube-apiserver", names))?,
-            kubelet_client: leaf(
-                "apiserver-kubelet-client",
-                Profile::client("kube-apiserver-kubelet-client", &["system:masters"]),
-            )?,
-            admin: leaf("admin", Profile::client("kubernetes-admin", &["system:masters"]))?,
-            scheduler: leaf("scheduler", Profile::client("system:kube-scheduler", &[]))?,
-            controller_manager: leaf(
-                "controller-manager",
-                Profile::client("system:kube-controller-manager", &[]),
-            )?,
+            serving: serving?,
+            kubelet_client: kubelet_client?,
+            admin: admin?,
+            scheduler: scheduler?,
+            controller_manager: controller_manager?,
             dir: dir.to_path_buf(),
             authority,
             clock: clock.clone(),
@@ -149,11 +162,17 @@ impl Pki {
             ("scheduler", "system:kube-scheduler", &self.scheduler),
             ("controller", "system:kube-controller-manager", &self.controller_manager),
         ];
-        for (file, user, pair) in users {
-            let text = kubeconfig(server, self.ca(), user, pair);
-            write_private(&data_dir.join(format!("{file}.kubeconfig")), text.as_bytes())?;
-        }
-        Ok(())
+        std::thread::scope(|scope| {
+            let writes = users.map(|(file, user, pair)| {
+                scope.spawn(move || {
+                    let text = kubeconfig(server, self.ca(), user, pair);
+                    write_private(&data_dir.join(format!("{file}.kubeconfig")), text.as_bytes())
+                })
+            });
+            writes
+                .into_iter()
+                .try_for_each(|thread| thread.join().expect("writing a file does not panic"))
+        })
     }
 
     pub fn dir(&self) -> &Path {

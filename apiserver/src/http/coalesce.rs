@@ -11,8 +11,9 @@ use axum::{body::Body, response::Response};
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 
-/// What is gathered before it is sent on.
-const ENOUGH: usize = 64 << 10;
+/// What is gathered before it is sent on, and the room for it: pieces are smaller than the rest.
+const ENOUGH: usize = 48 << 10;
+const ROOM: usize = 64 << 10;
 
 /// Wraps the body of a response unless it is one piece anyway.
 pub fn response(response: Response) -> Response {
@@ -59,7 +60,7 @@ impl http_body::Body for Coalesced {
                         }
                         held => {
                             if let Some(held) = held {
-                                gathered.reserve(ENOUGH.max(held.len() + data.len()));
+                                gathered.reserve(ROOM.max(held.len() + data.len()));
                                 gathered.extend_from_slice(&held);
                             }
                             gathered.extend_from_slice(&data);

@@ -4,6 +4,7 @@
 mod proxy;
 mod server;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use client::{BoxError, CancellationToken, Client, Clock, Informers, Rng, kubeconfig};
@@ -133,10 +134,16 @@ fn on_signal() -> std::io::Result<CancellationToken> {
     Ok(shutdown)
 }
 
+/// The DNS server would write a line for every question.
+const LOGGED: &str = "info,hickory_server=warn";
+
 fn log(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOGGED));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match json {
         true => builder.json().init(),
         false => builder.init(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use apiserver::pki::{self, Pki};
 use client::{Client, Clock, Informers, Kubeconfig, Rng};
+use proto::view::lease::Lease;
 use proto::view::node::Node as NodeView;
 use rustix::fs::{FlockOperation, flock};
 
@@ -296,7 +297,8 @@ pub async fn wait_nodes(
     clock.timeout(READY_WITHIN, ready).await.map_err(late)
 }
 
-/// Waits until this node is Ready, or is not.
+/// Waits until this node is Ready, by word that it gives from now on: what the API says of a node
+/// that was stopped stays for a while.
 pub async fn wait_node(
     cluster: &Cluster,
     node: &Node,
@@ -304,11 +306,18 @@ pub async fn wait_node(
     clock: &Clock,
 ) -> Result<(), Error> {
     let informers = Informers::new(client.clone(), clock.clone(), Rng::from_os());
-    let nodes = informers.of::<NodeView>();
+    let (nodes, leases) = (informers.of::<NodeView>(), informers.of::<Lease>());
+    leases.synced().await;
+    let renewed = || leases.get("kube-node-lease", &node.name).map(|lease| lease.spec.renew_time);
+    let old = renewed();
     let mut changes = nodes.changes();
+    let mut renewals = leases.changes();
     let ready = async {
-        while nodes.get("", &node.name).is_none_or(|node| !node.is_ready()) {
-            changes.next().await;
+        while renewed() == old || nodes.get("", &node.name).is_none_or(|node| !node.is_ready()) {
+            tokio::select! {
+                _ = changes.next() => {}
+                _ = renewals.next() => {}
+            }
         }
     };
     let late = |_| late(cluster, "the node's readiness");

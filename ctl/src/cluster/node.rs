@@ -35,9 +35,9 @@ pub async fn stop(name: &str, cluster: Cluster, clock: &Clock) -> Result<(), Err
 pub async fn start(name: &str, cluster: Cluster, clock: &Clock) -> Result<(), Error> {
     let (cluster, number) = mark(name, cluster, false)?;
     let node = &cluster.nodes[number];
+    let client = Client::connect(&admin(&cluster)?)?;
     network::set_link(&cluster, node, true)?;
     reload(&cluster)?;
-    let client = Client::connect(&admin(&cluster)?)?;
     wait_node(&cluster, node, &client, clock).await
 }
 

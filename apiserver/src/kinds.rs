@@ -31,6 +31,7 @@ use proto::kind::{self, Row};
 use proto::status::{FieldError, Status};
 use proto::time::Time;
 use serde_json::Value;
+use tokio::sync::OwnedMutexGuard;
 
 pub use self::name::NameRule;
 
@@ -59,6 +60,9 @@ pub enum Change<'a> {
 pub struct Reservation {
     pub guards: Vec<Guard>,
     pub ops: Vec<Op>,
+    /// Kept until the transaction is through: others of this process that need the same object
+    /// wait instead of losing their guards to each other.
+    pub turn: Option<OwnedMutexGuard<()>>,
 }
 
 /// A selectable field beyond metadata.name and metadata.namespace.

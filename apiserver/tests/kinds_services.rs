@@ -134,6 +134,26 @@ async fn addresses_are_given_once_by_any_number_of_servers() {
     assert!(servers[0].held().await.is_empty());
 }
 
+/// Everyone waits for the one object of the node ports, so that a try is enough.
+#[tokio::test]
+async fn a_server_does_not_lose_to_itself() {
+    let server = Arc::new(Server::new("10.96.0.0/16", "30000-32767"));
+    let mut tasks = tokio::task::JoinSet::new();
+    for index in 0..64u64 {
+        let server = server.clone();
+        tasks.spawn(async move {
+            let name = format!("s{index}");
+            let metadata = json!({"name": name, "namespace": "n"});
+            let mut service = json!({"metadata": metadata, "spec": node_port(0)});
+            let change = Change::Create(&mut service);
+            let reservation = server.reserve(change, index * 7_777_777).await.unwrap();
+            tokio::task::yield_now().await;
+            server.commit(&name, 0, Some(&service), reservation).await
+        });
+    }
+    assert_eq!(tasks.join_all().await, [true; 64]);
+}
+
 #[tokio::test]
 async fn a_small_range_is_used_up_and_then_full() {
     let server = Server::new("10.0.0.0/29", "30000-30001");

@@ -100,7 +100,7 @@ impl Registry {
                 return Ok(self.dry(201, object, warnings));
             }
             let mut txn = write::put(&call, &key, 0, &object);
-            write::join(&mut txn, reservation);
+            let _turn = write::join(&mut txn, reservation);
             match self.transact(txn).await? {
                 Outcome::Committed(revision) => {
                     let entry = self.written(&call, &key, revision)?;

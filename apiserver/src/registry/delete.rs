@@ -116,6 +116,7 @@ impl Registry {
         let key = &entry.key;
         let guard = Guard { key: key.clone(), expected: entry.revision };
         let mut txn = Txn { guards: vec![guard], ops: Vec::new() };
+        let mut turn = None;
         match &step {
             Step::Wait => {
                 let content = Content::Entry(entry.clone());
@@ -126,14 +127,16 @@ impl Registry {
                 let change = kinds::Change::Delete(old);
                 let reservation = self.reserve(call, change, &context).await?;
                 txn.ops.push(Op::Delete { key: key.clone() });
-                write::join(&mut txn, reservation);
+                turn = write::join(&mut txn, reservation);
             }
             Step::Keep(object) => {
                 let value = object::encode(call.kind.row, object);
                 txn.ops.push(Op::Put { key: key.clone(), value });
             }
         }
-        let Outcome::Committed(revision) = self.transact(txn).await? else { return Ok(None) };
+        let outcome = self.transact(txn).await?;
+        drop(turn);
+        let Outcome::Committed(revision) = outcome else { return Ok(None) };
         Ok(Some(match step {
             Step::Remove => removed(call, entry, old, Some(revision)),
             _ => {

@@ -229,7 +229,7 @@ impl Registry {
         if gone {
             txn.ops = vec![Op::Delete { key: entry.key.clone() }];
         }
-        write::join(&mut txn, reservation);
+        let _turn = write::join(&mut txn, reservation);
         match self.transact(txn).await? {
             Outcome::Committed(revision) if gone => {
                 object::meta_mut(&mut object).set("resourceVersion", revision.to_string());

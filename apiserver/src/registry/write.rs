@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proto::status::Status;
 use serde_json::Value;
+use tokio::sync::OwnedMutexGuard;
 
 use super::{Answer, Call, Content, Registry, object, store_status};
 use crate::{
@@ -225,10 +226,13 @@ pub(super) fn refuse_invalid(
     Err(Status::invalid(&call.kind.row.group, &call.kind.row.kind, name, &errors))
 }
 
-/// Joins what a strategy reserves beside the object's own write.
-pub(super) fn join(txn: &mut Txn, reservation: kinds::Reservation) {
+/// Joins what a strategy reserves beside the object's own write. What it returns is kept until the
+/// transaction is through.
+#[must_use]
+pub(super) fn join(txn: &mut Txn, reservation: kinds::Reservation) -> Option<OwnedMutexGuard<()>> {
     txn.guards.extend(reservation.guards);
     txn.ops.extend(reservation.ops);
+    reservation.turn
 }
 
 /// Whether the first guard, that of the object itself, is what did not hold.

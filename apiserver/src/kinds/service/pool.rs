@@ -11,6 +11,7 @@ use bytes::Bytes;
 use proto::status::{FieldError, Status};
 use proto::time::Time;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use super::allocated::{addresses, numbers};
 use super::range::{Addresses, Bitmap, Ports};
@@ -31,11 +32,13 @@ pub struct Pool {
     store: Arc<dyn Store>,
     addresses: Addresses,
     ports: Ports,
+    /// Who may change the one object that holds all node ports.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Pool {
     pub fn new(store: Arc<dyn Store>, addresses: Addresses, ports: Ports) -> Pool {
-        Pool { store, addresses, ports }
+        Pool { store, addresses, ports, turn: Arc::default() }
     }
 
     /// The address of the Service `default/kubernetes`.
@@ -201,6 +204,7 @@ impl Pool {
         if !more && numbers(spec) == held {
             return Ok(());
         }
+        reservation.turn = Some(self.turn.clone().lock_owned().await);
         let stored = self.read(PORTS).await?;
         let expected = stored.as_ref().map_or(0, |stored| stored.mod_revision);
         let mut taken = self.taken(stored.as_ref())?;

@@ -145,8 +145,16 @@ pub struct Default {
     /// From the type down; mostly one field.
     pub path: Box<[Box<str>]>,
     pub value: Value,
-    /// A sibling field, and the values for which the default applies (empty: any).
-    pub condition: Option<(Box<str>, Box<[Box<str>]>)>,
+    pub condition: Option<Condition>,
+}
+
+/// When a default applies.
+#[derive(Debug)]
+pub struct Condition {
+    /// A sibling of the field.
+    pub field: Box<str>,
+    /// The sibling has one of these values; empty for any value.
+    pub values: Box<[Box<str>]>,
 }
 
 /// What a protobuf field number holds.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Default, Field, Shape, Type};
+use super::{Condition, Default, Field, Shape, Type};
 
 /// Sets the defaults of `object` and of everything in it. Values of the wrong type are left alone:
 /// the check has refused them before.
@@ -24,8 +24,8 @@ fn default_struct(ty: &Type, map: &mut Map<String, Value>) {
         }
     }
     for default in ty.defaults.iter() {
-        let Some((name, values)) = &default.condition else { continue };
-        let holds = match map.get(&**name) {
+        let Some(Condition { field, values }) = &default.condition else { continue };
+        let holds = match map.get(&**field) {
             Some(Value::String(value)) => {
                 values.is_empty() && !value.is_empty() || values.iter().any(|one| **one == **value)
             }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Default, Field, Merging, Shape, Slot, Strategy, Type, TypeRef};
+use super::{Condition, Default, Field, Merging, Shape, Slot, Strategy, Type, TypeRef};
 
 /// As build.rs wrote it.
 pub const SOURCE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/schema.json.zst"));
@@ -202,8 +202,11 @@ fn shape(word: &str, types: &HashMap<Box<str>, TypeRef>) -> Shape {
 fn default((path, value, condition): (String, Value, String)) -> Default {
     let condition = match condition.split_once('=') {
         _ if condition.is_empty() => None,
-        None => Some((condition.into(), Box::default())),
-        Some((field, values)) => Some((field.into(), values.split(',').map(Into::into).collect())),
+        None => Some(Condition { field: condition.into(), values: Box::default() }),
+        Some((field, values)) => Some(Condition {
+            field: field.into(),
+            values: values.split(',').map(Into::into).collect(),
+        }),
     };
     Default { path: path.split('.').map(Into::into).collect(), value, condition }
 }

@@ -40,7 +40,7 @@ impl Strategy for Deployment {
         let spec = object.at("spec");
         let numbers = ["replicas", "minReadySeconds", "revisionHistoryLimit"];
         check::nonnegative(&SPEC, spec, &numbers, &mut errors);
-        template::validate_workload(&SPEC, spec, "deployment", &mut errors);
+        template::validate_workload(&SPEC, spec, &mut errors);
         strategy(&SPEC.field("strategy"), spec.at("strategy"), &mut errors);
         if let Some(deadline) = spec.int("progressDeadlineSeconds") {
             let path = SPEC.field("progressDeadlineSeconds");

@@ -33,7 +33,7 @@ impl Strategy for ReplicaSet {
         let mut errors = Vec::new();
         let spec = object.at("spec");
         check::nonnegative(&SPEC, spec, &["replicas", "minReadySeconds"], &mut errors);
-        template::validate_workload(&SPEC, spec, "ReplicaSet", &mut errors);
+        template::validate_workload(&SPEC, spec, &mut errors);
         errors
     }
 

@@ -44,8 +44,8 @@ pub fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
 }
 
 /// Validates the selector and the template of a workload whose pods run for ever; `path` is its
-/// spec's and `kind` its name.
-pub fn validate_workload(path: &Path, spec: &Value, kind: &str, errors: &mut Errors) {
+/// spec's. Upstream says "deployment" of ReplicaSets too.
+pub fn validate_workload(path: &Path, spec: &Value, errors: &mut Errors) {
     let selector = spec.at("selector");
     let path_selector = path.field("selector");
     let empty = selector.vacant("matchLabels") && selector.vacant("matchExpressions");
@@ -55,7 +55,7 @@ pub fn validate_workload(path: &Path, spec: &Value, kind: &str, errors: &mut Err
         check::label_selector(&path_selector, selector, errors);
         if empty {
             let value = selector.clone();
-            let detail = format!("empty selector is invalid for {kind}");
+            let detail = "empty selector is invalid for deployment";
             errors.push(FieldError::invalid(path_selector, value, detail));
         }
     }

@@ -4,6 +4,8 @@
 #[path = "runtime/lab.rs"]
 mod lab;
 
+#[path = "runtime/images.rs"]
+mod images;
 #[path = "runtime/isolation.rs"]
 mod isolation;
 #[path = "runtime/lifecycle.rs"]
@@ -12,6 +14,8 @@ mod lifecycle;
 mod limits;
 #[path = "runtime/logs.rs"]
 mod logs;
+#[path = "runtime/network.rs"]
+mod network;
 #[path = "runtime/restart.rs"]
 mod restart;
 #[path = "runtime/streams.rs"]

@@ -23,6 +23,16 @@ pub struct Lab {
     pub clock: Clock,
     process: Child,
     number: u32,
+    setup: Setup,
+}
+
+/// How a runtime is started.
+#[derive(Default)]
+pub struct Setup {
+    /// The file of a network namespace to run in.
+    pub namespace: Option<String>,
+    /// As `--registry-mirror` takes it.
+    pub mirror: Option<String>,
 }
 
 /// Says why tests cannot run here.
@@ -41,6 +51,10 @@ pub fn skipped() -> bool {
 impl Lab {
     /// A runtime that serves, with the image imported; `None` where tests cannot run.
     pub async fn start() -> Option<Lab> {
+        Lab::start_with(Setup::default()).await
+    }
+
+    pub async fn start_with(setup: Setup) -> Option<Lab> {
         if skipped() {
             return None;
         }
@@ -51,9 +65,18 @@ impl Lab {
         agent::runtime::images::import(&folder.path().join("images"), &archive).unwrap();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("coracle-test-{}-{number}", std::process::id());
-        let process = spawn(folder.path(), &cgroup, &[]);
+        let process = spawn(folder.path(), &cgroup, &setup);
         let (runtime, images) = connect(folder.path()).await;
-        Some(Lab { folder, cgroup, runtime, images, clock: Clock::system(), process, number })
+        Some(Lab {
+            folder,
+            cgroup,
+            runtime,
+            images,
+            clock: Clock::system(),
+            process,
+            number,
+            setup,
+        })
     }
 
     /// The runtime dies as by `kill -9`.
@@ -64,7 +87,7 @@ impl Lab {
 
     /// The runtime comes back.
     pub async fn revive(&mut self) {
-        self.process = spawn(self.folder.path(), &self.cgroup, &[]);
+        self.process = spawn(self.folder.path(), &self.cgroup, &self.setup);
         (self.runtime, self.images) = connect(self.folder.path()).await;
     }
 
@@ -370,18 +393,39 @@ pub fn add(tar: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32, bytes: &[u8])
     tar.append_data(&mut header, path, bytes).unwrap();
 }
 
-pub fn spawn(folder: &Path, cgroup: &str, more: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_runtime"))
+fn spawn(folder: &Path, cgroup: &str, setup: &Setup) -> Child {
+    let mut command = match &setup.namespace {
+        Some(file) => {
+            // The streaming server listens on the loopback.
+            let up = ["ip", "link", "set", "lo", "up"];
+            let done = Command::new("nsenter").arg(format!("--net={file}")).args(up).status();
+            assert!(done.unwrap().success());
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net={file}")).arg(runtime_path());
+            command
+        }
+        None => Command::new(runtime_path()),
+    };
+    command
         .args(["--root".as_ref(), folder.join("root").as_os_str()])
         .args(["--image-root".as_ref(), folder.join("images").as_os_str()])
         .arg("--listen")
         .arg(format!("unix://{}", folder.join("cri.sock").display()))
         .args(["--cgroup-parent", cgroup])
-        .args(more)
+        .args(setup.mirror.iter().flat_map(|mirror| ["--registry-mirror", mirror]))
         .env("RUST_LOG", "warn")
         .stdin(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+/// The runtime's executable: beside the tests, or of the examples' parent directory.
+fn runtime_path() -> PathBuf {
+    if let Some(path) = option_env!("CARGO_BIN_EXE_runtime") {
+        return PathBuf::from(path);
+    }
+    let own = std::env::current_exe().unwrap();
+    own.ancestors().nth(2).unwrap().join("runtime")
 }
 
 pub async fn connect(

@@ -2,6 +2,7 @@
 //! `$patch`, `$retainKeys`, `$setElementOrder/x` and `$deleteFromPrimitiveList/x`
 //! (Kubernetes' "Strategic merge patch" document).
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use proto::kind::Row;
@@ -148,8 +149,8 @@ fn merge_items(
     for item in &items {
         let identity = identity(item, key);
         if key.is_empty() {
-            if !places.contains_key(&identity) {
-                places.insert(identity, old.len());
+            if let Entry::Vacant(place) = places.entry(identity) {
+                place.insert(old.len());
                 old.push(item.clone());
             }
             continue;

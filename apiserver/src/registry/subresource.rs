@@ -17,6 +17,9 @@ use crate::{
 
 const SCALE: (&str, &str, &str) = ("autoscaling", "v1", "Scale");
 
+/// Makes the Scale that is wanted, and warnings, from the one that is.
+type MakeScale<'a> = dyn Fn(&Value) -> Result<(Value, Vec<String>), Status> + Send + Sync + 'a;
+
 impl Registry {
     /// A write to a subresource other than status.
     pub async fn write_subresource(&self, call: &Call<'_>, body: Bytes) -> Result<Answer, Status> {
@@ -65,7 +68,7 @@ impl Registry {
         &self,
         call: &Call<'_>,
         options: &WriteOptions,
-        make: &(dyn Fn(&Value) -> Result<(Value, Vec<String>), Status> + Send + Sync),
+        make: &MakeScale<'_>,
     ) -> Result<Answer, Status> {
         let answer = self
             .replace(call, options, Way::Object, &|old| {

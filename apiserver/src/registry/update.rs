@@ -119,10 +119,8 @@ impl Registry {
         entry: Arc<Entry>,
     ) -> Result<Answer, Retry> {
         let old = object::decode(&entry)?;
-        let shown = match call.kind.strategy.conversion() {
-            Some(conversion) => Some(typed(call.kind, (conversion.from_storage)(old.clone()))),
-            None => None,
-        };
+        let conversion = call.kind.strategy.conversion();
+        let shown = conversion.map(|it| typed(call.kind, (it.from_storage)(old.clone())));
         let Draft { object, mut warnings, managed } = make(Some(shown.as_ref().unwrap_or(&old)))?;
         let conditional = self.check_claims(call, &entry, &object).await?;
         let mut object = object;

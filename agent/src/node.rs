@@ -34,6 +34,7 @@ pub struct Identity {
     pub pod_cidr: String,
     pub port: u16,
     pub max_pods: i64,
+    pub thresholds: facts::Thresholds,
 }
 
 /// Keeps the Node object of one node.
@@ -154,7 +155,7 @@ impl Node {
 
     /// Each condition and whether it holds.
     fn states(&self, info: Option<&Info>) -> Vec<(&'static str, bool)> {
-        let pressure = self.facts.pressure();
+        let pressure = self.facts.pressure(&self.identity.thresholds);
         vec![
             ("MemoryPressure", pressure.memory),
             ("DiskPressure", pressure.disk),
@@ -246,15 +247,16 @@ impl Node {
         capacity
     }
 
-    /// What pods may use: the capacity without what the kubelet keeps free (eviction-hard:
-    /// memory.available<100Mi, nodefs.available<10%).
+    /// What pods may use: the capacity without what must stay free.
     pub fn allocatable(&self) -> BTreeMap<String, Quantity> {
         let mut allocatable = self.capacity();
-        if let Some(memory) = allocatable.get_mut("memory") {
-            *memory = Quantity::bytes((memory.value() - facts::MEMORY_KEPT).max(0));
-        }
-        if let Some(storage) = allocatable.get_mut("ephemeral-storage") {
-            *storage = Quantity::new(storage.value() / 10 * 9);
+        let kept = &self.identity.thresholds;
+        let kept = [("memory", kept.memory), ("ephemeral-storage", kept.disk)];
+        for (name, threshold) in kept {
+            if let Some(amount) = allocatable.get_mut(name) {
+                let whole = amount.value();
+                *amount = Quantity::bytes((whole - threshold.of(whole)).max(0));
+            }
         }
         allocatable
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use proto::meta::Labels;
 
+use crate::node::facts::Thresholds;
+
 /// The node agent.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -56,6 +58,14 @@ pub struct Options {
     pub client_ca_file: Option<PathBuf>,
     #[arg(long, default_value_t = 110)]
     pub max_pods: i64,
+    /// Below what is left of memory.available, nodefs.available and pid.available the node is under
+    /// pressure; so much is kept from pods.
+    #[arg(
+        long,
+        value_name = "SIGNAL<LIMIT,…",
+        default_value = "memory.available<100Mi,nodefs.available<10%"
+    )]
+    pub eviction_hard: Thresholds,
     /// Labels with which the node is registered: a=b,c=d.
     #[arg(long, value_name = "LABELS", value_parser = labels, default_value = "")]
     pub node_labels: Labels,

@@ -143,7 +143,10 @@ async fn pods(options: &Options, node: &Node, cidr: Option<net::Cidr>, informers
         pods.change(&change);
     }
     match node.runtime.pods().await {
-        Ok(known) => pods.orphans(known),
+        Ok(known) => {
+            pods.orphans(known);
+            pods.orphans(pods.context().disk.pods().await);
+        }
         Err(error) => tracing::warn!(%error, "cannot list the runtime's pods"),
     }
     let follow = async {
@@ -242,6 +245,7 @@ fn identity(options: &Options) -> Result<Identity, Error> {
         pod_cidr: options.pod_cidr.clone().unwrap_or_default(),
         port: options.port,
         max_pods: options.max_pods,
+        thresholds: options.eviction_hard,
     })
 }
 

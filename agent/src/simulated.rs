@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::config::NodeConfig;
 use crate::cri::simulated::SimulatedRuntime;
 use crate::events::Events;
-use crate::node::facts::{Facts, Pressure, architecture};
+use crate::node::facts::{Facts, Pressure, Thresholds, architecture};
 use crate::node::{Identity, Node, lease};
 use crate::pods::Pods;
 use crate::probe::Untroubled;
@@ -226,7 +226,7 @@ impl Facts for Claims {
         })
     }
 
-    fn pressure(&self) -> Pressure {
+    fn pressure(&self, _thresholds: &Thresholds) -> Pressure {
         Pressure::default()
     }
 }

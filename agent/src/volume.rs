@@ -25,8 +25,8 @@ pub use machine::Machine;
 /// What went wrong with which volume; the sentence is that of the event `FailedMount`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
-    SetUp { volume: String, source: SetUpError },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {why}")]
+    SetUp { volume: String, why: SetUpError },
     #[error("failed to prepare subPath for volumeMount {volume:?} of container {container:?}")]
     SubPath { volume: String, container: String, source: SetUpError },
     #[error("volume mount {0:?} names no volume of the pod")]
@@ -51,8 +51,8 @@ pub enum SetUpError {
     Downward(#[from] crate::downward::Error),
     #[error("the volume cannot be read: {0}")]
     Read(#[from] serde_json::Error),
-    #[error("{operation} {}: {source}", path.display())]
-    Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{operation} {}: {why}", path.display())]
+    Io { operation: &'static str, path: PathBuf, why: std::io::Error },
 }
 
 /// The port to the disk.
@@ -75,6 +75,8 @@ pub trait Disk: Send + Sync + 'static {
     async fn unmount(&self, pod: &PodId) -> Result<(), Error>;
     /// A run has been removed: its log and message, too.
     async fn forget(&self, pod: &PodId, run: &Run);
+    /// The pods of which there are files, with empty names where only the uid is known.
+    async fn pods(&self) -> Vec<PodId>;
     /// Nothing of the pod stays.
     async fn remove(&self, pod: &PodId) -> Result<(), Error>;
 }
@@ -106,6 +108,10 @@ impl Disk for NoDisk {
     }
 
     async fn forget(&self, _: &PodId, _: &Run) {}
+
+    async fn pods(&self) -> Vec<PodId> {
+        Vec::new()
+    }
 
     async fn remove(&self, _: &PodId) -> Result<(), Error> {
         Ok(())

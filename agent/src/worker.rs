@@ -95,6 +95,8 @@ pub struct Worker {
     pod: Option<Arc<Pod>>,
     memory: Memory,
     status: Option<PodStatus>,
+    /// Labels or annotations are not those that the volumes show.
+    relabelled: bool,
 }
 
 impl Worker {
@@ -102,8 +104,17 @@ impl Worker {
         let (sender, receiver) = watch::channel(latest);
         let wake = Arc::new(Notify::new());
         let handle = Handle { latest: Arc::new(sender), wake: wake.clone() };
-        let (pod, memory, status) = (None, Memory::default(), None);
-        (Worker { context, id, latest: receiver, wake, pod, memory, status }, handle)
+        let worker = Worker {
+            context,
+            id,
+            latest: receiver,
+            wake,
+            pod: None,
+            memory: Memory::default(),
+            status: None,
+            relabelled: false,
+        };
+        (worker, handle)
     }
 
     /// Works until the object is gone and nothing of the pod is left.
@@ -136,7 +147,8 @@ impl Worker {
                 publisher.status(&pod, &status);
                 self.status = Some(status);
             }
-            if watched.take_changed() && self.memory.mounted {
+            let changed = watched.take_changed() | std::mem::take(&mut self.relabelled);
+            if changed && self.memory.mounted {
                 self.remount(&pod, &observed, &watched).await;
             }
             let again = plan.again;
@@ -164,7 +176,12 @@ impl Worker {
             return false;
         }
         match serde_json::from_slice::<Pod>(&entry.bytes) {
-            Ok(pod) => self.pod = Some(Arc::new(pod)),
+            Ok(pod) => {
+                let shown =
+                    |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+                self.relabelled |= self.pod.as_ref().is_some_and(|old| shown(old) != shown(&pod));
+                self.pod = Some(Arc::new(pod));
+            }
             Err(error) => tracing::error!(pod = %self.id.name, %error, "cannot read a pod"),
         }
         false

@@ -7,8 +7,66 @@ use std::path::PathBuf;
 use proto::quantity::Quantity;
 use serde_json::{Value, json};
 
-/// Bytes of memory that pods are not given.
-pub const MEMORY_KEPT: i64 = 100 << 20;
+/// Below what is left of something the node is under pressure (Kubernetes: Node-pressure
+/// Eviction, hard eviction thresholds). Of memory and disk that much is kept from pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Thresholds {
+    pub memory: Threshold,
+    pub disk: Threshold,
+    pub pids: Threshold,
+}
+
+/// An amount, or a part of the whole.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Threshold {
+    Amount(i64),
+    Percent(f64),
+}
+
+impl Default for Threshold {
+    fn default() -> Threshold {
+        Threshold::Amount(0)
+    }
+}
+
+impl Threshold {
+    pub fn of(self, whole: i64) -> i64 {
+        match self {
+            Threshold::Amount(amount) => amount,
+            Threshold::Percent(percent) => (whole as f64 * percent / 100.0) as i64,
+        }
+    }
+
+    fn passed(self, left: u64, whole: u64) -> bool {
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        signed(left) < self.of(signed(whole))
+    }
+}
+
+impl std::str::FromStr for Thresholds {
+    type Err = String;
+
+    /// `memory.available<100Mi,nodefs.available<10%`, as `--eviction-hard`.
+    fn from_str(text: &str) -> Result<Thresholds, String> {
+        let mut all = Thresholds::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (signal, limit) =
+                part.split_once('<').ok_or(format!("{part:?} is not SIGNAL<LIMIT"))?;
+            let bad = || format!("{limit:?} is neither a quantity nor a percentage");
+            let limit = match limit.strip_suffix('%') {
+                Some(percent) => Threshold::Percent(percent.parse().map_err(|_| bad())?),
+                None => Threshold::Amount(limit.parse::<Quantity>().map_err(|_| bad())?.value()),
+            };
+            match signal {
+                "memory.available" => all.memory = limit,
+                "nodefs.available" => all.disk = limit,
+                "pid.available" => all.pids = limit,
+                other => return Err(format!("this node does not watch {other:?}")),
+            }
+        }
+        Ok(all)
+    }
+}
 
 /// The port to the machine.
 pub trait Facts: Send + Sync + 'static {
@@ -16,7 +74,7 @@ pub trait Facts: Send + Sync + 'static {
     fn capacity(&self) -> BTreeMap<String, Quantity>;
     /// NodeSystemInfo without the versions of agent and runtime.
     fn info(&self) -> Value;
-    fn pressure(&self) -> Pressure;
+    fn pressure(&self, thresholds: &Thresholds) -> Pressure;
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,15 +133,17 @@ impl Facts for Machine {
         })
     }
 
-    fn pressure(&self) -> Pressure {
+    fn pressure(&self, thresholds: &Thresholds) -> Pressure {
         let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
         let used = fs::read_to_string("/proc/loadavg").ok();
         let used = used.as_deref().and_then(|text| text.split(' ').nth(3)?.split('/').nth(1));
         let used: u64 = used.and_then(|text| text.parse().ok()).unwrap_or(0);
+        let memory_left = memory("MemAvailable:");
         Pressure {
-            memory: memory("MemAvailable:") < MEMORY_KEPT.unsigned_abs(),
-            disk: self.storage().is_some_and(|(size, free)| free < size / 10),
-            pids: number("/proc/sys/kernel/pid_max").is_some_and(|max| used > max / 10 * 9),
+            memory: thresholds.memory.passed(memory_left, memory("MemTotal:")),
+            disk: self.storage().is_some_and(|(size, left)| thresholds.disk.passed(left, size)),
+            pids: number("/proc/sys/kernel/pid_max")
+                .is_some_and(|max| thresholds.pids.passed(max.saturating_sub(used), max)),
         }
     }
 }
@@ -105,7 +165,6 @@ pub fn memory(line: &str) -> u64 {
     found.unwrap_or(0) * 1024
 }
 
-/// What is free must be known for pods to be promised anything.
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +174,16 @@ mod tests {
         let capacity = Machine::new("/".into()).capacity();
         assert!(capacity.values().all(|quantity| quantity.value() > 0), "{capacity:?}");
         assert!(!Machine::new("/".into()).info()["kernelVersion"].as_str().unwrap().is_empty());
+    }
+
+    #[test]
+    fn thresholds_are_read_as_the_kubelet_reads_them() {
+        let all: Thresholds = "memory.available<100Mi,nodefs.available<10%".parse().unwrap();
+        assert_eq!((all.memory.of(1 << 30), all.disk.of(5000)), (100 << 20, 500));
+        assert!(all.disk.passed(499, 5000) && !all.disk.passed(500, 5000));
+        assert!(!all.pids.passed(0, 5000));
+        for bad in ["memory.available", "memory.available<x", "imagefs.available<1%"] {
+            assert!(bad.parse::<Thresholds>().is_err(), "{bad}");
+        }
     }
 }

@@ -43,7 +43,13 @@ pub(super) async fn get(
     };
     let mut runs = observed.containers.iter().filter(|run| run.name == container);
     let previous = flag(&query, "previous");
-    let run = if previous { runs.nth(1) } else { runs.find(|run| !run.log_path.is_empty()) };
+    // While a container waits to be restarted its last run is already the previous one.
+    let status = pod.status.container(&container);
+    let waits = status.is_some_and(|status| status.state.waiting.is_some());
+    let run = match previous && !waits {
+        true => runs.nth(1),
+        false => runs.find(|run| !run.log_path.is_empty()),
+    };
     let Some(run) = run else {
         return refuse(StatusCode::BAD_REQUEST, missing(&pod, &container, previous));
     };

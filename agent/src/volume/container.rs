@@ -65,7 +65,7 @@ fn volume(
 ) -> Result<cri::Mount, Error> {
     let volume = pod.spec.volumes.iter().find(|volume| volume.name == wanted.name);
     let volume = volume.ok_or_else(|| Error::NoVolume(wanted.name.clone()))?;
-    let set_up = |source| Error::SetUp { volume: volume.name.clone(), source };
+    let set_up = |why| Error::SetUp { volume: volume.name.clone(), why };
     let source = volume.source().map_err(|error| set_up(error.into()))?;
     let mut path = volume_dir(config, pod, volume, &source);
     let readonly = wanted.read_only
@@ -94,8 +94,8 @@ fn volume(
         let target = parts.join(&volume.name).join(&container.name).join(index.to_string());
         let bound = super::mounts::remove_file_or_dir(&target)
             .and_then(|()| subpath::bind(&path, &sub, &target));
-        bound.map_err(|source| {
-            failed(SetUpError::Io { operation: "bind", path: path.join(&sub), source })
+        bound.map_err(|why| {
+            failed(SetUpError::Io { operation: "bind", path: path.join(&sub), why })
         })?;
         path = target;
     }

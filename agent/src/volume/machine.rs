@@ -75,7 +75,7 @@ impl Disk for Machine {
             }
             for volume in &pod.spec.volumes {
                 let done = self.set_up(pod, volume, facts, sources);
-                done.map_err(|source| Error::SetUp { volume: volume.name.clone(), source })?;
+                done.map_err(|why| Error::SetUp { volume: volume.name.clone(), why })?;
             }
             Ok(())
         })
@@ -119,6 +119,30 @@ impl Disk for Machine {
             }
             discard(&self.config.message_file(&pod.uid, &run.name, run.attempt));
         });
+    }
+
+    async fn pods(&self) -> Vec<PodId> {
+        let names = |folder: &Path| -> Vec<String> {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        };
+        // Only what is below the root directory is certainly this node's.
+        let uids = names(&self.config.root.join("pods"));
+        let mut pods: Vec<PodId> =
+            uids.into_iter().map(|uid| PodId { uid, ..PodId::default() }).collect();
+        for folder in names(&self.config.logs) {
+            let mut parts = folder.split('_');
+            let (Some(namespace), Some(name), Some(uid)) =
+                (parts.next(), parts.next(), parts.next())
+            else {
+                continue;
+            };
+            if let Some(pod) = pods.iter_mut().find(|pod| pod.uid == uid) {
+                pod.namespace = namespace.into();
+                pod.name = name.into();
+            }
+        }
+        pods
     }
 
     async fn remove(&self, pod: &PodId) -> Result<(), Error> {
@@ -218,7 +242,7 @@ pub(super) fn make(dir: &Path, mode: u32) -> Result<(), SetUpError> {
 
 fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SetUpError {
     let path = path.to_path_buf();
-    move |source| SetUpError::Io { operation, path, source }
+    move |why| SetUpError::Io { operation, path, why }
 }
 
 fn remove(dir: &Path) -> Result<(), Error> {

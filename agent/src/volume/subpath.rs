@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, chmodat, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
 /// Binds `sub`, relative to the folder `volume`, to `target`. A folder is made where nothing is.
@@ -39,6 +39,8 @@ fn open(volume: &Path, sub: &str) -> io::Result<OwnedFd> {
         at = match within(&at, &name.to_string_lossy()) {
             Err(Errno::NOENT) => {
                 mkdirat(&at, name, Mode::from_raw_mode(mode))?;
+                // As its volume is, whatever the umask says.
+                chmodat(&at, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
                 within(&at, &name.to_string_lossy())?
             }
             found => found?,

@@ -28,10 +28,10 @@ pub enum ImageError {
     Invalid(String),
     #[error("Container image {0:?} is not present with pull policy of Never")]
     Never(String),
-    #[error("Failed to inspect image {image:?}: {}", source.message())]
-    Inspect { image: String, source: crate::cri::Error },
-    #[error("{}", source.message())]
-    Pull { image: String, source: crate::cri::Error },
+    #[error("Failed to inspect image {image:?}: {}", why.message())]
+    Inspect { image: String, why: crate::cri::Error },
+    #[error("{}", why.message())]
+    Pull { image: String, why: crate::cri::Error },
 }
 
 impl ImageError {
@@ -52,8 +52,8 @@ impl ImageError {
                 ("InspectFailed", self.to_string())
             }
             ImageError::Never(_) => ("ErrImageNeverPull", self.to_string()),
-            ImageError::Pull { image, source } => {
-                ("Failed", format!("Failed to pull image {image:?}: {}", source.message()))
+            ImageError::Pull { image, why } => {
+                ("Failed", format!("Failed to pull image {image:?}: {}", why.message()))
             }
         }
     }
@@ -83,7 +83,7 @@ impl Pulls {
         let _one_at_a_time = gate.lock().await;
         let inspect = async || {
             let found = context.runtime.image(&spec).await;
-            found.map_err(|source| ImageError::Inspect { image: image.clone(), source })
+            found.map_err(|why| ImageError::Inspect { image: image.clone(), why })
         };
         let event = |reason: &str, message: String| {
             context.events.pod(pod, Some(&container.name), NORMAL, reason, &message);
@@ -101,7 +101,7 @@ impl Pulls {
         }
         event("Pulling", format!("Pulling image {image:?}"));
         let started = context.clock.instant();
-        let failed = |source| ImageError::Pull { image: image.clone(), source };
+        let failed = |why| ImageError::Pull { image: image.clone(), why };
         let auth = auth(pod, &name, sources);
         context.runtime.pull(spec.clone(), auth).await.map_err(failed)?;
         let took = go_duration(context.clock.instant().duration_since(started).as_millis());

@@ -133,6 +133,8 @@ fn agent(cluster: &Cluster, node: &Node) -> Vec<OsString> {
         .flag("--pod-logs-dir", dir.join("pod-logs"))
         .flag("--cgroup-root", cluster.node_cgroup(node))
         .flag("--resolv-conf", resolv_conf())
+        // A machine may be full of other things than pods: it is the user's to judge.
+        .flag("--eviction-hard", "memory.available<100Mi")
         .flag("--tls-cert-file", dir.join("tls.crt"))
         .flag("--tls-private-key-file", dir.join("tls.key"))
         .flag("--client-ca-file", dir.join("ca.crt"))

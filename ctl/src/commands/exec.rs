@@ -110,7 +110,8 @@ async fn pump(socket: WebSocket, stdin: bool, terminal: bool) -> Result<ExitCode
                 let written = match *channel {
                     STDOUT => write(&mut stdout, data).await,
                     STDERR => write(&mut stderr, data).await,
-                    ERROR => return ended(data),
+                    // An empty one only says that the connection stands.
+                    ERROR if !data.is_empty() => return ended(data),
                     _ => Ok(()),
                 };
                 written.map_err(|_| Failure::Silent)?;

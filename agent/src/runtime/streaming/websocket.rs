@@ -2,7 +2,7 @@
 //! v5.channel.k8s.io; in v5 the message `[255, channel]` closes a channel). Port forwarding comes as
 //! SPDY within one.
 
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::super::engine::Engine;
-use super::{Channels, DEPTH, Input, Offer, Output, session, spdy};
+use super::{Channels, DEPTH, Input, Offer, Output, Wanted, session, spdy};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -38,10 +38,17 @@ async fn serve(engine: Engine, offer: Offer, socket: WebSocket) {
     let (mut sending, mut receiving) = socket.split();
     let (to_session, input) = mpsc::channel(DEPTH);
     let (output, mut from_session) = mpsc::channel(DEPTH);
-    // Clients wait for a message on each channel they asked for.
-    for channel in [STDIN, STDOUT, STDERR, ERROR] {
-        let _ = sending.send(frame(channel, &[])).await;
-    }
+    // The lowest channel we write to says that the connection stands.
+    let wanted = match &offer {
+        Offer::Exec { wanted, .. } | Offer::Attach { wanted, .. } => *wanted,
+        Offer::PortForward { .. } => Wanted::default(),
+    };
+    let first = match (wanted.stdout, wanted.stderr) {
+        (true, _) => STDOUT,
+        (false, true) => STDERR,
+        (false, false) => ERROR,
+    };
+    let _ = sending.send(frame(first, &[])).await;
     let session = tokio::spawn(session::run(engine, offer, Channels { input, output }));
     let reader = tokio::spawn(async move {
         while let Some(Ok(message)) = receiving.next().await {
@@ -77,7 +84,9 @@ async fn serve(engine: Engine, offer: Offer, socket: WebSocket) {
         }
     }
     drop(from_session);
-    let _ = sending.send(Message::Close(None)).await;
+    // Any other code, or none, is a broken connection to clients.
+    let end = CloseFrame { code: close_code::NORMAL, reason: Default::default() };
+    let _ = sending.send(Message::Close(Some(end))).await;
     let _ = sending.close().await;
     reader.abort();
     let _ = session.await;

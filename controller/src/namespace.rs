@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::error::chain;
-use client::{Client, Clock, DeleteOptions, Entry, Error, Informer, ListOptions, Patch, WorkQueue};
+use client::{
+    Client, Clock, DeleteOptions, Entry, Error, Informer, ListOptions, Patch, WorkQueue,
+    in_namespace,
+};
 use http::Method;
 use proto::kind::{NAMESPACE, Row};
 use proto::time::Time;
@@ -64,7 +67,7 @@ pub async fn run(setup: Setup) {
         let terminator = terminator.clone();
         tasks.spawn(async move { terminator.work().await });
     }
-    let (mut namespaces, mut pods) = (terminator.namespaces.changes(), pods.changes());
+    let (mut namespaces, mut changes) = (terminator.namespaces.changes(), pods.changes());
     loop {
         tokio::select! {
             change = namespaces.next() => {
@@ -72,10 +75,14 @@ pub async fn run(setup: Setup) {
                     terminator.queue.add(change.key.name);
                 }
             }
-            change = pods.next() => {
+            change = changes.next() => {
                 let namespace = &change.key.namespace;
                 let ending = || terminator.namespaces.get("", namespace);
-                if change.new.is_none() && ending().is_some_and(|namespace| is_ending(&namespace)) {
+                let emptied = || in_namespace(&pods.snapshot(), namespace).next().is_none();
+                if change.new.is_none()
+                    && ending().is_some_and(|namespace| is_ending(&namespace))
+                    && emptied()
+                {
                     terminator.queue.add(namespace.clone());
                 }
             }

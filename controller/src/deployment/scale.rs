@@ -169,17 +169,14 @@ impl Rollout<'_> {
     /// Deletes the oldest of the sets that only history needs.
     pub(super) fn clean_up(&mut self) {
         let Some(limit) = self.deployment.spec.revision_history_limit else { return };
-        let mut sets: Vec<_> = self.old.iter().filter(|set| set.replicas == 0).collect();
-        sets.retain(|set| {
-            let living = |meta: &proto::meta::ObjectMeta| meta.deletion_timestamp.is_none();
-            set.entry.as_ref().is_some_and(|entry| living(&entry.metadata))
-        });
-        let surplus = self.old.len() as i64 - i64::from(limit);
-        sets.sort_by_key(|set| set.revision());
-        for set in sets.iter().take(surplus.max(0) as usize) {
-            let Some(entry) = &set.entry else { continue };
+        let entries = self.old.iter().filter_map(|set| Some((set, set.entry.as_ref()?)));
+        let mut living: Vec<_> =
+            entries.filter(|(_, entry)| entry.metadata.deletion_timestamp.is_none()).collect();
+        living.sort_by_key(|(set, _)| set.revision());
+        let surplus = living.len().saturating_sub(limit.max(0) as usize);
+        for (set, entry) in living.into_iter().take(surplus) {
             let seen = entry.metadata.generation <= entry.status.observed_generation;
-            if entry.status.replicas == 0 && entry.replicas() == 0 && seen {
+            if set.replicas == 0 && entry.status.replicas == 0 && entry.replicas() == 0 && seen {
                 self.plan.delete(&REPLICA_SET, &entry.metadata);
             }
         }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::{Client, Clock, Patch, Rng};
 
 /// How many events may wait to be sent.
-const BACKLOG: usize = 1000;
+const BACKLOG: usize = 5000;
 /// How many kinds of events are remembered.
 const MEMORY: usize = 4096;
 /// So many different messages of one reason about one object, and they are gathered into one.
@@ -86,7 +86,7 @@ impl Recorder {
             at: self.clock.now(),
         };
         if self.sender.try_send(note).is_err() {
-            tracing::warn!(reason, object = %regarding.name, "too many events, one was dropped");
+            tracing::debug!(reason, object = %regarding.name, "too many events, one was dropped");
         }
     }
 }

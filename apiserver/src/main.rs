@@ -1,6 +1,6 @@
 //! The API server as a program of its own: wiring only.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use apiserver::{Options, Server};
 use clap::Parser;
@@ -24,6 +24,7 @@ async fn main() -> ExitCode {
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     match run(program.options).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -38,7 +38,7 @@ pub enum PkiError {
     Generate { name: String, source: rcgen::Error },
     #[error("reading the key in {path}")]
     Key { path: PathBuf, source: rcgen::Error },
-    #[error("{path} holds no certificate: {why}")]
+    #[error("{path} holds no certificate: {why}; remove it and it is made anew")]
     Certificate { path: PathBuf, why: String },
     #[error("issuing the certificate of {name}")]
     Issue { name: String, source: rcgen::Error },

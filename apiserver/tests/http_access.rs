@@ -10,7 +10,7 @@ use apiserver::{Server, ServerError, store::StoreError};
 use bytes::Bytes;
 use client::{Client, Clock, Rng};
 use http_body_util::BodyExt;
-use proto::user::User;
+use proto::{time::Time, user::User};
 use serde_json::json;
 use served::Served;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -110,6 +110,35 @@ async fn a_port_in_use_and_bad_options_are_said_plainly() {
     assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
     let error = start(&["--disable-admission-plugins=Nothing"]).await;
     assert!(matches!(error, ServerError::Admission(_)), "{error}");
+}
+
+#[tokio::test]
+async fn renewed_certificates_meet_new_connections() {
+    use apiserver::{pki::Pki, server::tls};
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["localhost".to_string()];
+    let now = Clock::system().now();
+    let past = Time::from_unix(now.0.as_second() - 300 * 24 * 3600);
+    let open = |clock: &Clock| Pki::open(dir.path(), &names, clock, &Rng::seeded(4)).unwrap();
+    let old = open(&Clock::simulated(past));
+    assert!(old.renew_at() < now);
+    let tls = tls::Tls::new(&old).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let router = axum::Router::new();
+    let served = tls::serve(listener, tls.clone(), router, Clock::system(), stop.clone());
+    let served = tokio::spawn(served);
+    let presented = async || {
+        let stream = served::connect(address, old.ca()).await;
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    };
+    let before = presented().await;
+    assert_eq!(before, presented().await);
+    tls.renew(&open(&Clock::system())).unwrap();
+    assert_ne!(before, presented().await);
+    stop.cancel();
+    served.await.unwrap();
 }
 
 #[tokio::test]

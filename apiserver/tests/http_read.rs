@@ -260,7 +260,12 @@ async fn what_every_cluster_has() {
     assert_eq!(names(&list), ["default", "kube-node-lease", "kube-public", "kube-system"]);
     let service = api.get("/api/v1/namespaces/default/services/kubernetes").await.expect(200);
     assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
-    let endpoints = api.get("/api/v1/namespaces/default/endpoints/kubernetes").await.expect(200);
+    let endpoints = api.get("/api/v1/namespaces/default/endpoints/kubernetes").await;
+    assert_eq!(
+        endpoints.warnings(),
+        ["299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\""]
+    );
+    let endpoints = endpoints.expect(200);
     assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], "192.0.2.7");
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
     let slice = api.get(slices).await.expect(200);

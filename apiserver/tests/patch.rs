@@ -294,6 +294,10 @@ fn applied_objects_must_fit_the_schema() {
              &value.valueUnstructured{Value:\"1\"}",
         ),
         (json!({"template": []}), ".spec.template: expected map, got list"),
+        (
+            json!({"template": {"spec": {"containers": [{"name": "a"}, {"name": "a"}]}}}),
+            ".spec.template.spec.containers: duplicate entries for key [name=\"a\"]",
+        ),
     ] {
         let applied = json!({"metadata": {"name": "a", "namespace": "n"}, "spec": spec});
         let error = apply(row, None, applied, "x", false, 1).unwrap_err();
@@ -454,4 +458,23 @@ fn json_and_merge_patches() {
         ),
         json!({"metadata": {"labels": {}}, "x": {}})
     );
+}
+
+#[test]
+fn long_lists_cost_no_more_than_their_length() {
+    let many = |from: usize| -> Vec<Value> {
+        (from..from + 8_000).map(|n| json!({"name": format!("n{n}"), "value": "v"})).collect()
+    };
+    let pod = |env: Vec<Value>| {
+        json!({"metadata": {"finalizers":
+        (0..env.len()).map(|n| format!("f{n}")).collect::<Vec<_>>()},
+        "spec": {"containers": [{"name": "a", "env": env}]}})
+    };
+    let (old, patch) = (pod(many(0)), pod(many(4_000)));
+    let new = patch::strategic(&kind::POD, &old, &patch).unwrap();
+    assert_eq!(new["spec"]["containers"][0]["env"].as_array().unwrap().len(), 12_000);
+    let mut recorded = new.clone();
+    managed_fields::record(&kind::POD, Some(&old), &mut recorded, "m", "Update", "", at(1));
+    let applied = patch::apply(&kind::POD, Some(&recorded), &patch, "n", true, "", at(2)).unwrap();
+    assert_eq!(applied["spec"]["containers"][0]["env"].as_array().unwrap().len(), 12_000);
 }

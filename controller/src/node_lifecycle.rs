@@ -23,6 +23,13 @@ pub struct NodeLifecycle {
     pub grace: Duration,
 }
 
+/// One node of a zone is evicted in this time.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// The same where most of a zone with more than [`LARGE`] nodes is not well.
+const SLOW_INTERVAL: Duration = Duration::from_secs(100);
+const LARGE: usize = 50;
+const UNHEALTHY_PERCENT: usize = 55;
+
 const LEASES: &str = "kube-node-lease";
 const READY: &str = "Ready";
 /// What the agent reports, and so is unknown when it does not.
@@ -107,9 +114,18 @@ impl Controller for NodeLifecycle {
                 return Ok(plan);
             }
         }
-        let others_ready = || view.all::<Node>().iter().any(|node| node.is_ready());
         let well = node.is_ready();
-        let taints = taints(node, conditions, well || others_ready(), now);
+        let evicts = well
+            || tainted(node)
+            || match eviction(node, &view.all::<Node>(), now) {
+                Eviction::Now => true,
+                Eviction::Never => false,
+                Eviction::At(time) => {
+                    plan.look_again(time);
+                    false
+                }
+            };
+        let taints = taints(node, conditions, evicts, now);
         if taints != node.spec.taints {
             let taints = if taints.is_empty() { json!(null) } else { json!(taints) };
             plan.patch(&NODE, meta, json!({ "spec": { "taints": taints } }));
@@ -123,6 +139,52 @@ impl Controller for NodeLifecycle {
         }
         Ok(plan)
     }
+}
+
+/// Whether the pods of a node that is not well may be told to leave.
+#[derive(Debug, PartialEq, Eq)]
+enum Eviction {
+    Now,
+    At(Time),
+    Never,
+}
+
+/// The more nodes of a zone are not well, the likelier the fault is not theirs: one node after
+/// the other is evicted, slowly where most of a large zone is not well, and none where most of a
+/// small one or all of the cluster is not.
+/// <https://kubernetes.io/docs/concepts/architecture/nodes/#rate-limits-on-eviction>
+fn eviction(node: &Node, nodes: &[Arc<Entry<Node>>], now: Time) -> Eviction {
+    if !nodes.iter().any(|node| node.is_ready()) {
+        return Eviction::Never;
+    }
+    let zone = |node: &Node| {
+        let label = |key: &str| node.metadata.labels.get(key).cloned().unwrap_or_default();
+        (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"))
+    };
+    let own = zone(node);
+    let peers: Vec<_> = nodes.iter().filter(|peer| zone(peer) == own).collect();
+    let unwell = peers.iter().filter(|peer| !peer.is_ready()).count();
+    let any_well = unwell < peers.len();
+    let mostly_unwell = any_well && unwell > 2 && unwell * 100 >= peers.len() * UNHEALTHY_PERCENT;
+    let interval = match mostly_unwell {
+        true if peers.len() <= LARGE => return Eviction::Never,
+        true => SLOW_INTERVAL,
+        false => INTERVAL,
+    };
+    let last = peers.iter().flat_map(|peer| &peer.spec.taints).filter(|taint| is_eviction(taint));
+    match last.filter_map(|taint| taint.time_added).max().map(|last| last.plus(interval)) {
+        Some(next) if next > now => Eviction::At(next),
+        _ => Eviction::Now,
+    }
+}
+
+fn is_eviction(taint: &Taint) -> bool {
+    taint.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&taint.key.as_str())
+}
+
+/// Whether the node's pods were told to leave already.
+fn tainted(node: &Node) -> bool {
+    node.spec.taints.iter().any(is_eviction)
 }
 
 /// What changes when the agent reports.
@@ -162,8 +224,8 @@ fn unknown(conditions: &[Condition], node: &Node, now: Time) -> Vec<Condition> {
     REPORTED.iter().filter_map(unknown).collect()
 }
 
-/// The taints a node in these conditions has to bear, besides those of others. Where no node is
-/// well, the fault is likelier ours: `evicts` is false and pods are left where they are.
+/// The taints a node in these conditions has to bear, besides those of others. Unless it
+/// `evicts`, its pods are left where they are.
 fn taints(node: &Node, conditions: &[Condition], evicts: bool, now: Time) -> Vec<Taint> {
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     for (kind, status, key) in NO_SCHEDULE {
@@ -182,8 +244,7 @@ fn taints(node: &Node, conditions: &[Condition], evicts: bool, now: Time) -> Vec
         "NoSchedule" => {
             taint.key == UNSCHEDULABLE || NO_SCHEDULE.iter().any(|(_, _, key)| *key == taint.key)
         }
-        "NoExecute" => [NOT_READY, UNREACHABLE].contains(&taint.key.as_str()),
-        _ => false,
+        _ => is_eviction(taint),
     };
     let same =
         |taint: &Taint, (key, effect): (&str, &str)| taint.key == key && taint.effect == effect;
@@ -275,6 +336,38 @@ mod tests {
         assert_eq!(steps, ["taints:not-ready:NoSchedule,not-ready:NoExecute"]);
         let (steps, _) = plan(&[down], &[], 1);
         assert_eq!(steps, ["taints:not-ready:NoSchedule"], "no node is well: none is evicted");
+    }
+
+    #[test]
+    fn evictions_are_paced() {
+        let zone = |ready: usize,
+                    unwell: usize,
+                    evicted_at: Option<i64>|
+         -> Vec<Arc<Entry<Node>>> {
+            let one = |index: usize| {
+                let ready = if index < ready { "True" } else { "Unknown" };
+                let mut object = node(&format!("n{index}"), ready, json!([]));
+                if let (0, Some(at)) = (index, evicted_at) {
+                    object["spec"]["taints"] = json!([{"key": UNREACHABLE, "effect": "NoExecute",
+                        "timeAdded": Time::from_unix(at)}]);
+                }
+                Arc::new(Entry::decode(object.to_string().into()).unwrap())
+            };
+            (0..ready + unwell).map(one).collect()
+        };
+        let at = |second| Eviction::At(Time::from_unix(second));
+        for (case, nodes, expected) in [
+            ("one of three", zone(2, 1, None), Eviction::Now),
+            ("two of three", zone(1, 2, None), Eviction::Now),
+            ("another was just evicted", zone(2, 1, Some(95)), at(105)),
+            ("another was evicted long ago", zone(2, 1, Some(80)), Eviction::Now),
+            ("most of a small zone", zone(2, 3, None), Eviction::Never),
+            ("most of a large zone", zone(20, 40, Some(80)), at(180)),
+            ("all", zone(0, 3, None), Eviction::Never),
+        ] {
+            let outcome = eviction(nodes.last().unwrap(), &nodes, Time::from_unix(100));
+            assert_eq!(outcome, expected, "{case}");
+        }
     }
 
     #[test]

@@ -141,7 +141,7 @@ rows! {
     NODE: ""/"v1" "Node" "nodes"/"node", CLUSTER,
         ["no"], [], ["status"], STANDARD, "minions";
     POD: ""/"v1" "Pod" "pods"/"pod", NAMESPACED,
-        ["po"], ["all"], ["binding", "eviction", "exec", "log", "status"], STANDARD, "pods";
+        ["po"], ["all"], ["attach", "binding", "eviction", "exec", "log", "status"], STANDARD, "pods";
     POD_TEMPLATE: ""/"v1" "PodTemplate" "podtemplates"/"podtemplate", NAMESPACED,
         [], [], [], STANDARD, "podtemplates";
     SECRET: ""/"v1" "Secret" "secrets"/"secret", NAMESPACED,

@@ -8,6 +8,9 @@ use serde_json::{Map, Number, Value};
 
 use super::Decoded;
 
+/// As many are named as upstream names.
+const MOST_DUPLICATES: usize = 100;
+
 /// Reads one JSON document. Nesting is limited (to 128 levels) by serde_json.
 pub fn parse(body: &[u8]) -> Result<Decoded, String> {
     let mut duplicates = Vec::new();
@@ -115,7 +118,7 @@ impl<'de> Visitor<'de> for Node<'_> {
                 access.next_value_seed(Node { duplicates: self.duplicates, path: &path })?;
             if map.contains_key(&key) {
                 let problem = format!("duplicate field \"{path}\"");
-                if !self.duplicates.contains(&problem) {
+                if self.duplicates.len() < MOST_DUPLICATES && !self.duplicates.contains(&problem) {
                     self.duplicates.push(problem);
                 }
             }

@@ -40,7 +40,7 @@ pub(super) fn answer(call: &Call, answer: Answer) -> Result<Response, Status> {
             }
         }
     };
-    warn(&mut response, &warnings);
+    warn(&mut response, warnings.iter().map(String::as_str));
     Ok(response)
 }
 
@@ -135,7 +135,7 @@ fn response(code: u16, content_type: HeaderValue, body: Body) -> Response {
 }
 
 /// `Warning: 299 - "unknown field \"spec.foo\""` per sentence.
-fn warn(response: &mut Response, warnings: &[String]) {
+pub(super) fn warn<'a>(response: &mut Response, warnings: impl IntoIterator<Item = &'a str>) {
     const WARNING: HeaderName = header::WARNING;
     for warning in warnings {
         let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");

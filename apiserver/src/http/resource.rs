@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{body::Body, response::Response};
 use http::{Method, header, request::Parts};
-use proto::{selector::FieldSelector, status::Status, user::User};
+use proto::{kind::Row, selector::FieldSelector, status::Status, user::User};
 
 use super::{Api, accept, answer, body, header_text, query::Query, target::ResourcePath, what};
 use crate::{
@@ -53,7 +53,9 @@ pub(super) async fn handle(
         ("list", "") => registry.list(&call).await,
         ("watch", "") => {
             let frames = registry.watch(&call).await?;
-            return Ok(answer::streaming("application/json", frames));
+            let mut response = answer::streaming("application/json", frames);
+            answer::warn(&mut response, deprecation(kind.row));
+            return Ok(response);
         }
         ("get" | "list" | "watch", _) => Err(Status::method_not_allowed()),
         _ => {
@@ -68,7 +70,21 @@ pub(super) async fn handle(
             }
         }
     };
-    answer::answer(&call, result?)
+    let mut response = answer::answer(&call, result?)?;
+    answer::warn(&mut response, deprecation(kind.row));
+    Ok(response)
+}
+
+/// What upstream warns of on every request to a kind: group, kind, sentence.
+const DEPRECATED: &[(&str, &str, &str)] = &[(
+    "",
+    "Endpoints",
+    "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+)];
+
+fn deprecation(row: &Row) -> Option<&'static str> {
+    let found = DEPRECATED.iter().find(|(group, kind, _)| *group == row.group && *kind == row.kind);
+    found.map(|(_, _, sentence)| *sentence)
 }
 
 /// The verb of a request, as authorization and the registry name it.

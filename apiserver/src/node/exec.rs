@@ -37,8 +37,9 @@ pub(super) async fn connect(
         return Err(Status::bad_request("you must specify at least 1 command for the container"));
     }
     if matches!(pod.status.phase.as_str(), "Succeeded" | "Failed") {
+        let act = if call.subresource == "exec" { "exec into" } else { "attach to" };
         return Err(Status::bad_request(format!(
-            "cannot exec into a container in a completed pod; current phase is {}",
+            "cannot {act} a container in a completed pod; current phase is {}",
             pod.status.phase
         )));
     }

@@ -114,7 +114,7 @@ fn subresource_path(row: &Row, subresource: &str, own: &str) -> Value {
         "binding" | "eviction" => &["create"],
         "finalize" => &["update"],
         "log" => &["log"],
-        "exec" => &["connect"],
+        "attach" | "exec" => &["connect"],
         _ => &["get", "update", "patch"],
     };
     let verbs: Vec<_> = verbs.iter().map(|verb| std::borrow::Cow::from(*verb)).collect();

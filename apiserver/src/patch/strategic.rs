@@ -2,6 +2,9 @@
 //! `$patch`, `$retainKeys`, `$setElementOrder/x` and `$deleteFromPrimitiveList/x`
 //! (Kubernetes' "Strategic merge patch" document).
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+
 use proto::kind::Row;
 use proto::status::Status;
 use serde_json::{Map, Value};
@@ -51,8 +54,9 @@ fn merge_object(ty: Option<&TypeRef>, mut old: Object, patch: &Object) -> Result
             set_order(ty, &mut old, patch, name, order)?;
         } else if let Some(name) = key.strip_prefix(DELETE_PRIMITIVES) {
             let gone = order.as_array().ok_or("$deleteFromPrimitiveList must be a list")?;
+            let gone = places(gone, "");
             if let Some(Value::Array(items)) = old.get_mut(name) {
-                items.retain(|item| !gone.contains(item));
+                items.retain(|item| !gone.contains_key(&identity(item, "")));
             }
         }
     }
@@ -124,25 +128,29 @@ fn merge_items(
 ) -> Result<(Vec<Value>, Vec<Value>), String> {
     let key = &*strategy.key;
     let mut items = Vec::with_capacity(patch.len());
+    let mut deleted = HashSet::new();
     let mut replace = false;
     for item in patch {
         let directive = item.get(PATCH).map(|word| word.as_str().unwrap_or(""));
         match directive {
             None | Some("merge") => items.push(item.clone()),
             Some("replace") => replace = true,
-            Some("delete") => {
-                let name = name(item, key)?;
-                old.retain(|other| other.get(key) != Some(name));
-            }
+            Some("delete") => drop(deleted.insert(name(item, key)?.to_string())),
             Some(other) => return Err(format!("Unknown patch type found: {other}")),
         }
     }
     if replace {
         return Ok((items.clone(), items));
     }
+    if !deleted.is_empty() {
+        old.retain(|item| !deleted.contains(&identity(item, key)));
+    }
+    let mut places = places(&old, key);
     for item in &items {
+        let identity = identity(item, key);
         if key.is_empty() {
-            if !old.contains(item) {
+            if let Entry::Vacant(place) = places.entry(identity) {
+                place.insert(old.len());
                 old.push(item.clone());
             }
             continue;
@@ -150,17 +158,19 @@ fn merge_items(
         let Value::Object(patch) = item else {
             return Err(format!("expected a map in a list merged by {key:?}, got {item}"));
         };
-        let name = name(item, key)?;
-        let found = old.iter_mut().find(|other| other.get(key) == Some(name));
-        match found {
-            Some(other) => {
-                let own = match std::mem::take(other) {
+        name(item, key)?;
+        match places.get(&identity) {
+            Some(place) => {
+                let own = match std::mem::take(&mut old[*place]) {
                     Value::Object(own) => own,
                     _ => Object::new(),
                 };
-                *other = Value::Object(merge_object(ty, own, patch)?);
+                old[*place] = Value::Object(merge_object(ty, own, patch)?);
             }
-            None => old.push(Value::Object(merge_object(ty, Object::new(), patch)?)),
+            None => {
+                places.insert(identity, old.len());
+                old.push(Value::Object(merge_object(ty, Object::new(), patch)?));
+            }
         }
     }
     Ok((old, items))
@@ -188,9 +198,10 @@ fn set_order(
     };
     let merged = match patch.get(name) {
         Some(Value::Array(items)) => {
-            let listed = |item: &Value| same_in(order, item, &strategy.key).is_some();
+            let listed = places(order, &strategy.key);
             let kept = |item: &&Value| item.get(PATCH).is_none_or(|word| word == "merge");
-            if let Some(item) = items.iter().filter(kept).find(|item| !listed(item)) {
+            let missing = |item: &&Value| !listed.contains_key(&identity(item, &strategy.key));
+            if let Some(item) = items.iter().filter(kept).find(missing) {
                 return Err(format!(
                     "The order in patch list:\n{items:?}\n doesn't match $setElementOrder list: \
                      {item} is missing"
@@ -209,32 +220,51 @@ fn set_order(
 /// Puts the items of a list into the patch's order; the ones only the server has go where they
 /// were relative to their neighbours, as far as that can be said.
 fn in_order(merged: Vec<Value>, order: &[Value], server: &[Value], key: &str) -> Vec<Value> {
-    let (mut listed, mut others): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|item| same_in(order, item, key).is_some());
-    listed.sort_by_key(|item| same_in(order, item, key));
-    others.sort_by_key(|item| same_in(server, item, key));
+    let (order, server) = (places(order, key), places(server, key));
+    let mut listed = Vec::new();
+    let mut others = Vec::new();
+    for item in merged {
+        let identity = identity(&item, key);
+        let on_server = server.get(&identity).copied();
+        match order.get(&identity) {
+            Some(place) => listed.push((*place, on_server, item)),
+            None => others.push((on_server, item)),
+        }
+    }
+    listed.sort_by_key(|(place, ..)| *place);
+    others.sort_by_key(|(place, _)| *place);
     let mut out = Vec::with_capacity(listed.len() + others.len());
     let mut others = others.into_iter().peekable();
-    for item in listed {
-        let place = same_in(server, &item, key);
-        while let Some(other) = others.peek()
-            && let (Some(own), Some(place)) = (same_in(server, other, key), place)
-            && own < place
+    for (_, place, item) in listed {
+        while let (Some((Some(own), _)), Some(place)) = (others.peek(), place)
+            && *own < place
         {
-            out.extend(others.next());
+            out.extend(others.next().map(|(_, other)| other));
         }
         out.push(item);
     }
-    out.extend(others);
+    out.extend(others.map(|(_, other)| other));
     out
 }
 
-/// The index of the item with the same key (or the same value).
-fn same_in(list: &[Value], item: &Value, key: &str) -> Option<usize> {
-    list.iter().position(|other| match key {
-        "" => other == item,
-        key => other.get(key).is_some() && other.get(key) == item.get(key),
-    })
+/// What makes an item the same as another: its key's value, or itself.
+fn identity(item: &Value, key: &str) -> String {
+    match key {
+        "" => item.to_string(),
+        key => item.get(key).map(Value::to_string).unwrap_or_default(),
+    }
+}
+
+/// Where each item is first; items without a key are nowhere.
+fn places(list: &[Value], key: &str) -> HashMap<String, usize> {
+    let mut places = HashMap::with_capacity(list.len());
+    for (place, item) in list.iter().enumerate() {
+        let identity = identity(item, key);
+        if !identity.is_empty() {
+            places.entry(identity).or_insert(place);
+        }
+    }
+    places
 }
 
 fn retain_keys(old: &mut Object, patch: &Object, keys: &Value) -> Result<(), String> {

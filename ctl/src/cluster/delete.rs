@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use client::{Clock, Kubeconfig};
+use rustix::process::Signal;
 
 use super::layout::Cluster;
 use super::process::{Process, Processes};
@@ -34,16 +35,16 @@ pub async fn remove(cluster: &Cluster, clock: &Clock) -> Vec<Error> {
     errors
 }
 
-/// The supervisor first: it ends the others. Whoever is left after it is ended directly.
+/// The supervisor first: it ends the others, at once, because what they keep goes too. Whoever is left after it is ended directly.
 async fn end_processes(cluster: &Cluster, clock: &Clock) -> Result<(), Error> {
     if let Some(handle) =
         Processes::read(&cluster.dir).supervisor().as_ref().and_then(Process::open)
     {
-        handle.end(clock, PATIENCE).await?;
+        handle.end(Signal::QUIT, clock, PATIENCE).await?;
     }
     let rest = Processes::read(&cluster.dir);
     let handles: Vec<_> = rest.0.values().filter_map(Process::open).collect();
-    let ending = handles.iter().map(|handle| handle.end(clock, PATIENCE));
+    let ending = handles.iter().map(|handle| handle.end(Signal::KILL, clock, PATIENCE));
     futures::future::try_join_all(ending).await.map(drop)
 }
 

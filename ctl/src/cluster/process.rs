@@ -79,9 +79,14 @@ impl Handle {
         Ok(())
     }
 
-    /// Asks it to end, and kills it if it does not within `patience`.
-    pub async fn end(&self, clock: &Clock, patience: Duration) -> Result<(), Error> {
-        self.signal(Signal::TERM)?;
+    /// Asks it to end by `signal`, and kills it if it does not within `patience`.
+    pub async fn end(
+        &self,
+        signal: Signal,
+        clock: &Clock,
+        patience: Duration,
+    ) -> Result<(), Error> {
+        self.signal(signal)?;
         if clock.timeout(patience, self.ended()).await.is_err() {
             self.signal(Signal::KILL)?;
             // A killed process ends; only the kernel can be slow about it.
@@ -120,7 +125,7 @@ mod tests {
         let stranger = Process { started: process.started + 1, ..process };
         assert!(stranger.open().is_none(), "a stranger with the same id");
         let handle = process.open().unwrap();
-        handle.end(&Clock::system(), Duration::from_secs(5)).await.unwrap();
+        handle.end(Signal::TERM, &Clock::system(), Duration::from_secs(5)).await.unwrap();
         assert!(process.open().is_none(), "a zombie is no process");
         child.wait().unwrap();
         assert!(!process.is_alive());

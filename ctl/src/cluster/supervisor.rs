@@ -1,5 +1,6 @@
 //! The one parent of a cluster's processes: starts them, starts again what ended, ends all on
-//! SIGTERM, and reads the cluster's description again on SIGHUP. It sleeps in between.
+//! SIGTERM (on SIGQUIT without letting them finish), and reads the cluster's description again on
+//! SIGHUP. It sleeps in between.
 //!
 //! Its children survive it: a cluster whose supervisor was killed goes on, only nothing is started
 //! again, and `cluster delete` finds all processes in `processes.json`.
@@ -59,6 +60,7 @@ pub async fn supervise(dir: &Path, state: &StateDir, clock: Clock) -> Result<(),
     let _ = rustix::process::setsid();
     let start = |source| Error::Start { process: SUPERVISOR.into(), source };
     let mut terminate = signal(SignalKind::terminate()).map_err(start)?;
+    let mut quit = signal(SignalKind::quit()).map_err(start)?;
     let mut reload = signal(SignalKind::hangup()).map_err(start)?;
     let supervisor = Arc::new(Supervisor {
         dir: dir.to_owned(),
@@ -69,7 +71,7 @@ pub async fn supervise(dir: &Path, state: &StateDir, clock: Clock) -> Result<(),
     let program = std::env::current_exe().map_err(start)?;
     let mut namespaces = HashMap::new();
     let mut kept: HashMap<String, Kept> = HashMap::new();
-    loop {
+    let how = loop {
         let cluster = Cluster::read(dir)?
             .ok_or_else(|| Error::file("read", dir)(io::ErrorKind::NotFound.into()))?;
         let wanted = services(&cluster, &program, state);
@@ -91,10 +93,11 @@ pub async fn supervise(dir: &Path, state: &StateDir, clock: Clock) -> Result<(),
         }
         tokio::select! {
             _ = reload.recv() => {}
-            _ = terminate.recv() => break,
+            _ = terminate.recv() => break Stop::Gently,
+            _ = quit.recv() => break Stop::AtOnce,
         }
-    }
-    end(kept.into_values(), Stop::Gently).await;
+    };
+    end(kept.into_values(), how).await;
     Ok(())
 }
 
@@ -168,7 +171,7 @@ impl Supervisor {
             };
             let ended = match how {
                 Stop::No => Ok(()),
-                Stop::Gently => handle.end(&self.clock, PATIENCE).await,
+                Stop::Gently => handle.end(Signal::TERM, &self.clock, PATIENCE).await,
                 Stop::AtOnce => handle.signal(Signal::KILL),
             };
             if let Err(error) = ended {

@@ -128,6 +128,15 @@ impl Election<'_> {
 
     /// Creates, takes or renews the Lease. False: someone else holds it.
     async fn try_hold(&mut self) -> Result<bool, Error> {
+        // A holder knows what it wrote last and need not read it.
+        if let Some((held, _)) = &self.seen
+            && held.spec.holder_identity == self.identity
+        {
+            match self.write(held.clone()).await {
+                Err(error) if error.is_conflict() || error.is_not_found() => {}
+                other => return other.map(|()| true),
+            }
+        }
         let LeaseName { namespace, name } = self.lease;
         let current = match self.client.get::<Lease>(namespace, name).await {
             Ok(current) => current,
@@ -139,28 +148,32 @@ impl Election<'_> {
             }
             Err(error) => return Err(error),
         };
-        let spec = current.spec.clone();
-        let unchanged = self.seen.as_ref().is_some_and(|(seen, _)| seen.spec == spec);
-        if !unchanged {
+        if !self.seen.as_ref().is_some_and(|(seen, _)| seen.spec == current.spec) {
             self.seen = Some((current.clone(), self.clock.instant()));
         }
-        let ours = spec.holder_identity == self.identity;
-        if !ours && !spec.holder_identity.is_empty() && !self.expired() {
+        let holder = &current.spec.holder_identity;
+        if *holder != self.identity && !holder.is_empty() && !self.expired() {
             return Ok(false);
         }
+        match self.write(current).await {
+            // Someone was faster; the next try sees who.
+            Err(error) if error.is_conflict() => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// Makes the Lease, as it was seen, ours from now on.
+    async fn write(&mut self, current: Entry<Lease>) -> Result<(), Error> {
+        let spec = &current.spec;
+        let ours = spec.holder_identity == self.identity;
         let acquired = if ours { spec.acquire_time } else { None };
         let transitions = spec.lease_transitions + i32::from(!ours);
         let metadata = current.value()["metadata"].take();
         let object = self.object(metadata, transitions, acquired);
-        match self.client.update::<Lease>(namespace, name, "", &object).await {
-            Ok(held) => {
-                self.seen = Some((held, self.clock.instant()));
-                Ok(true)
-            }
-            // Someone was faster; the next try sees who.
-            Err(error) if error.is_conflict() && !ours => Ok(false),
-            Err(error) => Err(error),
-        }
+        let LeaseName { namespace, name } = self.lease;
+        let held = self.client.update::<Lease>(namespace, name, "", &object).await?;
+        self.seen = Some((held, self.clock.instant()));
+        Ok(())
     }
 
     fn expired(&self) -> bool {

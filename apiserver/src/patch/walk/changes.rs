@@ -1,6 +1,6 @@
 //! What differs between two versions of an object.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Map, Value};
 
@@ -195,10 +195,12 @@ fn compare_inside(
             each_key(a, b, |key, a, b| compare_item(of, a, b, || format!("f:{key}"), out));
         }
         Parts::Scalars => {
-            let (a, b) = (list(old), list(new));
-            let value = |item: &Value| format!("v:{item}");
-            b.iter().filter(|item| !a.contains(item)).for_each(|item| out.touch(value(item)));
-            a.iter().filter(|item| !b.contains(item)).for_each(|item| out.remove(value(item)));
+            let elements = |list: &[Value]| -> BTreeSet<String> {
+                list.iter().map(|item| format!("v:{item}")).collect()
+            };
+            let (a, b) = (elements(list(old)), elements(list(new)));
+            b.difference(&a).for_each(|element| out.touch(element.clone()));
+            a.difference(&b).for_each(|element| out.remove(element.clone()));
         }
         Parts::Items(keys, of, ty) => {
             let (a, b) = (list(old), list(new));

@@ -98,7 +98,10 @@ impl FieldsOf<'_> {
     }
 
     fn problem(&mut self, what: &str) {
-        self.problems.push(format!("{}: {what}", self.path));
+        const MOST: usize = 100;
+        if self.problems.len() < MOST {
+            self.problems.push(format!("{}: {what}", self.path));
+        }
     }
 }
 

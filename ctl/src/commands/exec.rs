@@ -107,7 +107,9 @@ async fn pump(socket: WebSocket, stdin: bool, terminal: bool) -> Result<ExitCode
                     Some(Err(why)) => return Err(broken(&why)),
                 };
                 let Some((channel, data)) = data.split_first() else { continue };
+                // An empty frame only says that the channel is open.
                 let written = match *channel {
+                    _ if data.is_empty() => Ok(()),
                     STDOUT => write(&mut stdout, data).await,
                     STDERR => write(&mut stderr, data).await,
                     // An empty one only says that the connection stands.

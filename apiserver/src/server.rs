@@ -129,7 +129,7 @@ impl Server {
             authenticator,
             discovery: Discovery::new(ROWS, &advertised.to_string()),
             openapi: OpenApi::new(ROWS),
-            health: Health::new(registry.cache().clone(), ready),
+            health: Health::new(registry.cache().clone(), clock.clone(), ready),
             nodes: nodes.clone(),
             clock: clock.clone(),
         });

@@ -1,11 +1,15 @@
 //! `/livez`, `/readyz` and `/healthz`, in Kubernetes' words.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::response::Response;
+use client::Clock;
 
 use super::{answer, query::Query};
 use crate::cache::Cache;
@@ -38,13 +42,21 @@ impl Check {
 /// What is asked when someone asks how we are.
 pub struct Health {
     cache: Cache,
+    clock: Clock,
     /// What must have come about before the server is ready, and must still hold.
     ready: Vec<Check>,
 }
 
+/// A store that takes longer to say its revision is as good as absent.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 impl Health {
-    pub fn new(cache: Cache, ready: Vec<Check>) -> Health {
-        Health { cache, ready }
+    pub fn new(cache: Cache, clock: Clock, ready: Vec<Check>) -> Health {
+        Health { cache, clock, ready }
+    }
+
+    async fn store_answers(&self) -> bool {
+        matches!(self.clock.timeout(PATIENCE, self.cache.fresh()).await, Ok(Ok(_)))
     }
 
     /// 200 `ok`, or 500 with the list of checks; `?verbose` always lists, `?exclude=` leaves out.
@@ -54,7 +66,7 @@ impl Health {
         single: Option<&str>,
         query: &Query<'_>,
     ) -> Response {
-        let mut checks = vec![("ping", true), ("etcd", self.cache.fresh().await.is_ok())];
+        let mut checks = vec![("ping", true), ("etcd", self.store_answers().await)];
         if endpoint != "livez" {
             checks.extend(self.ready.iter().map(|check| (check.name, check.holds())));
         }

@@ -135,4 +135,14 @@ mod tests {
             assert_eq!(negotiate(Some(accept)).ok(), expected, "{accept}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_answered_or_refused(header in "[a-z/*;=,.\"q0-9 é-]{0,60}") {
+            let qualities: Vec<u16> = medias(&header).iter().map(|media| media.quality).collect();
+            proptest::prop_assert!(qualities.is_sorted_by(|a, b| a >= b));
+            let code = negotiate(Some(&header)).err().map(|status| status.code);
+            proptest::prop_assert!(matches!(code, None | Some(406)));
+        }
+    }
 }

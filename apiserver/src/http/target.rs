@@ -206,4 +206,12 @@ mod tests {
         let Target::Resource(path) = watched else { panic!("{watched:?}") };
         assert!(path.watch && path.namespace == "a" && path.resource == "pods");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_slash_at_the_end_changes_nothing(path in "(/(api|apis|v1|watch|namespaces|%[0-9A-Fa-f%é]{0,3}|[a-z.é]{0,5})){0,8}") {
+            let slashed = format!("{path}/");
+            proptest::prop_assert_eq!(Target::parse(&path), Target::parse(&slashed));
+        }
+    }
 }

@@ -268,4 +268,12 @@ mod tests {
         assert_eq!((read.rv, read.after.as_str()), (7, "a/b"));
         assert_eq!(Token::parse("nonsense").unwrap_err().code, 400);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_token_is_read_or_refused(token in "[A-Za-z0-9_=-]{0,60}") {
+            let code = Token::parse(&token).err().map(|status| status.code);
+            proptest::prop_assert!(matches!(code, None | Some(400)));
+        }
+    }
 }

@@ -5,4 +5,5 @@ mod net {
     mod lab;
     mod pod;
     mod proxy;
+    mod routes;
 }

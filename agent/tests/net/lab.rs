@@ -7,7 +7,7 @@ use std::time::Duration;
 use agent::net::namespace;
 use agent::net::netlink::{Netlink, Request, Veth};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 
 /// Whether the tests of this file can run here; says so if not.
 pub fn root() -> bool {
@@ -92,6 +92,28 @@ impl Host {
                 let _ = stream.write_all(format!("{name} {}", peer.ip()).as_bytes()).await;
             }
         });
+    }
+
+    /// A server that answers every datagram with `name`.
+    pub async fn serve_udp(&self, port: u16, name: &str) {
+        let name = name.to_owned();
+        let socket = self.udp(port).await;
+        tokio::spawn(async move {
+            let mut buffer = [0; 64];
+            while let Ok((_, peer)) = socket.recv_from(&mut buffer).await {
+                let _ = socket.send_to(name.as_bytes(), peer).await;
+            }
+        });
+    }
+
+    /// A UDP socket of the namespace.
+    pub async fn udp(&self, port: u16) -> UdpSocket {
+        self.sockets(move || {
+            let socket = std::net::UdpSocket::bind(("0.0.0.0", port)).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            UdpSocket::from_std(socket).unwrap()
+        })
+        .await
     }
 
     /// What the server at `address` answers, or how the connection failed.

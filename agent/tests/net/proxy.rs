@@ -263,6 +263,51 @@ async fn updates_lose_no_connection_and_touch_only_what_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_udp_client_is_not_kept_with_an_endpoint_that_went() {
+    if !root() {
+        return;
+    }
+    if std::process::Command::new("conntrack").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: needs conntrack (package conntrack)");
+        return;
+    }
+    let lab = Lab::new().await;
+    let (a, a_ip) = lab.pod(0, "a").await;
+    let (b, b_ip) = lab.pod(1, "b").await;
+    let (c, _) = lab.pod(0, "c").await;
+    a.serve_udp(53, "a").await;
+    b.serve_udp(53, "b").await;
+    let dns = |ip| ServicePort {
+        id: "default/dns/udp/dns".into(),
+        protocol: Protocol::Udp,
+        port: 53,
+        cluster_ips: vec![CLUSTER_IP],
+        endpoints: vec![(ip, 53)],
+        ..ServicePort::default()
+    };
+    let socket = c.udp(4000).await;
+    let mut old = BTreeMap::new();
+    for (ip, name) in [(a_ip, "a"), (b_ip, "b"), (a_ip, "a")] {
+        let port = dns(ip);
+        lab.apply(&port, &[]).await;
+        let new = BTreeMap::from([(port.id.clone(), port)]);
+        let stale = proxy::stale(&old, &new);
+        let node = &lab.nodes[0].host;
+        node.sockets(move || futures::executor::block_on(proxy::forget(&stale)).unwrap()).await;
+        old = new;
+        // Always from the same port, so that it is the same connection to the kernel.
+        socket.send_to(b"?", (CLUSTER_IP, 53)).await.unwrap();
+        let mut buffer = [0; 8];
+        let receive = socket.recv_from(&mut buffer);
+        let clock = client::Clock::system();
+        let (length, from) =
+            clock.timeout(std::time::Duration::from_secs(2), receive).await.unwrap().unwrap();
+        assert_eq!(&buffer[..length], name.as_bytes());
+        assert_eq!(from.ip(), CLUSTER_IP);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_services_load_and_change_quickly() {
     if !root() {
         return;

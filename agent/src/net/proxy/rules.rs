@@ -312,3 +312,106 @@ fn outermost<'a>(cidrs: impl IntoIterator<Item = &'a Cidr>) -> impl Iterator<Ite
     }
     outermost.into_iter()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, last)
+    }
+
+    fn web() -> ServicePort {
+        ServicePort {
+            id: "default/web/tcp/http".into(),
+            port: 80,
+            cluster_ips: vec![ip(1)],
+            load_balancer_ips: vec![ip(2)],
+            node_port: Some(30080),
+            endpoints: vec![(ip(11), 8080), (ip(12), 8080)],
+            local_endpoints: vec![(ip(11), 8080)],
+            ..ServicePort::default()
+        }
+    }
+
+    fn node() -> Facts {
+        let pods = "10.0.0.0/24".parse().unwrap();
+        Facts { node: Some("n".into()), pod_cidr: Some(pods), ..Facts::default() }
+    }
+
+    /// What a packet to the Service's addresses meets: cluster address, load balancer's, node port.
+    fn ways(port: &ServicePort, facts: &Facts) -> [String; 3] {
+        let rules = rules([port], &BTreeSet::new(), facts);
+        let find =
+            |set: &str, key: &str| rules.sets[set].elements.get(key).cloned().unwrap_or_default();
+        let address = |ip: Ipv4Addr| {
+            let key = format!("{ip} . tcp . 80");
+            let (served, not) = (find(SERVICE_IPS, &key), find(NO_ENDPOINTS, &key));
+            assert!(served.is_empty() || not.is_empty());
+            format!("{served}{not}").replace("/default/web/tcp/http", "")
+        };
+        let key = "tcp . 30080";
+        let node_port = find(NODE_PORTS, key) + &find(NO_ENDPOINT_NODE_PORTS, key);
+        [address(ip(1)), address(ip(2)), node_port.replace("/default/web/tcp/http", "")]
+    }
+
+    #[test]
+    fn ways_to_the_endpoints() {
+        let (node, machine) = (node(), Facts::default());
+        let local = |internal_local, external_local| ServicePort {
+            internal_local,
+            external_local,
+            ..web()
+        };
+        let nowhere = ServicePort { endpoints: vec![], local_endpoints: vec![], ..web() };
+        let fenced = ServicePort { source_ranges: vec!["10.0.0.0/8".parse().unwrap()], ..web() };
+        for (port, facts, expected) in [
+            (web(), &node, ["goto svc", "goto ext", "goto ext"]),
+            (web(), &machine, ["goto svc", "goto ext", ""]),
+            (local(true, true), &node, ["goto loc", "goto ext", "goto ext"]),
+            (local(true, true), &machine, ["goto svc", "goto ext", ""]),
+            (nowhere.clone(), &node, ["goto refuse"; 3]),
+            (nowhere, &machine, ["goto refuse", "goto refuse", ""]),
+            (fenced, &node, ["goto svc", "goto fw", "goto ext"]),
+        ] {
+            assert_eq!(ways(&port, facts), expected, "{port:?}");
+        }
+    }
+
+    #[test]
+    fn chains_say_what_kubernetes_says() {
+        let chain = |port: &ServicePort, facts: &Facts, kind: &str| {
+            let rules = rules([port], &BTreeSet::new(), facts);
+            rules.chains[&format!("{kind}/default/web/tcp/http")].rules.join("; ")
+        };
+        let balanced = "meta l4proto tcp dnat ip to numgen random mod 2 \
+                        map { 0 : 10.0.0.11 . 8080, 1 : 10.0.0.12 . 8080 }";
+        let outsiders = "ip saddr != 10.0.0.0/24 jump mark-for-masquerade";
+        let (node, machine) = (node(), Facts::default());
+        assert_eq!(chain(&web(), &node, "svc"), format!("{outsiders}; {balanced}"));
+        assert_eq!(chain(&web(), &machine, "svc"), balanced);
+        assert_eq!(
+            chain(&web(), &node, "ext"),
+            "jump mark-for-masquerade; goto svc/default/web/tcp/http"
+        );
+        let local = ServicePort { external_local: true, ..web() };
+        assert_eq!(chain(&local, &node, "loc"), "meta l4proto tcp dnat ip to 10.0.0.11:8080");
+        assert!(chain(&local, &node, "ext").ends_with("goto loc/default/web/tcp/http"));
+        assert_eq!(chain(&local, &machine, "ext"), "goto svc/default/web/tcp/http");
+        let elsewhere = ServicePort { local_endpoints: vec![], ..local };
+        assert_eq!(chain(&elsewhere, &node, "loc"), "drop");
+        let sticky = ServicePort { affinity: Some(60), ..web() };
+        assert!(chain(&sticky, &node, "svc").contains(
+            "ip saddr @affinity/default/web/tcp/http/10.0.0.11-8080/60 \
+             goto ep/default/web/tcp/http/10.0.0.11-8080"
+        ));
+    }
+
+    #[test]
+    fn intervals_do_not_overlap() {
+        let cidrs = ["10.1.0.0/16", "10.0.0.0/8", "10.0.0.0/24", "11.0.0.1/32"]
+            .map(|cidr| cidr.parse().unwrap());
+        let found: Vec<_> = outermost(&cidrs).map(|cidr| cidr.to_string()).collect();
+        assert_eq!(found, ["10.0.0.0/8", "11.0.0.1/32"]);
+    }
+}

@@ -11,12 +11,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use client::error::chain;
-use client::{Client, DeleteOptions, Error, Key, Patch, Propagation, WorkQueue};
+use client::{
+    Change, Client, DeleteOptions, Error, Informer, Informers, Key, Object, Patch, Propagation,
+    WorkQueue,
+};
+use futures::future::BoxFuture;
 use http::Method;
 use parking_lot::Mutex;
-use proto::kind::Row;
+use proto::kind::{self, Row};
 use proto::meta::{ObjectMeta, OwnerReference};
 use proto::view::Meta;
+use proto::view::deployment::Deployment;
+use proto::view::endpoint_slice::EndpointSlice;
+use proto::view::endpoints::Endpoints;
+use proto::view::lease::Lease;
+use proto::view::namespace::Namespace;
+use proto::view::node::Node;
+use proto::view::pod::Pod;
+use proto::view::replica_set::ReplicaSet;
+use proto::view::service::Service;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -73,25 +86,15 @@ pub async fn run(setup: Setup) {
         gone: Mutex::default(),
         rows,
     });
-    let informers: Vec<_> =
-        collector.rows.iter().map(|row| setup.informers.of_row::<Meta>(row)).collect();
-    for informer in &informers {
-        informer.synced().await;
-    }
+    let rows = collector.rows.iter().enumerate();
+    let sources: Vec<Source> = rows.map(|(index, row)| source(row, index, &setup)).collect();
+    let (synced, follow): (Vec<_>, Vec<_>) =
+        sources.into_iter().map(|source| (source.synced, source.follow)).unzip();
+    futures::future::join_all(synced).await;
     let mut tasks = JoinSet::new();
-    for (index, informer) in informers.into_iter().enumerate() {
-        let collector = collector.clone();
-        let mut changes = informer.changes();
-        // What is there at the start goes into the graph before anything is judged by it.
-        while let Some(change) = changes.try_next() {
-            collector.note(index, &change.key, change.old.as_deref(), change.new.as_deref());
-        }
-        tasks.spawn(async move {
-            loop {
-                let change = changes.next().await;
-                collector.note(index, &change.key, change.old.as_deref(), change.new.as_deref());
-            }
-        });
+    // Everything goes into the graph before anything is judged by it.
+    for follow in follow {
+        tasks.spawn(follow(collector.clone()));
     }
     for _ in 0..WORKERS {
         let collector = collector.clone();
@@ -109,22 +112,69 @@ fn is_collected(row: &Row) -> bool {
     row.resource != "events" && serves(row, &["list", "watch", "delete", "patch"])
 }
 
-type Seen<'a> = Option<&'a client::Entry<Meta>>;
+/// Where the changes of one kind come from.
+struct Source {
+    synced: BoxFuture<'static, ()>,
+    /// Takes over what there is at once, and what comes later when awaited.
+    follow: Box<dyn FnOnce(Arc<Collector>) -> BoxFuture<'static, ()> + Send>,
+}
+
+/// Kinds that other controllers read too are taken from the same informers, so that nothing is
+/// decoded twice; of others the metadata will do.
+fn source(row: &Row, index: usize, setup: &Setup) -> Source {
+    type Shared = (&'static Row, fn(&Informers, usize) -> Source);
+    static SHARED: &[Shared] = &[
+        (&kind::DEPLOYMENT, |informers, index| from(informers.of::<Deployment>(), index)),
+        (&kind::ENDPOINT_SLICE, |informers, index| from(informers.of::<EndpointSlice>(), index)),
+        (&kind::ENDPOINTS, |informers, index| from(informers.of::<Endpoints>(), index)),
+        (&kind::LEASE, |informers, index| from(informers.of::<Lease>(), index)),
+        (&kind::NAMESPACE, |informers, index| from(informers.of::<Namespace>(), index)),
+        (&kind::NODE, |informers, index| from(informers.of::<Node>(), index)),
+        (&kind::POD, |informers, index| from(informers.of::<Pod>(), index)),
+        (&kind::REPLICA_SET, |informers, index| from(informers.of::<ReplicaSet>(), index)),
+        (&kind::SERVICE, |informers, index| from(informers.of::<Service>(), index)),
+    ];
+    let same = |known: &Row| known.path("", "") == row.path("", "");
+    match SHARED.iter().find(|(known, _)| same(known)) {
+        Some((_, source)) => source(&setup.informers, index),
+        None => from(setup.informers.of_row::<Meta>(row), index),
+    }
+}
+
+fn from<T: Object>(informer: Informer<T>, row: usize) -> Source {
+    let synced = informer.clone();
+    Source {
+        synced: Box::pin(async move { synced.synced().await }),
+        follow: Box::new(move |collector| {
+            let mut changes = informer.changes();
+            while let Some(change) = changes.try_next() {
+                collector.note(row, &change);
+            }
+            Box::pin(async move {
+                // Holds on to the informer for as long as it is followed.
+                let _informer = informer;
+                loop {
+                    collector.note(row, &changes.next().await);
+                }
+            })
+        }),
+    }
+}
 
 impl Collector {
     /// A change of an object: updates the graph and queues whom it bears on.
-    fn note(&self, row: usize, key: &Key, old: Seen<'_>, new: Seen<'_>) {
+    fn note<T: Object>(&self, row: usize, change: &Change<T>) {
+        let old = change.old.as_ref().map(|old| old.meta());
+        let new = change.new.as_ref().map(|new| new.meta());
         let mut affected = Vec::new();
         {
             let mut graph = self.graph.lock();
-            let replaced =
-                old.filter(|old| new.is_none_or(|new| new.metadata.uid != old.metadata.uid));
-            if let Some(old) = replaced {
-                affected.extend(graph.remove(&old.metadata.uid));
-                self.gone.lock().add(&old.metadata.uid);
+            if let Some(old) = old.filter(|old| new.is_none_or(|new| new.uid != old.uid)) {
+                affected.extend(graph.remove(&old.uid));
+                self.gone.lock().add(&old.uid);
             }
             if let Some(new) = new {
-                affected.extend(graph.put(row, key, &new.metadata));
+                affected.extend(graph.put(row, &change.key, new));
             }
         }
         for uid in affected {

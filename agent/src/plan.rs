@@ -81,8 +81,8 @@ pub struct Memory {
     pub health: BTreeMap<String, Health>,
     /// Containers whose current back-off has been reported.
     pub reported: BTreeSet<String>,
-    /// When termination began.
-    pub terminating: Option<Time>,
+    /// The grace period that was asked for last, and since when it runs.
+    pub terminating: Option<(i64, Time)>,
     /// The final report has been handed over.
     pub finished: bool,
 }

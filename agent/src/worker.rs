@@ -137,7 +137,8 @@ impl Worker {
                 continue;
             };
             if pod.deleting() {
-                self.memory.terminating.get_or_insert(now);
+                let same = self.memory.terminating.filter(|(grace, _)| *grace == pod.grace());
+                self.memory.terminating = same.or(Some((pod.grace(), now)));
             }
             watched.follow(&self.context.objects, &pod, &self.wake);
             self.memory.health = probes.follow(&pod, &observed);

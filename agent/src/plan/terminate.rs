@@ -65,7 +65,7 @@ pub(super) fn deadline(pod: &Pod) -> Option<Time> {
 pub(super) fn terminate(pod: &Pod, observed: &Observed, memory: &Memory, now: Time) -> Plan {
     let mut plan = Plan::default();
     let whole = Duration::from_secs(pod.grace().max(1).unsigned_abs());
-    let spent = memory.terminating.map_or(Duration::ZERO, |since| now.since(since));
+    let spent = memory.terminating.map_or(Duration::ZERO, |(_, since)| now.since(since));
     let grace = whole.saturating_sub(spent).max(Duration::from_secs(1));
     let sidecar = |run: &Run| {
         pod.spec.init_containers.iter().position(|c| c.name == run.name && c.is_sidecar())

@@ -223,7 +223,7 @@ fn deletion() {
     let mut memory = mounted();
     let mut seen = observed(vec![run("c", 0, running())]);
     assert_eq!(planned(&pod, &seen, &memory), "kill c0 7s");
-    memory.terminating = Some(at(-5));
+    memory.terminating = Some((7, at(-5)));
     assert_eq!(planned(&pod, &seen, &memory), "kill c0 2s");
     seen.containers[0].state = exited(143, 0);
     assert_eq!(planned(&pod, &seen, &memory), "stop s0, unmount");

@@ -10,11 +10,20 @@ pub const WARNING: &str = "Warning";
 
 /// Records events of one node.
 #[derive(Clone)]
-pub struct Events(Recorder);
+pub struct Events {
+    recorder: Recorder,
+    warnings_only: bool,
+}
 
 impl Events {
     pub fn new(recorder: Recorder) -> Events {
-        Events(recorder)
+        Events { recorder, warnings_only: false }
+    }
+
+    /// Tells only what is wrong: for nodes so many that their good news would be most of what is
+    /// written.
+    pub fn warnings_only(recorder: Recorder) -> Events {
+        Events { recorder, warnings_only: true }
     }
 
     /// About a pod, or about one of its containers.
@@ -40,7 +49,7 @@ impl Events {
             resource_version: meta.resource_version.clone(),
             field_path: container.map(field).unwrap_or_default(),
         };
-        self.0.event(&regarding, kind, reason, message);
+        self.record(&regarding, kind, reason, message);
     }
 
     /// About the node; its uid is its name, as the kubelet has it.
@@ -51,6 +60,12 @@ impl Events {
             uid: name.into(),
             ..ObjectReference::default()
         };
-        self.0.event(&regarding, kind, reason, message);
+        self.record(&regarding, kind, reason, message);
+    }
+
+    fn record(&self, about: &ObjectReference, kind: &'static str, reason: &str, message: &str) {
+        if kind == WARNING || !self.warnings_only {
+            self.recorder.event(about, kind, reason, message);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Many nodes in one process, without containers: for tests under virtual time and for clusters
 //! larger than the machine. Workers, plans, statuses and leases are those of a real node; only
-//! the runtime, the disk and the machine are not there. All nodes share one informer.
+//! the runtime, the disk and the machine are not there. All nodes share one informer. Of events
+//! only warnings are recorded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -142,7 +143,7 @@ impl Shared {
             Recorder::new(client.clone(), clock.clone(), rng.clone(), "kubelet", "simulated");
         Shared {
             objects: Objects::new(client.clone(), clock.clone()),
-            events: Events::new(recorder),
+            events: Events::warnings_only(recorder),
             client,
             informers: informers.clone(),
             clock: clock.clone(),

@@ -145,8 +145,6 @@ async fn a_pod_runs_and_is_deleted_gracefully() {
     cluster.clock.sleep(Duration::from_secs(1)).await;
     let runtime = cluster.nodes.runtime("simulated-1").unwrap();
     assert!(agent::cri::Runtime::pods(&runtime).await.unwrap().is_empty());
-    assert_eq!(cluster.events("Killing").await, ["Stopping container c"]);
-    assert_eq!(cluster.events("Started").await, ["Container started"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,8 +249,6 @@ async fn probes_decide() {
     runtime.answer_exec("live", 1);
     let pod = cluster.until("p", |pod| status(pod)["restartCount"] == 1).await;
     assert_eq!(status(&pod)["restartCount"], 1);
-    let killing = cluster.events("Killing").await;
-    assert_eq!(killing, ["Container c failed liveness probe, will be restarted"]);
     let unhealthy = cluster.events("Unhealthy").await;
     assert!(unhealthy.iter().any(|message| message == "Liveness probe failed: "), "{unhealthy:?}");
 }

@@ -51,8 +51,12 @@ pub struct Node {
 /// How often the state is looked at, and reported although it is the same.
 const LOOK: Duration = Duration::from_secs(10);
 const REPORT: Duration = Duration::from_secs(300);
-/// How often before the node is ready for the first time.
+/// How soon again while the node is not ready; it doubles.
 const EAGER: Duration = Duration::from_millis(50);
+/// How long to wait after the API server did not take a report.
+const RETRY: Duration = Duration::from_secs(1);
+/// A runtime that is being restarted makes no node unready (kubelet: 30 s).
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Node {
     /// Registers the node and returns its uid. Tries until it succeeds.
@@ -96,17 +100,29 @@ impl Node {
         let name = &self.identity.name;
         let mut since: BTreeMap<&'static str, (bool, Time)> = BTreeMap::new();
         let mut reported: Option<(Vec<(&'static str, bool)>, Time)> = None;
+        let mut known: Option<(Info, Time)> = None;
+        let mut eager = EAGER;
         self.events.node(name, NORMAL, "Starting", "Starting kubelet.");
         loop {
             let now = self.clock.now();
-            let info = self.runtime.info().await.ok();
-            let states = self.states(info.as_ref());
-            let ready = states.iter().any(|(kind, yes)| *kind == "Ready" && *yes);
+            match self.runtime.info().await {
+                Ok(info) => known = Some((info, now)),
+                Err(_) => known = known.filter(|(_, at)| now.since(*at) < PATIENCE),
+            }
+            let info = known.as_ref().map(|(info, _)| info);
+            let mut pause = LOOK;
+            let states = self.states(info);
+            if states.contains(&("Ready", true)) {
+                eager = EAGER;
+            } else {
+                pause = eager;
+                eager = (eager * 2).min(LOOK);
+            }
             let due = reported
                 .as_ref()
                 .is_none_or(|(before, at)| *before != states || now.since(*at) >= REPORT);
             if due {
-                let status = self.status(info.as_ref(), &since, now);
+                let status = self.status(info, &since, now);
                 let changes = Patch::Strategic(json!({ "status": status }));
                 match self.client.patch::<view::node::Node>("", name, "status", &changes).await {
                     Ok(_) => {
@@ -125,10 +141,10 @@ impl Node {
                     }
                     Err(error) => {
                         tracing::warn!(node = %name, %error, "cannot report the node's status");
+                        pause = RETRY;
                     }
                 }
             }
-            let pause = if ready && reported.is_some() { LOOK } else { EAGER };
             self.clock.sleep(pause).await;
         }
     }

@@ -82,7 +82,14 @@ impl Probes {
         self.health.lock().retain(|id, _| running(id));
         for run in observed.running() {
             let Some(container) = pod.container(&run.name) else { continue };
-            self.begin(pod, container, run);
+            let ip = match pod.spec.host_network {
+                true => self.context.host.ips.first().cloned(),
+                false => {
+                    let sandbox = observed.sandboxes.iter().find(|one| one.id == run.sandbox);
+                    sandbox.and_then(|sandbox| sandbox.ips.first().cloned())
+                }
+            };
+            self.begin(pod, container, run, ip);
         }
         self.health.lock().clone()
     }
@@ -91,7 +98,7 @@ impl Probes {
         self.tasks.drain().for_each(|(_, task)| task.abort());
     }
 
-    fn begin(&mut self, pod: &Arc<Pod>, container: &Container, run: &Run) {
+    fn begin(&mut self, pod: &Arc<Pod>, container: &Container, run: &Run, ip: Option<String>) {
         let has_probe = container.startup_probe.is_some()
             || container.readiness_probe.is_some()
             || container.liveness_probe.is_some();
@@ -122,6 +129,7 @@ impl Probes {
                         pod: pod.clone(),
                         container: container.clone(),
                         id: run.id.clone(),
+                        ip: ip.clone(),
                         kind,
                         probe: probe.clone(),
                         begun: match run.state {
@@ -167,6 +175,7 @@ struct Task {
     pod: Arc<Pod>,
     container: Container,
     id: String,
+    ip: Option<String>,
     kind: Kind,
     probe: Probe,
     begun: Time,
@@ -243,7 +252,8 @@ impl Task {
                 }
             };
         }
-        let target = match self.target().await {
+        let ip = self.ip.as_deref().ok_or("the pod has no address".to_string());
+        let target = match ip.and_then(|ip| Target::of(&self.probe, &self.container, ip)) {
             Ok(target) => target,
             Err(why) => return Verdict::Failure(why),
         };
@@ -252,18 +262,6 @@ impl Task {
             Ok(verdict) => verdict,
             Err(_) => Verdict::Failure(target.timed_out()),
         }
-    }
-
-    async fn target(&self) -> Result<Target, String> {
-        let ip = match self.pod.spec.host_network {
-            true => self.context.host.ips.first().cloned(),
-            false => {
-                let observed = self.context.runtime.observe(&self.pod.metadata.uid).await;
-                let observed = observed.map_err(|error| error.to_string())?;
-                observed.current().and_then(|sandbox| sandbox.ips.first().cloned())
-            }
-        };
-        Target::of(&self.probe, &self.container, &ip.ok_or("the pod has no address")?)
     }
 
     /// True when there is nothing left to probe.

@@ -262,8 +262,12 @@ impl RuntimeService for Service {
         request: Request<cri::ExecSyncRequest>,
     ) -> Answer<cri::ExecSyncResponse> {
         let request = request.into_inner();
-        let output =
-            self.engine.exec_sync(&request.container_id, request.cmd, request.timeout).await?;
+        let engine = self.engine.clone();
+        // To its end, or its timeout, even if the caller goes: somebody has to clean up.
+        let run = async move {
+            engine.exec_sync(&request.container_id, request.cmd, request.timeout).await
+        };
+        let output = finished(run).await?;
         Ok(Response::new(cri::ExecSyncResponse {
             stdout: output.stdout.into(),
             stderr: output.stderr.into(),

@@ -29,4 +29,4 @@ pub mod volume;
 pub mod worker;
 
 pub use options::Options;
-pub use run::{Error, run};
+pub use run::{Error, chain, run};

@@ -20,7 +20,7 @@ async fn main() -> ExitCode {
     match start(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("agent: {error}");
+            eprintln!("agent: {}", agent::chain(&*error));
             ExitCode::FAILURE
         }
     }

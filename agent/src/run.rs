@@ -25,6 +25,12 @@ use crate::server::{self, Endpoint};
 use crate::volume::Machine;
 use crate::worker::{Context, Objects, Pulls};
 
+/// An error with its causes.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(|cause| cause.to_string()).collect::<Vec<_>>().join(": ")
+}
+
 /// As often as the kubelet (containerLogMonitorInterval).
 const LOOK_AT_LOGS: Duration = Duration::from_secs(10);
 
@@ -157,8 +163,7 @@ async fn pods(options: &Options, node: &Node, cidr: Option<net::Cidr>, informers
     let endpoint = endpoint(options, &node.identity);
     let serve = async {
         if let Err(error) = server::serve(endpoint, pods.clone(), informer.clone()).await {
-            let error = client::BoxError::from(error);
-            tracing::error!(%error, "logs and exec cannot be served");
+            tracing::error!(error = chain(&error), "logs and exec cannot be served");
         }
     };
     let limits =
@@ -189,8 +194,8 @@ async fn rotate(pods: &Pods, limits: Limits) {
                 let (log, now) = (Path::new(&run.log_path), context.clock.now());
                 if let Err(error) = logs::rotate(&*context.runtime, &run.id, log, limits, now).await
                 {
-                    let error = client::BoxError::from(error);
-                    tracing::warn!(container = %run.name, %error, "cannot rotate a log");
+                    let error = chain(&error);
+                    tracing::warn!(container = %run.name, error, "cannot rotate a log");
                 }
             }
         }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use client::{CancellationToken, Client, Clock, Informers, Rng};
+use tracing_subscriber::EnvFilter;
 
 /// The node agent of Coracle.
 #[derive(Parser)]
@@ -16,7 +17,10 @@ struct Arguments {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let Arguments { options } = Arguments::parse();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    // The DNS server would write a line for every question.
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,hickory_server=warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match start(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

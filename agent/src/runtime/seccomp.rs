@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use super::capabilities::mask;
 use caps::Capability;
+use parking_lot::Mutex;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -104,8 +106,16 @@ const LAST_KNOWN: u32 = 470;
 const ARCH: TargetArch =
     if cfg!(target_arch = "aarch64") { TargetArch::aarch64 } else { TargetArch::x86_64 };
 
+/// Compiled profiles by capabilities: nearly all containers have the same.
+static COMPILED: Mutex<BTreeMap<u64, Vec<u8>>> = Mutex::new(BTreeMap::new());
+
 /// The default profile for a container with these capabilities, as the kernel reads it.
 pub fn default_profile(capabilities: &[Capability]) -> Vec<u8> {
+    let mut compiled = COMPILED.lock();
+    compiled.entry(mask(capabilities)).or_insert_with(|| compile(capabilities)).clone()
+}
+
+fn compile(capabilities: &[Capability]) -> Vec<u8> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for (calls, unless) in DENIED {
         if !unless.is_some_and(|capability| capabilities.contains(&capability)) {

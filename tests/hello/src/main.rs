@@ -5,7 +5,8 @@
 //! learn only then that it is leaving, and ends with code 0.
 //!
 //! `hello [PORT [LINGER_SECONDS]]` serves; `hello get HOST PORT` asks such a server, from inside an
-//! image that has nothing else.
+//! image that has nothing else; `hello count MILLISECONDS` writes 0, 1, 2 … a line each, for whoever
+//! wants to know whether a line of a log was lost.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -32,6 +33,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     {
         return get(host, port.parse()?).await;
     }
+    if let [verb, milliseconds] = arguments.as_slice()
+        && verb == "count"
+    {
+        return count(milliseconds.parse()?).await;
+    }
     let mut arguments = arguments.into_iter();
     let port = arguments.next().map_or(Ok(PORT), |text| text.parse())?;
     let linger = arguments.next().map_or(Ok(LINGER_SECONDS), |text| text.parse())?;
@@ -46,7 +52,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     tokio::select! {
         never = serve(&listener, &host) => never,
-        () = pause(linger) => Ok(()),
+        () = pause(linger * 1000) => Ok(()),
     }
 }
 
@@ -80,8 +86,20 @@ async fn get(host: &str, port: u16) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+async fn count(milliseconds: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    for number in 0_u64.. {
+        println!("{number}");
+        tokio::select! {
+            () = pause(milliseconds) => {}
+            _ = terminated.recv() => break,
+        }
+    }
+    Ok(())
+}
+
 /// This program stands alone and has no virtual clock to follow.
 #[expect(clippy::disallowed_methods, reason = "a program of its own, outside virtual time")]
-async fn pause(seconds: u64) {
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
+async fn pause(milliseconds: u64) {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }

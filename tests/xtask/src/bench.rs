@@ -4,22 +4,32 @@
 use crate::step::{cargo, run};
 use crate::{image, machine};
 
-/// Package and example of each benchmark, in the order of the README's table.
-const BENCHMARKS: &[(&str, &str)] = &[];
+/// Package, kind of target and name of each benchmark, in the order of the README's table.
+const BENCHMARKS: &[(&str, &str, &str)] = &[
+    ("tests", "--example", "bench_cluster"),
+    ("agent", "--example", "bench_runtime"),
+    ("apiserver", "--example", "bench_edge"),
+    ("apiserver", "--example", "bench_store"),
+    ("apiserver", "--example", "bench_codec"),
+    ("tests", "--bench", "controllers"),
+];
 
 /// All of them, or those whose names contain an argument.
 pub fn bench(names: &[String]) -> Result<(), String> {
     machine::install(&[machine::TO_BUILD, machine::TO_RUN, machine::TO_TEST])?;
     run("build", cargo(&["build", "--release", "--workspace", "--bins"]))?;
     let image = image::build()?;
-    for (package, example) in BENCHMARKS {
-        if !names.is_empty() && !names.iter().any(|name| example.contains(name.as_str())) {
+    for (package, kind, name) in BENCHMARKS {
+        if !names.is_empty() && !names.iter().any(|wanted| name.contains(wanted.as_str())) {
             continue;
         }
-        let mut program =
-            cargo(&["run", "--release", "--quiet", "--package", package, "--example", example]);
+        let verb = if *kind == "--bench" { "bench" } else { "run" };
+        let mut program = cargo(&[verb, "--quiet", "--package", package, kind, name]);
+        if *kind == "--example" {
+            program.arg("--release");
+        }
         program.env("CORACLE_HELLO_IMAGE", &image);
-        run(example, program)?;
+        run(name, program)?;
     }
     Ok(())
 }

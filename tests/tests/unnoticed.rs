@@ -97,7 +97,7 @@ fn nothing_notices() {
     cluster.ctl_with(&["apply", "-f", "-"], &web(2)).ok();
     let mut acknowledged = Vec::new();
     for name in names(&cluster) {
-        let map = format!("kept-{name}");
+        let map = format!("kept-{}", name.replace('/', "-"));
         cluster.ctl(&["create", "configmap", &map, "--from-literal=k=v"]).ok();
         acknowledged.push(map);
         let old = until("the daemon to run", 20, || pid(&cluster, &name));

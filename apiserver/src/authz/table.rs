@@ -80,7 +80,7 @@ pub(super) fn allows(attributes: &Attributes) -> bool {
             };
             known
                 && matches!(attributes.verb, "get" | "head")
-                && DISCOVERY.iter().any(|root| below(root))
+                && DISCOVERY.iter().any(below)
         }
         What::Resource { group, resource, subresource, .. } => RULES.iter().any(|rule| {
             speaks_of(&rule.subject, attributes)

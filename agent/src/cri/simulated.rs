@@ -79,12 +79,12 @@ impl SimulatedRuntime {
     fn end(&self, id: &str, code: i32, reason: &str) {
         let now = self.clock.now();
         self.change(id, |observed| {
-            if let Some(run) = observed.containers.iter_mut().find(|run| run.id == id) {
-                if let State::Running { started } = run.state {
-                    let (started, finished) = (Some(started), Some(now));
-                    let (reason, message) = (reason.to_string(), String::new());
-                    run.state = State::Exited(Exit { code, reason, message, started, finished });
-                }
+            if let Some(run) = observed.containers.iter_mut().find(|run| run.id == id)
+                && let State::Running { started } = run.state
+            {
+                let (started, finished) = (Some(started), Some(now));
+                let (reason, message) = (reason.to_string(), String::new());
+                run.state = State::Exited(Exit { code, reason, message, started, finished });
             }
         });
     }

@@ -376,11 +376,11 @@ fn sysctls(
     }
     let asked = config.linux.as_ref().map(|linux| &linux.sysctls);
     for (name, value) in asked.into_iter().flatten() {
-        let networked = name.starts_with("net.");
+        let network = private_network && name.starts_with("net.");
         let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."]
             .iter()
             .any(|prefix| name.starts_with(prefix));
-        if !(networked && private_network) && !ipc {
+        if !network && !ipc {
             return Err(Error::Invalid(format!(
                 "sysctl \"{name}\" is not of a namespace of the pod"
             )));

@@ -31,7 +31,8 @@ impl Said {
 /// A program that cargo built in this profile, as `ctl`.
 pub fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
-    let folder = test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps");
+    let folder = test.parent().expect("target/PROFILE/deps, or without deps");
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let program = folder.join(name);
     assert!(program.is_file(), "{} is not built: run `cargo xtask test`", program.display());
     program

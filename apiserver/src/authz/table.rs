@@ -78,9 +78,7 @@ pub(super) fn allows(attributes: &Attributes) -> bool {
                 path.strip_prefix(*root)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             };
-            known
-                && matches!(attributes.verb, "get" | "head")
-                && DISCOVERY.iter().any(below)
+            known && matches!(attributes.verb, "get" | "head") && DISCOVERY.iter().any(below)
         }
         What::Resource { group, resource, subresource, .. } => RULES.iter().any(|rule| {
             speaks_of(&rule.subject, attributes)

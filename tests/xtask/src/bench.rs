@@ -6,7 +6,7 @@ use crate::{image, machine};
 
 /// Package, kind of target and name of each benchmark, in the order of the README's table.
 const BENCHMARKS: &[(&str, &str, &str)] = &[
-    ("tests", "--example", "bench_cluster"),
+    ("tests", "--bin", "bench_cluster"),
     ("agent", "--example", "bench_runtime"),
     ("apiserver", "--example", "bench_edge"),
     ("apiserver", "--example", "bench_store"),
@@ -25,7 +25,7 @@ pub fn bench(names: &[String]) -> Result<(), String> {
         }
         let verb = if *kind == "--bench" { "bench" } else { "run" };
         let mut program = cargo(&[verb, "--quiet", "--package", package, kind, name]);
-        if *kind == "--example" {
+        if *kind != "--bench" {
             program.arg("--release");
         }
         program.env("CORACLE_HELLO_IMAGE", &image);

@@ -20,7 +20,6 @@ pub fn test(names: &[String]) -> Result<(), String> {
             clippy
         })?;
     }
-    run("build", cargo(&["build", "--workspace", "--bins"]))?;
     let image = image::build()?;
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     tests.env("CORACLE_HELLO_IMAGE", &image);

@@ -150,7 +150,7 @@ async fn commands_run_in_containers() {
     let pod = lab.sandbox("pod").await;
     let mut config = script("main", "export INNER=1; sleep 1000");
     config.envs.push(cri::KeyValue { key: "GREETING".into(), value: "good day".into() });
-    config.working_dir = "/work/here".into();
+    config.working_dir = "/srv/here".into();
     let id = lab.run(&pod, config).await;
     let response = lab.exec(&id, &["sh", "-c", "echo out; echo err >&2; exit 4"]).await;
     assert_eq!(
@@ -163,7 +163,7 @@ async fn commands_run_in_containers() {
             .lines()
             .take(3)
             .collect::<Vec<_>>(),
-        ["good day", "/work/here", &*rustix::system::uname().nodename().to_string_lossy()]
+        ["good day", "/srv/here", &*rustix::system::uname().nodename().to_string_lossy()]
     );
     let own = lab.cgroup_of(&id).await;
     let groups = lab.output(&id, "cat /proc/self/cgroup").await;

@@ -58,7 +58,7 @@ fn a_killed_process_is_restarted(cluster: &Cluster) {
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .find(|pid| {
             std::fs::read(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|line| line == b"/hello\08090\00\0")
+                .is_ok_and(|line| line == b"/hello\x008090\x000\x00")
         })
         .expect("a container's process is on this machine");
     let pid = rustix::process::Pid::from_raw(pid).unwrap();

@@ -30,7 +30,7 @@ pub enum Command {
     #[command(flatten)]
     Ask(Ask),
     #[command(flatten)]
-    Daemon(Daemon),
+    Daemon(Box<Daemon>),
     /// Start, stop and look at clusters on this machine
     Cluster(ClusterCommand),
     /// Load and list the images that all nodes of this machine share
@@ -73,7 +73,7 @@ pub enum Ask {
 pub fn run(command: Command, connection: Connection) -> Result<ExitCode> {
     match command {
         Command::Ask(ask) => ask.run(connection),
-        Command::Daemon(daemon) => daemons::run(daemon),
+        Command::Daemon(daemon) => daemons::run(*daemon),
         Command::Cluster(command) => {
             cluster::run(command).map_err(|error| Failure::said(chain(&error)))
         }

@@ -99,7 +99,7 @@ fn group(group: &Value) -> Vec<Row> {
 
 fn row(group: &str, version: &str, resource: &Value) -> Row {
     let own = |value: &Value| text(value).to_string().into();
-    let list = |value: &Value| items(value).map(|item| own(item)).collect::<Vec<_>>().into();
+    let list = |value: &Value| items(value).map(own).collect::<Vec<_>>().into();
     let subresources = items(&resource["subresources"]).map(|sub| own(&sub["subresource"]));
     Row {
         group: group.to_string().into(),

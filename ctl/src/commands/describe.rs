@@ -108,7 +108,7 @@ async fn events(session: &Session, object: &Value) -> Result<Vec<Value>> {
     let is_node = object["kind"] == "Node";
     let wanted: Vec<String> = fields
         .iter()
-        .filter(|(field, value)| !value.is_empty() && !(is_node && field.ends_with("uid")))
+        .filter(|(field, value)| !value.is_empty() && (!is_node || !field.ends_with("uid")))
         .map(|(field, value)| format!("{field}={value}"))
         .collect();
     let path = kind::EVENT.path(text(&metadata["namespace"]), "");

@@ -117,7 +117,7 @@ fn pods(page: &Page, sheet: &mut Sheet) {
             for (r, resource) in ["cpu", "memory"].iter().enumerate() {
                 for (f, field) in ["requests", "limits"].iter().enumerate() {
                     let sum = sum(pod, field, resource);
-                    total[r][f] = total[r][f] + sum;
+                    total[r][f] += sum;
                     cells.push(share(sum, allocatable, resource));
                 }
             }

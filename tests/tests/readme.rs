@@ -48,7 +48,9 @@ fn the_two_commands(block: &str, folder: &Path) {
     let commands: Vec<&str> =
         block.lines().map(|line| line.split('#').next().unwrap().trim()).collect();
     assert_eq!(commands, ["cargo xtask up", "cargo xtask test"]);
-    let said = run(&mut shell(folder, "cargo xtask up")).ok();
+    let _end = Ended(folder);
+    let up = run(&mut shell(folder, "cargo xtask up"));
+    let said = format!("{}{}", up.err, up.clone().ok());
     let url = said
         .split_whitespace()
         .find(|word| word.starts_with("http://"))
@@ -60,7 +62,17 @@ fn the_two_commands(block: &str, folder: &Path) {
     run(&mut shell(folder, "cargo xtask down")).ok();
 }
 
+/// Deletes the default cluster however the test ends.
+struct Ended<'a>(&'a Path);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        run(&mut shell(self.0, "ctl cluster delete"));
+    }
+}
+
 fn the_tour(block: &str, folder: &Path) {
+    let _end = Ended(folder);
     let said = run(&mut shell(folder, block)).ok();
     for wanted in [
         "deployment.apps/my-app-deployment created",

@@ -27,16 +27,46 @@ fn main() {
     let mut generator = SchemaSettings::draft07().into_generator();
     let mut kinds: BTreeMap<String, Value> = BTreeMap::new();
     kinds!(generator, kinds,
-        k8s_openapi::api::core::v1 {
-            Binding, ConfigMap, Endpoints, Event, Namespace, Node, Pod, PodTemplate, Secret, Service,
-            ServiceAccount
+        k8s_openapi::api::admissionregistration::v1 {
+            MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration,
+            ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+            ValidatingWebhookConfiguration
         }
-        k8s_openapi::api::apps::v1 { ControllerRevision, Deployment, ReplicaSet }
-        k8s_openapi::api::autoscaling::v1 { Scale }
+        k8s_openapi::api::apps::v1 {
+            ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet
+        }
+        k8s_openapi::api::authentication::v1 { SelfSubjectReview, TokenRequest, TokenReview }
+        k8s_openapi::api::authorization::v1 {
+            LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview,
+            SubjectAccessReview
+        }
+        k8s_openapi::api::autoscaling::v1 { HorizontalPodAutoscaler, Scale }
+        k8s_openapi::api::autoscaling::v2 { HorizontalPodAutoscaler }
+        k8s_openapi::api::batch::v1 { CronJob, Job }
+        k8s_openapi::api::certificates::v1 { CertificateSigningRequest }
         k8s_openapi::api::coordination::v1 { Lease }
+        k8s_openapi::api::core::v1 {
+            Binding, ComponentStatus, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node,
+            PersistentVolume, PersistentVolumeClaim, Pod, PodTemplate, ReplicationController,
+            ResourceQuota, Secret, Service, ServiceAccount
+        }
         k8s_openapi::api::discovery::v1 { EndpointSlice }
         k8s_openapi::api::events::v1 { Event }
-        k8s_openapi::api::policy::v1 { Eviction }
+        k8s_openapi::api::flowcontrol::v1 { FlowSchema, PriorityLevelConfiguration }
+        k8s_openapi::api::networking::v1 {
+            IPAddress, Ingress, IngressClass, NetworkPolicy, ServiceCIDR
+        }
+        k8s_openapi::api::node::v1 { RuntimeClass }
+        k8s_openapi::api::policy::v1 { Eviction, PodDisruptionBudget }
+        k8s_openapi::api::rbac::v1 { ClusterRole, ClusterRoleBinding, Role, RoleBinding }
+        k8s_openapi::api::resource::v1 {
+            DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice
+        }
+        k8s_openapi::api::scheduling::v1 { PriorityClass }
+        k8s_openapi::api::storage::v1 {
+            CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment,
+            VolumeAttributesClass
+        }
         k8s_openapi::apimachinery::pkg::apis::meta::v1 { Status }
     );
     let options = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
@@ -234,26 +264,32 @@ fn type_row(
     if let Some(defaults) = facts.defaults.get(name) {
         row["defaults"] = json!(defaults);
     }
-    let messages: Vec<Value> = numbers
-        .iter()
-        .filter(|(field, _)| field.starts_with('+'))
-        .map(|(_, fact)| {
-            let (number, name) = fact.split_once(':').expect("+Name=number:type");
-            let number: u32 = number.trim_end_matches(['*', '!']).parse().expect(fact);
-            // The inlined type's own numbers are all that is needed: it has no schema of its own.
-            json!([number, facts.fields.get(&full(name))])
-        })
-        .collect();
+    let messages = messages(numbers, facts);
     if !messages.is_empty() {
         row["inlined"] = messages.into();
     }
     row
 }
 
+/// The messages that JSON inlines: number, the numbers of the fields, the messages inlined in turn.
+/// The inlined type has no schema of its own.
+fn messages(numbers: &BTreeMap<String, String>, facts: &Facts) -> Vec<Value> {
+    let inlined = numbers.iter().filter(|(field, _)| field.starts_with('+'));
+    inlined
+        .map(|(_, fact)| {
+            let (number, name) = fact.split_once(':').expect("+Name=number:type");
+            let number: u32 = number.trim_end_matches(['*', '!']).parse().expect(fact);
+            let fields = facts.fields.get(&full(name)).expect(name);
+            json!([number, fields, messages(fields, facts)])
+        })
+        .collect()
+}
+
 fn inlined(numbers: &BTreeMap<String, String>, field: &str, facts: &Facts) -> bool {
     numbers.iter().filter(|(name, _)| name.starts_with('+')).any(|(_, fact)| {
         let name = full(fact.split_once(':').expect("+Name=number:type").1);
-        facts.fields.get(&name).is_some_and(|fields| fields.contains_key(field))
+        let fields = facts.fields.get(&name);
+        fields.is_some_and(|fields| fields.contains_key(field) || inlined(fields, field, facts))
     })
 }
 

@@ -136,34 +136,163 @@ rows! {
         ["ep"], [], [], STANDARD, "services/endpoints";
     EVENT: ""/"v1" "Event" "events"/"event", NAMESPACED,
         ["ev"], [], [], STANDARD, "events";
+    LIMIT_RANGE: ""/"v1" "LimitRange" "limitranges"/"limitrange", NAMESPACED,
+        ["limits"], [], [], STANDARD, "limitranges";
     NAMESPACE: ""/"v1" "Namespace" "namespaces"/"namespace", CLUSTER,
         ["ns"], [], ["finalize", "status"], NO_DELETECOLLECTION, "namespaces";
     NODE: ""/"v1" "Node" "nodes"/"node", CLUSTER,
         ["no"], [], ["status"], STANDARD, "minions";
+    PERSISTENT_VOLUME_CLAIM:
+        ""/"v1" "PersistentVolumeClaim"
+        "persistentvolumeclaims"/"persistentvolumeclaim", NAMESPACED,
+        ["pvc"], [], ["status"], STANDARD, "persistentvolumeclaims";
+    PERSISTENT_VOLUME: ""/"v1" "PersistentVolume" "persistentvolumes"/"persistentvolume", CLUSTER,
+        ["pv"], [], ["status"], STANDARD, "persistentvolumes";
     POD: ""/"v1" "Pod" "pods"/"pod", NAMESPACED,
-        ["po"], ["all"], ["attach", "binding", "eviction", "exec", "log", "status"], STANDARD, "pods";
+        ["po"], ["all"], ["attach", "binding", "eviction", "exec", "log", "status"], STANDARD,
+        "pods";
     POD_TEMPLATE: ""/"v1" "PodTemplate" "podtemplates"/"podtemplate", NAMESPACED,
         [], [], [], STANDARD, "podtemplates";
+    REPLICATION_CONTROLLER:
+        ""/"v1" "ReplicationController"
+        "replicationcontrollers"/"replicationcontroller", NAMESPACED,
+        ["rc"], ["all"], ["scale", "status"], STANDARD, "controllers";
+    RESOURCE_QUOTA: ""/"v1" "ResourceQuota" "resourcequotas"/"resourcequota", NAMESPACED,
+        ["quota"], [], ["status"], STANDARD, "resourcequotas";
     SECRET: ""/"v1" "Secret" "secrets"/"secret", NAMESPACED,
         [], [], [], STANDARD, "secrets";
-    SERVICE: ""/"v1" "Service" "services"/"service", NAMESPACED,
-        ["svc"], ["all"], ["status"], STANDARD, "services/specs";
     SERVICE_ACCOUNT: ""/"v1" "ServiceAccount" "serviceaccounts"/"serviceaccount", NAMESPACED,
         ["sa"], [], [], STANDARD, "serviceaccounts";
+    SERVICE: ""/"v1" "Service" "services"/"service", NAMESPACED,
+        ["svc"], ["all"], ["status"], STANDARD, "services/specs";
+    MUTATING_ADMISSION_POLICY:
+        "admissionregistration.k8s.io"/"v1" "MutatingAdmissionPolicy"
+        "mutatingadmissionpolicies"/"mutatingadmissionpolicy", CLUSTER,
+        [], ["api-extensions"], [], STANDARD, "mutatingadmissionpolicies";
+    MUTATING_ADMISSION_POLICY_BINDING:
+        "admissionregistration.k8s.io"/"v1" "MutatingAdmissionPolicyBinding"
+        "mutatingadmissionpolicybindings"/"mutatingadmissionpolicybinding", CLUSTER,
+        [], ["api-extensions"], [], STANDARD, "mutatingadmissionpolicybindings";
+    MUTATING_WEBHOOK_CONFIGURATION:
+        "admissionregistration.k8s.io"/"v1" "MutatingWebhookConfiguration"
+        "mutatingwebhookconfigurations"/"mutatingwebhookconfiguration", CLUSTER,
+        [], ["api-extensions"], [], STANDARD, "mutatingwebhookconfigurations";
+    VALIDATING_ADMISSION_POLICY:
+        "admissionregistration.k8s.io"/"v1" "ValidatingAdmissionPolicy"
+        "validatingadmissionpolicies"/"validatingadmissionpolicy", CLUSTER,
+        [], ["api-extensions"], ["status"], STANDARD, "validatingadmissionpolicies";
+    VALIDATING_ADMISSION_POLICY_BINDING:
+        "admissionregistration.k8s.io"/"v1" "ValidatingAdmissionPolicyBinding"
+        "validatingadmissionpolicybindings"/"validatingadmissionpolicybinding", CLUSTER,
+        [], ["api-extensions"], [], STANDARD, "validatingadmissionpolicybindings";
+    VALIDATING_WEBHOOK_CONFIGURATION:
+        "admissionregistration.k8s.io"/"v1" "ValidatingWebhookConfiguration"
+        "validatingwebhookconfigurations"/"validatingwebhookconfiguration", CLUSTER,
+        [], ["api-extensions"], [], STANDARD, "validatingwebhookconfigurations";
     CONTROLLER_REVISION:
         "apps"/"v1" "ControllerRevision" "controllerrevisions"/"controllerrevision", NAMESPACED,
         [], [], [], STANDARD, "controllerrevisions";
+    DAEMON_SET: "apps"/"v1" "DaemonSet" "daemonsets"/"daemonset", NAMESPACED,
+        ["ds"], ["all"], ["status"], STANDARD, "daemonsets";
     DEPLOYMENT: "apps"/"v1" "Deployment" "deployments"/"deployment", NAMESPACED,
         ["deploy"], ["all"], ["scale", "status"], STANDARD, "deployments";
     REPLICA_SET: "apps"/"v1" "ReplicaSet" "replicasets"/"replicaset", NAMESPACED,
         ["rs"], ["all"], ["scale", "status"], STANDARD, "replicasets";
+    STATEFUL_SET: "apps"/"v1" "StatefulSet" "statefulsets"/"statefulset", NAMESPACED,
+        ["sts"], ["all"], ["scale", "status"], STANDARD, "statefulsets";
+    /// The same storage as [`HORIZONTAL_POD_AUTOSCALER`], with the fields of version 1.
+    HORIZONTAL_POD_AUTOSCALER_V1:
+        "autoscaling"/"v1" "HorizontalPodAutoscaler"
+        "horizontalpodautoscalers"/"horizontalpodautoscaler", NAMESPACED,
+        ["hpa"], ["all"], ["status"], STANDARD, "horizontalpodautoscalers";
+    HORIZONTAL_POD_AUTOSCALER:
+        "autoscaling"/"v2" "HorizontalPodAutoscaler"
+        "horizontalpodautoscalers"/"horizontalpodautoscaler", NAMESPACED,
+        ["hpa"], ["all"], ["status"], STANDARD, "horizontalpodautoscalers";
+    CRON_JOB: "batch"/"v1" "CronJob" "cronjobs"/"cronjob", NAMESPACED,
+        ["cj"], ["all"], ["status"], STANDARD, "cronjobs";
+    JOB: "batch"/"v1" "Job" "jobs"/"job", NAMESPACED,
+        [], ["all"], ["status"], STANDARD, "jobs";
+    CERTIFICATE_SIGNING_REQUEST:
+        "certificates.k8s.io"/"v1" "CertificateSigningRequest"
+        "certificatesigningrequests"/"certificatesigningrequest", CLUSTER,
+        ["csr"], [], ["approval", "status"], STANDARD, "certificatesigningrequests";
     LEASE: "coordination.k8s.io"/"v1" "Lease" "leases"/"lease", NAMESPACED,
         [], [], [], STANDARD, "leases";
-    ENDPOINT_SLICE: "discovery.k8s.io"/"v1" "EndpointSlice" "endpointslices"/"endpointslice",
-        NAMESPACED, [], [], [], STANDARD, "endpointslices";
+    ENDPOINT_SLICE:
+        "discovery.k8s.io"/"v1" "EndpointSlice" "endpointslices"/"endpointslice", NAMESPACED,
+        [], [], [], STANDARD, "endpointslices";
     /// The same storage as [`EVENT`], with other field names.
     EVENTS_EVENT: "events.k8s.io"/"v1" "Event" "events"/"event", NAMESPACED,
         ["ev"], [], [], STANDARD, "events";
+    FLOW_SCHEMA:
+        "flowcontrol.apiserver.k8s.io"/"v1" "FlowSchema" "flowschemas"/"flowschema", CLUSTER,
+        [], [], ["status"], STANDARD, "flowschemas";
+    PRIORITY_LEVEL_CONFIGURATION:
+        "flowcontrol.apiserver.k8s.io"/"v1" "PriorityLevelConfiguration"
+        "prioritylevelconfigurations"/"prioritylevelconfiguration", CLUSTER,
+        [], [], ["status"], STANDARD, "prioritylevelconfigurations";
+    INGRESS_CLASS: "networking.k8s.io"/"v1" "IngressClass" "ingressclasses"/"ingressclass", CLUSTER,
+        [], [], [], STANDARD, "ingressclasses";
+    INGRESS: "networking.k8s.io"/"v1" "Ingress" "ingresses"/"ingress", NAMESPACED,
+        ["ing"], [], ["status"], STANDARD, "ingress";
+    IP_ADDRESS: "networking.k8s.io"/"v1" "IPAddress" "ipaddresses"/"ipaddress", CLUSTER,
+        ["ip"], [], [], STANDARD, "ipaddresses";
+    NETWORK_POLICY:
+        "networking.k8s.io"/"v1" "NetworkPolicy" "networkpolicies"/"networkpolicy", NAMESPACED,
+        ["netpol"], [], [], STANDARD, "networkpolicies";
+    SERVICE_CIDR: "networking.k8s.io"/"v1" "ServiceCIDR" "servicecidrs"/"servicecidr", CLUSTER,
+        [], [], ["status"], STANDARD, "servicecidrs";
+    RUNTIME_CLASS: "node.k8s.io"/"v1" "RuntimeClass" "runtimeclasses"/"runtimeclass", CLUSTER,
+        [], [], [], STANDARD, "runtimeclasses";
+    POD_DISRUPTION_BUDGET:
+        "policy"/"v1" "PodDisruptionBudget"
+        "poddisruptionbudgets"/"poddisruptionbudget", NAMESPACED,
+        ["pdb"], [], ["status"], STANDARD, "poddisruptionbudgets";
+    CLUSTER_ROLE_BINDING:
+        "rbac.authorization.k8s.io"/"v1" "ClusterRoleBinding"
+        "clusterrolebindings"/"clusterrolebinding", CLUSTER,
+        [], [], [], STANDARD, "clusterrolebindings";
+    CLUSTER_ROLE:
+        "rbac.authorization.k8s.io"/"v1" "ClusterRole" "clusterroles"/"clusterrole", CLUSTER,
+        [], [], [], STANDARD, "clusterroles";
+    ROLE_BINDING:
+        "rbac.authorization.k8s.io"/"v1" "RoleBinding" "rolebindings"/"rolebinding", NAMESPACED,
+        [], [], [], STANDARD, "rolebindings";
+    ROLE: "rbac.authorization.k8s.io"/"v1" "Role" "roles"/"role", NAMESPACED,
+        [], [], [], STANDARD, "roles";
+    DEVICE_CLASS: "resource.k8s.io"/"v1" "DeviceClass" "deviceclasses"/"deviceclass", CLUSTER,
+        [], [], [], STANDARD, "deviceclasses";
+    RESOURCE_CLAIM:
+        "resource.k8s.io"/"v1" "ResourceClaim" "resourceclaims"/"resourceclaim", NAMESPACED,
+        [], [], ["status"], STANDARD, "resourceclaims";
+    RESOURCE_CLAIM_TEMPLATE:
+        "resource.k8s.io"/"v1" "ResourceClaimTemplate"
+        "resourceclaimtemplates"/"resourceclaimtemplate", NAMESPACED,
+        [], [], [], STANDARD, "resourceclaimtemplates";
+    RESOURCE_SLICE:
+        "resource.k8s.io"/"v1" "ResourceSlice" "resourceslices"/"resourceslice", CLUSTER,
+        [], [], [], STANDARD, "resourceslices";
+    PRIORITY_CLASS:
+        "scheduling.k8s.io"/"v1" "PriorityClass" "priorityclasses"/"priorityclass", CLUSTER,
+        ["pc"], [], [], STANDARD, "priorityclasses";
+    CSI_DRIVER: "storage.k8s.io"/"v1" "CSIDriver" "csidrivers"/"csidriver", CLUSTER,
+        [], [], [], STANDARD, "csidrivers";
+    CSI_NODE: "storage.k8s.io"/"v1" "CSINode" "csinodes"/"csinode", CLUSTER,
+        [], [], [], STANDARD, "csinodes";
+    CSI_STORAGE_CAPACITY:
+        "storage.k8s.io"/"v1" "CSIStorageCapacity"
+        "csistoragecapacities"/"csistoragecapacity", NAMESPACED,
+        [], [], [], STANDARD, "csistoragecapacities";
+    STORAGE_CLASS: "storage.k8s.io"/"v1" "StorageClass" "storageclasses"/"storageclass", CLUSTER,
+        ["sc"], [], [], STANDARD, "storageclasses";
+    VOLUME_ATTACHMENT:
+        "storage.k8s.io"/"v1" "VolumeAttachment" "volumeattachments"/"volumeattachment", CLUSTER,
+        [], [], ["status"], STANDARD, "volumeattachments";
+    VOLUME_ATTRIBUTES_CLASS:
+        "storage.k8s.io"/"v1" "VolumeAttributesClass"
+        "volumeattributesclasses"/"volumeattributesclass", CLUSTER,
+        ["vac"], [], [], STANDARD, "volumeattributesclasses";
 }
 
 /// Not stored: the metadata of any object, as `Accept: …;as=PartialObjectMetadata` asks for it.
@@ -186,19 +315,61 @@ pub static ROWS: &[&Row] = &[
     &CONFIG_MAP,
     &ENDPOINTS,
     &EVENT,
+    &LIMIT_RANGE,
     &NAMESPACE,
     &NODE,
+    &PERSISTENT_VOLUME_CLAIM,
+    &PERSISTENT_VOLUME,
     &POD,
     &POD_TEMPLATE,
+    &REPLICATION_CONTROLLER,
+    &RESOURCE_QUOTA,
     &SECRET,
-    &SERVICE,
     &SERVICE_ACCOUNT,
+    &SERVICE,
+    &MUTATING_ADMISSION_POLICY,
+    &MUTATING_ADMISSION_POLICY_BINDING,
+    &MUTATING_WEBHOOK_CONFIGURATION,
+    &VALIDATING_ADMISSION_POLICY,
+    &VALIDATING_ADMISSION_POLICY_BINDING,
+    &VALIDATING_WEBHOOK_CONFIGURATION,
     &CONTROLLER_REVISION,
+    &DAEMON_SET,
     &DEPLOYMENT,
     &REPLICA_SET,
+    &STATEFUL_SET,
+    &HORIZONTAL_POD_AUTOSCALER_V1,
+    &HORIZONTAL_POD_AUTOSCALER,
+    &CRON_JOB,
+    &JOB,
+    &CERTIFICATE_SIGNING_REQUEST,
     &LEASE,
     &ENDPOINT_SLICE,
     &EVENTS_EVENT,
+    &FLOW_SCHEMA,
+    &PRIORITY_LEVEL_CONFIGURATION,
+    &INGRESS_CLASS,
+    &INGRESS,
+    &IP_ADDRESS,
+    &NETWORK_POLICY,
+    &SERVICE_CIDR,
+    &RUNTIME_CLASS,
+    &POD_DISRUPTION_BUDGET,
+    &CLUSTER_ROLE_BINDING,
+    &CLUSTER_ROLE,
+    &ROLE_BINDING,
+    &ROLE,
+    &DEVICE_CLASS,
+    &RESOURCE_CLAIM,
+    &RESOURCE_CLAIM_TEMPLATE,
+    &RESOURCE_SLICE,
+    &PRIORITY_CLASS,
+    &CSI_DRIVER,
+    &CSI_NODE,
+    &CSI_STORAGE_CAPACITY,
+    &STORAGE_CLASS,
+    &VOLUME_ATTACHMENT,
+    &VOLUME_ATTRIBUTES_CLASS,
 ];
 
 #[cfg(test)]

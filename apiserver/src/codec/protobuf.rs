@@ -233,6 +233,15 @@ fn scalar(shape: &Shape, part: Part<'_>, field: &Field, depth: usize) -> Result<
             }
             Some(raw) => json(raw)?,
         },
+        // A list inside a map has a message of its own, with the elements under number 1.
+        (Shape::List(of), Part::Bytes(bytes)) => {
+            let elements = Parts(bytes).filter_map(|part| match part {
+                Ok((1, part)) => Some(scalar(of, part, field, depth + 1)),
+                Ok(_) => None,
+                Err(error) => Some(Err(error)),
+            });
+            Value::Array(elements.collect::<Result<_, _>>()?)
+        }
         (Shape::Struct(ty), Part::Bytes(bytes)) => {
             let mut map = Map::new();
             message(ty, &ty.numbers, bytes, &mut map, depth + 1)?;

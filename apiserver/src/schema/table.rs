@@ -38,10 +38,14 @@ struct TypeRow {
     fields: Vec<FieldRow>,
     #[serde(default)]
     defaults: Vec<(String, Value, String)>,
-    /// Messages inlined in JSON: their number, and the numbers of their fields.
     #[serde(default)]
-    inlined: Vec<(u32, BTreeMap<String, String>)>,
+    inlined: Vec<Message>,
 }
+
+/// A message whose fields JSON holds in the parent: its number, the facts of its fields, and the
+/// messages inlined in it.
+#[derive(Deserialize)]
+struct Message(u32, BTreeMap<Box<str>, Box<str>>, Vec<Message>);
 
 #[derive(Deserialize)]
 struct FieldRow {
@@ -89,9 +93,7 @@ fn kind_of(ty: &Type) -> [&str; 3] {
 impl TypeRow {
     fn build(self, types: &HashMap<Box<str>, TypeRef>) -> Type {
         let mut inherited: BTreeMap<&str, &str> = BTreeMap::new();
-        for (_, fields) in &self.inlined {
-            inherited.extend(fields.iter().map(|(name, fact)| (&**name, &**fact)));
-        }
+        self.inlined.iter().for_each(|message| message.facts(&mut inherited));
         let mut fields = Vec::with_capacity(self.fields.len());
         let mut numbers = Vec::new();
         for row in &self.fields {
@@ -102,13 +104,7 @@ impl TypeRow {
             }
             fields.push(row.build(&fact, types));
         }
-        for (number, message) in &self.inlined {
-            let slots = message.iter().filter_map(|(name, fact)| {
-                let index = self.fields.iter().position(|field| *field.name == **name)?;
-                Some((Fact::parse(fact).number, Slot::Field(index)))
-            });
-            numbers.push((*number, Slot::Inlined(slots.collect())));
-        }
+        numbers.extend(self.inlined.iter().map(|message| message.slot(&self.fields)));
         Type {
             name: self.name,
             kind: self.kind,
@@ -117,6 +113,22 @@ impl TypeRow {
             defaults: self.defaults.into_iter().map(default).collect(),
             numbers: numbers.into(),
         }
+    }
+}
+
+impl Message {
+    fn facts<'a>(&'a self, facts: &mut BTreeMap<&'a str, &'a str>) {
+        facts.extend(self.1.iter().map(|(name, fact)| (&**name, &**fact)));
+        self.2.iter().for_each(|message| message.facts(facts));
+    }
+
+    fn slot(&self, fields: &[FieldRow]) -> (u32, Slot) {
+        let own = self.1.iter().filter_map(|(name, fact)| {
+            let index = fields.iter().position(|field| field.name == *name)?;
+            Some((Fact::parse(fact).number, Slot::Field(index)))
+        });
+        let inlined = self.2.iter().map(|message| message.slot(fields));
+        (self.0, Slot::Inlined(own.chain(inlined).collect()))
     }
 }
 

@@ -77,7 +77,7 @@ pub fn user_of_certificate(der: &[u8]) -> Option<User> {
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_string();
     let groups =
         subject.iter_organization().filter_map(|group| group.as_str().ok()).map(String::from);
-    Some(authenticated(User { name, uid: String::new(), groups: groups.collect() }))
+    Some(authenticated(User { name, groups: groups.collect(), ..User::default() }))
 }
 
 fn authenticated(mut user: User) -> User {
@@ -114,6 +114,7 @@ fn parse_tokens(path: &str, text: &str) -> Result<HashMap<String, Arc<User>>, To
             name: name.clone(),
             uid: uid.clone(),
             groups: groups.map(String::from).collect(),
+            ..User::default()
         };
         tokens.insert(token.clone(), Arc::new(authenticated(user)));
     }

@@ -141,5 +141,5 @@ fn user(certificate: &CertificateDer<'_>) -> Option<User> {
     let subject = parsed.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_string();
     let groups = subject.iter_organization().filter_map(|one| one.as_str().ok());
-    Some(User { name, uid: String::new(), groups: groups.map(String::from).collect() })
+    Some(User { name, groups: groups.map(String::from).collect(), ..User::default() })
 }

@@ -41,7 +41,8 @@ pub(super) fn resolve(
     if headers.keys().any(|header| header.as_str().starts_with("impersonate-extra-")) {
         return Err(Status::bad_request("extra fields cannot be impersonated"));
     }
-    let mut other = User { name: name.to_string(), uid: uid.to_string(), groups };
+    let mut other =
+        User { name: name.to_string(), uid: uid.to_string(), groups, ..User::default() };
     if !other.groups.iter().any(|group| group == AUTHENTICATED) {
         other.groups.push(AUTHENTICATED.into());
     }

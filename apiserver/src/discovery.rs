@@ -184,8 +184,10 @@ fn resource_list(rows: &[&Row]) -> Value {
             "namespaced": row.namespaced,
             "kind": row.kind,
             "verbs": row.verbs,
-            "storageVersionHash": storage_hash(row),
         });
+        if row.is_stored() {
+            resource["storageVersionHash"] = storage_hash(row).into();
+        }
         add_names(row, &mut resource);
         resources.push(resource);
         for name in row.subresources.iter() {

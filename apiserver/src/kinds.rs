@@ -272,6 +272,7 @@ struct Plain;
 impl Strategy for Plain {}
 
 static KINDS: &[(&Row, &dyn Strategy)] = &[
+    (&kind::BINDING, &Plain),
     (&kind::CONFIG_MAP, &config::ConfigMap),
     (&kind::ENDPOINTS, &endpoints::Endpoints),
     (&kind::EVENT, &event::CoreEvent),
@@ -298,6 +299,7 @@ static KINDS: &[(&Row, &dyn Strategy)] = &[
     (&kind::DEPLOYMENT, &deployment::Deployment),
     (&kind::REPLICA_SET, &replica_set::ReplicaSet),
     (&kind::STATEFUL_SET, &Plain),
+    (&kind::SELF_SUBJECT_REVIEW, &Plain),
     (&kind::HORIZONTAL_POD_AUTOSCALER_V1, &Plain),
     (&kind::HORIZONTAL_POD_AUTOSCALER, &Plain),
     (&kind::CRON_JOB, &Plain),

@@ -25,6 +25,7 @@ mod list;
 mod object;
 mod patch;
 mod render;
+pub mod review;
 mod select;
 mod subresource;
 mod update;
@@ -129,12 +130,16 @@ impl Registry {
         (clock, rng): (Clock, Rng),
         stop: CancellationToken,
     ) -> Result<Registry, StoreError> {
-        let specs = kinds::all().iter().map(|(row, strategy)| spec(row, *strategy));
+        let stored = kinds::all().iter().filter(|(row, _)| row.is_stored());
+        let specs = stored.map(|(row, strategy)| spec(row, *strategy));
         let cache = Cache::open(store, specs, clock.clone()).await?;
         let kinds = kinds::all()
             .iter()
             .map(|(row, strategy)| {
-                let cache = cache.kind(&row.storage).expect("every row's storage was given");
+                let cache = match row.is_stored() {
+                    true => cache.kind(&row.storage).expect("every row's storage was given"),
+                    false => Arc::new(KindCache::unstored()),
+                };
                 let kind = Arc::new(Kind { row, strategy: *strategy, cache });
                 (index(&row.group, &row.version, &row.resource), kind)
             })

@@ -28,7 +28,7 @@ fn every_reference_leads_somewhere() {
         let document = document(&row.group);
         let mut references = Vec::new();
         collect(&document, &mut references);
-        assert!(references.len() > 20);
+        assert!(references.len() > 5, "{}", row.kind);
         for reference in references {
             let pointer = reference.trim_start_matches('#');
             let schema = document.pointer(pointer);

@@ -24,7 +24,8 @@ pub struct Row {
     pub subresources: Strs,
     /// Of the resource itself; `STANDARD` unless the kind is special.
     pub verbs: Strs,
-    /// The folder of the store's key, as upstream's: `/registry/<storage>/<namespace>/<name>`.
+    /// The folder of the store's key, as upstream's: `/registry/<storage>/<namespace>/<name>`. Empty
+    /// for a kind that is not stored.
     pub storage: Str,
 }
 
@@ -79,6 +80,11 @@ impl Row {
         key
     }
 
+    /// Whether its objects are kept; the others are questions that are answered at once.
+    pub fn is_stored(&self) -> bool {
+        !self.storage.is_empty()
+    }
+
     pub fn has_subresource(&self, name: &str) -> bool {
         self.subresources.iter().any(|subresource| subresource == name)
     }
@@ -99,6 +105,9 @@ pub const STANDARD: &[Str] = &[
     s("update"),
     s("watch"),
 ];
+
+/// Of the kinds that are asked, not stored.
+const CREATE: &[Str] = &[s("create")];
 
 const NO_DELETECOLLECTION: &[Str] =
     &[s("create"), s("delete"), s("get"), s("list"), s("patch"), s("update"), s("watch")];
@@ -130,6 +139,32 @@ const NAMESPACED: bool = true;
 const CLUSTER: bool = false;
 
 rows! {
+    BINDING: ""/"v1" "Binding" "bindings"/"binding", NAMESPACED, [], [], [], CREATE, "";
+    COMPONENT_STATUS: ""/"v1" "ComponentStatus" "componentstatuses"/"componentstatus", CLUSTER,
+        ["cs"], [], [], &[s("get"), s("list")], "";
+    SELF_SUBJECT_REVIEW:
+        "authentication.k8s.io"/"v1" "SelfSubjectReview"
+        "selfsubjectreviews"/"selfsubjectreview", CLUSTER,
+        [], [], [], CREATE, "";
+    TOKEN_REVIEW:
+        "authentication.k8s.io"/"v1" "TokenReview" "tokenreviews"/"tokenreview", CLUSTER,
+        [], [], [], CREATE, "";
+    LOCAL_SUBJECT_ACCESS_REVIEW:
+        "authorization.k8s.io"/"v1" "LocalSubjectAccessReview"
+        "localsubjectaccessreviews"/"localsubjectaccessreview", NAMESPACED,
+        [], [], [], CREATE, "";
+    SELF_SUBJECT_ACCESS_REVIEW:
+        "authorization.k8s.io"/"v1" "SelfSubjectAccessReview"
+        "selfsubjectaccessreviews"/"selfsubjectaccessreview", CLUSTER,
+        [], [], [], CREATE, "";
+    SELF_SUBJECT_RULES_REVIEW:
+        "authorization.k8s.io"/"v1" "SelfSubjectRulesReview"
+        "selfsubjectrulesreviews"/"selfsubjectrulesreview", CLUSTER,
+        [], [], [], CREATE, "";
+    SUBJECT_ACCESS_REVIEW:
+        "authorization.k8s.io"/"v1" "SubjectAccessReview"
+        "subjectaccessreviews"/"subjectaccessreview", CLUSTER,
+        [], [], [], CREATE, "";
     CONFIG_MAP: ""/"v1" "ConfigMap" "configmaps"/"configmap", NAMESPACED,
         ["cm"], [], [], STANDARD, "configmaps";
     ENDPOINTS: ""/"v1" "Endpoints" "endpoints"/"endpoints", NAMESPACED,
@@ -310,8 +345,9 @@ pub static PARTIAL_METADATA: Row = Row {
     storage: s(""),
 };
 
-/// Every built-in kind that is stored, in the order of discovery.
+/// Every built-in kind that is served, in the order of discovery.
 pub static ROWS: &[&Row] = &[
+    &BINDING,
     &CONFIG_MAP,
     &ENDPOINTS,
     &EVENT,
@@ -338,6 +374,7 @@ pub static ROWS: &[&Row] = &[
     &DEPLOYMENT,
     &REPLICA_SET,
     &STATEFUL_SET,
+    &SELF_SUBJECT_REVIEW,
     &HORIZONTAL_POD_AUTOSCALER_V1,
     &HORIZONTAL_POD_AUTOSCALER,
     &CRON_JOB,

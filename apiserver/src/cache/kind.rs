@@ -108,6 +108,11 @@ pub struct Snapshot {
 }
 
 impl KindCache {
+    /// Of a kind that is not stored: always empty.
+    pub fn unstored() -> Self {
+        KindCache::new(KindSpec::new("", true, []), Arc::new(watch::Sender::new(0)))
+    }
+
     pub(super) fn new(spec: KindSpec, progress: Arc<watch::Sender<Revision>>) -> Self {
         let state = State {
             map: Map::new(),

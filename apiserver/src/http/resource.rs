@@ -10,7 +10,7 @@ use super::{Api, accept, answer, body, header_text, query::Query, target::Resour
 use crate::{
     authz::{self, Attributes},
     node,
-    registry::{Call, Kind},
+    registry::{Call, Kind, review},
 };
 
 pub(super) async fn handle(
@@ -61,6 +61,7 @@ pub(super) async fn handle(
         _ => {
             let body = body::read(&api.clock, body).await?;
             match (verb, &*path.subresource) {
+                ("create", "") if !kind.row.is_stored() => review::answer(api, &call, body).await,
                 ("create", "") => registry.create(&call, body).await,
                 ("update", "" | "status") => registry.update(&call, body).await,
                 ("patch", "" | "status") => registry.patch(&call, body).await,

@@ -82,8 +82,11 @@ pub fn paths(rows: &[&Row]) -> Map<String, Value> {
         let item = row.path(namespace, "{name}");
         let make = Make { row, kind: gvk(row), scoped: true };
         paths.insert(collection.clone(), make.collection(&name));
-        paths.insert(item.clone(), make.item(&name, &row.verbs));
-        if row.namespaced {
+        let has = |verb| row.verbs.iter().any(|known| known == verb);
+        if has("get") {
+            paths.insert(item.clone(), make.item(&name, &row.verbs));
+        }
+        if row.namespaced && has("list") {
             let make = Make { scoped: false, ..make };
             let mut all = Map::new();
             all.insert("get".into(), make.list(&name));

@@ -42,8 +42,9 @@ pub fn schemas(rows: &[&Row]) -> Map<String, Value> {
     for row in rows {
         if let Some(ty) = schema::of(row) {
             walk.add(&ty);
-            let list = list(row, &ty);
-            walk.out.insert(format!("{}List", ty.name), list);
+            if row.verbs.iter().any(|verb| verb == "list") {
+                walk.out.insert(format!("{}List", ty.name), list(row, &ty));
+            }
         }
         let others = row.subresources.iter().filter_map(|name| subresource_kind(name));
         for [group, version, kind] in others {

@@ -96,17 +96,22 @@ impl Registry {
 
     /// POST of a Binding: the pod gets its node, once.
     async fn bind(&self, call: &Call<'_>, body: Bytes) -> Result<Answer, Status> {
-        let options = WriteOptions::parse(call.query, call.user_agent, "CreateOptions")?;
         let kind = ("", "v1", "Binding");
         let decoded = codec::decode_kind(write::format(call)?, &body, kind)?;
-        let binding = decoded.value;
-        let name = object::meta(&binding).text("name");
+        let status = self.bind_to(call, &decoded.value).await?;
+        Ok(Answer { code: 201, ..Answer::ok(Content::Other(status)) })
+    }
+
+    /// The Status that answers a binding of the call's pod.
+    pub(super) async fn bind_to(&self, call: &Call<'_>, binding: &Value) -> Result<Value, Status> {
+        let options = WriteOptions::parse(call.query, call.user_agent, "CreateOptions")?;
+        let name = object::meta(binding).text("name");
         if !name.is_empty() && name != call.name {
             return Err(Status::bad_request("name in URL does not match name in Binding object"));
         }
         self.replace(call, &options, Way::Made, &|old| {
             let mut object = old.ok_or_else(|| call.not_found())?.clone();
-            binding::bind(&mut object, &binding, call.now)?;
+            binding::bind(&mut object, binding, call.now)?;
             Ok(Draft { object, warnings: Vec::new(), managed: Managed::Update })
         })
         .await?;
@@ -129,7 +134,7 @@ impl Registry {
         options.evicted = true;
         options.dry_run.extend(call.query.all("dryRun").map(String::from));
         self.delete_with(call, &options).await?;
-        Ok(created())
+        Ok(Answer { code: 201, ..Answer::ok(Content::Other(created())) })
     }
 
     /// PUT of a namespace's spec.finalizers; the last one removed lets a terminating namespace go.
@@ -147,10 +152,11 @@ impl Registry {
     }
 }
 
-fn created() -> Answer {
+/// The Status of a 201.
+fn created() -> Value {
     let mut status = Status::success();
     status.code = 201;
-    Answer { code: 201, ..Answer::ok(Content::Other(delete::status_value(&status))) }
+    delete::status_value(&status)
 }
 
 /// autoscaling/v1 Scale of an object with spec.replicas, status.replicas and spec.selector.

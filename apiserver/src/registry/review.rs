@@ -1,0 +1,57 @@
+//! Kinds that are asked, not stored: a POST is answered and leaves nothing behind. A row without
+//! storage is served by its entry in [`HANDLERS`].
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use proto::{
+    kind::{self, Row},
+    status::Status,
+};
+use serde_json::{Value, json};
+
+use super::{Answer, Call, Content, object, write};
+use crate::{
+    http::{Api, query::WriteOptions},
+    kinds::lens::Lens,
+};
+
+/// Answers the object that was posted: decoded, checked against its schema, in the namespace of
+/// the URL.
+type Handler = for<'a> fn(&'a Api, &'a Call<'a>, Value) -> BoxFuture<'a, Result<Value, Status>>;
+
+static HANDLERS: &[(&Row, Handler)] = &[
+    (&kind::BINDING, |api, call, object| Box::pin(bind(api, call, object))),
+    (&kind::SELF_SUBJECT_REVIEW, |_, call, object| Box::pin(async { who_am_i(call, object) })),
+];
+
+/// A POST of a kind that is not stored.
+pub async fn answer(api: &Api, call: &Call<'_>, body: Bytes) -> Result<Answer, Status> {
+    let handler = HANDLERS.iter().find(|(row, _)| *row == call.kind.row);
+    let (_, handler) = handler.ok_or_else(Status::method_not_allowed)?;
+    let options = WriteOptions::parse(call.query, call.user_agent, "CreateOptions")?;
+    let (mut object, warnings) = write::decode(call, &body, &options)?;
+    write::check_namespace(call, &mut object)?;
+    let answer = handler(api, call, object).await?;
+    Ok(Answer { code: 201, content: Content::Other(answer), warnings })
+}
+
+/// POST to `bindings`: the older form of `pods/NAME/binding`.
+async fn bind(api: &Api, call: &Call<'_>, binding: Value) -> Result<Value, Status> {
+    let name = object::meta(&binding).text("name").to_string();
+    let pods = api.registry.of(&kind::POD);
+    let call = Call { kind: pods, name: &name, subresource: "binding", ..*call };
+    api.registry.bind_to(&call, &binding).await
+}
+
+fn who_am_i(call: &Call, mut review: Value) -> Result<Value, Status> {
+    object::meta_mut(&mut review).set("creationTimestamp", object::time(call.now));
+    let mut info = json!({"username": call.user.name});
+    if !call.user.uid.is_empty() {
+        info["uid"] = call.user.uid.as_str().into();
+    }
+    if !call.user.groups.is_empty() {
+        info["groups"] = json!(call.user.groups);
+    }
+    review["status"] = json!({"userInfo": info});
+    Ok(review)
+}

@@ -19,6 +19,7 @@ pub mod plan;
 pub mod pod;
 pub mod pods;
 pub mod probe;
+pub mod reference;
 pub mod report;
 pub mod resolv;
 mod run;

@@ -16,7 +16,6 @@
 
 mod archive;
 mod pull;
-pub mod reference;
 mod unpack;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +29,7 @@ use sha2::{Digest, Sha256};
 
 pub use archive::import;
 pub use pull::{Mirror, PullError, pull};
-use reference::{InvalidName, Reference};
+use crate::reference::{self, InvalidName, Reference};
 use unpack::{Hashing, UnpackError};
 
 /// The content store in one directory. Every method may block on the disk.

@@ -14,6 +14,7 @@ use super::Context;
 use crate::environment::Sources;
 use crate::events::NORMAL;
 use crate::pod::{Container, Pod};
+use crate::reference::Reference;
 
 /// The pulls under way on a node.
 #[derive(Clone, Default)]
@@ -127,8 +128,8 @@ fn resolved(spec: &cri::ImageSpec, found: &cri::Image) -> cri::ImageSpec {
 
 /// The name with `:latest` where it has neither tag nor digest; None where it is no image name.
 fn with_tag(image: &str) -> Option<String> {
-    let reference: oci_client::Reference = image.parse().ok()?;
-    let tagged = reference.digest().is_some()
+    let reference: Reference = image.parse().ok()?;
+    let tagged = reference.digest.is_some()
         || image.rsplit('/').next().is_some_and(|last| last.contains(':'));
     Some(if tagged { image.to_string() } else { format!("{image}:latest") })
 }
@@ -159,8 +160,7 @@ struct DockerAuth {
 
 /// The credentials for the image's registry in the pod's imagePullSecrets.
 fn auth(pod: &Pod, image: &str, sources: &Sources) -> Option<cri::AuthConfig> {
-    let reference: oci_client::Reference = image.parse().ok()?;
-    let registry = reference.registry();
+    let registry = image.parse::<Reference>().ok()?.registry;
     let secrets = pod.spec.image_pull_secrets.iter();
     let secrets = secrets.filter_map(|secret| sources.secrets.get(&secret.name));
     let configs = secrets.filter_map(|data| {
@@ -168,7 +168,11 @@ fn auth(pod: &Pod, image: &str, sources: &Sources) -> Option<cri::AuthConfig> {
     });
     let host = |key: &str| {
         let key = key.trim_start_matches("https://").trim_start_matches("http://");
-        key.split('/').next().unwrap_or_default().to_string()
+        match key.split('/').next().unwrap_or_default() {
+            // As `docker login` writes it.
+            "index.docker.io" => "docker.io".to_string(),
+            host => host.to_string(),
+        }
     };
     let found = configs.flat_map(|config| config.auths).find(|(key, _)| host(key) == registry);
     let (_, found) = found?;

@@ -1,9 +1,11 @@
 //! `ctl describe`: an object as a person reads it, with the events about it. Kinds without a page
 //! of their own are shown field by field.
 
+mod environment;
 mod node;
 mod pod;
 mod service;
+mod volume;
 mod workload;
 
 use client::Clock;

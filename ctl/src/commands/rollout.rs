@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::commands::wait::{WEEK, parse_duration, until};
 use crate::failure::{Failure, Result};
-use crate::output::{self, table::Table};
+use crate::output::{self, sheet::Sheet};
 use crate::resources::{items, text};
 use crate::session::{Session, query};
 use crate::target::{Names, Target};
@@ -197,13 +197,14 @@ async fn history(
         return Ok(());
     }
     anstream::println!("{} ", target.title());
-    let mut table = Table::new(&["REVISION", "CHANGE-CAUSE"]);
+    let mut sheet = Sheet::default();
+    sheet.row(&["REVISION", "CHANGE-CAUSE"]);
     for (revision, set) in revisions {
         let cause = text(&set["metadata"]["annotations"][CAUSE]);
         let cause = if cause.is_empty() { "<none>" } else { cause };
-        table.push(vec![revision.to_string(), cause.to_string()]);
+        sheet.row(&[&revision.to_string(), cause]);
     }
-    anstream::println!("{}", table.lines(true));
+    anstream::println!("{}", sheet.text());
     Ok(())
 }
 

@@ -65,8 +65,6 @@ impl Sheet {
                     text.extend(std::iter::repeat_n(' ', width - cell.chars().count()));
                 }
             }
-            let kept = text.trim_end_matches(' ').len();
-            text.truncate(kept);
             text.push('\n');
         }
         text

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::reference::Reference;
+use crate::reference::Reference;
 use super::unpack::{Hashing, decompress, inside};
 use super::{Image, ImageError, ImageStore, check_digest, digest_of, failed, parse_config};
 

@@ -10,7 +10,7 @@ use oci_client::manifest::{ImageIndexEntry, OciImageManifest};
 use oci_client::secrets::RegistryAuth;
 
 use super::archive::architecture;
-use super::reference::Reference;
+use crate::reference::Reference;
 use super::unpack::Hashing;
 use super::{Image, ImageError, ImageStore, digest_of, parse_config};
 

@@ -8,7 +8,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::super::engine::{Error, blocking};
-use super::super::images::reference::Reference;
+use crate::reference::Reference;
 use super::super::images::{Image, pull};
 use super::Service;
 

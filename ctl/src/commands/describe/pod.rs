@@ -1,8 +1,9 @@
 //! The page of a pod.
 
+use proto::selector::LabelSelector;
 use serde_json::Value;
 
-use super::{Page, annotations, date, pairs, shown};
+use super::{Page, annotations, date, environment, pairs, shown, volume};
 use crate::output::sheet::Sheet;
 use crate::resources::{items, text};
 
@@ -59,21 +60,46 @@ pub fn describe(page: &Page, sheet: &mut Sheet) {
                 for one in items(&spec[list]) {
                     let state = items(&status[states]).find(|state| state["name"] == one["name"]);
                     sheet.section(text(&one["name"]), |sheet| {
-                        container(one, state.unwrap_or(&Value::Null), sheet);
+                        container(one, state.unwrap_or(&Value::Null), pod, sheet);
                     });
                 }
             });
         }
     }
     conditions(status, sheet);
-    volumes(spec, sheet);
+    volume::describe(spec, false, sheet);
     sheet.field("QoS Class", text(&status["qosClass"]));
+    placement(spec, sheet);
+    spread(spec, sheet);
+}
+
+/// Where the pod may run.
+pub fn placement(spec: &Value, sheet: &mut Sheet) {
     sheet.list("Node-Selectors", &pairs(&spec["nodeSelector"]));
     sheet.list("Tolerations", &items(&spec["tolerations"]).map(toleration).collect::<Vec<_>>());
 }
 
-/// A container with its state; of a pod template, without.
-pub fn container(spec: &Value, status: &Value, sheet: &mut Sheet) {
+/// How pods like it are spread, if they are.
+pub fn spread(spec: &Value, sheet: &mut Sheet) {
+    let constraints = items(&spec["topologySpreadConstraints"]).map(|constraint| {
+        let selector = serde_json::from_value::<LabelSelector>(constraint["labelSelector"].clone());
+        let selector = selector.ok().and_then(|selector| selector.selector().ok());
+        format!(
+            "{}:{} when max skew {} is exceeded for selector {}",
+            text(&constraint["topologyKey"]),
+            text(&constraint["whenUnsatisfiable"]),
+            constraint["maxSkew"].as_i64().unwrap_or(0),
+            selector.map(|selector| selector.to_string()).unwrap_or_default()
+        )
+    });
+    let constraints: Vec<String> = constraints.collect();
+    if !constraints.is_empty() {
+        sheet.list("Topology Spread Constraints", &constraints);
+    }
+}
+
+/// A container with its state; of a pod template, without: then state and pod are null.
+pub fn container(spec: &Value, status: &Value, pod: &Value, sheet: &mut Sheet) {
     if !status.is_null() {
         sheet.field("Container ID", text(&status["containerID"]));
     }
@@ -123,8 +149,10 @@ pub fn container(spec: &Value, status: &Value, sheet: &mut Sheet) {
             sheet.field(title, probe(&spec[field]));
         }
     }
-    environment(spec, sheet);
-    let mounts: Vec<String> = items(&spec["volumeMounts"]).map(mount).collect();
+    environment::describe(spec, pod, sheet);
+    let mut mounts: Vec<&Value> = items(&spec["volumeMounts"]).collect();
+    mounts.sort_by_key(|mount| text(&mount["mountPath"]));
+    let mounts: Vec<String> = mounts.into_iter().map(mount).collect();
     match mounts.is_empty() {
         true => sheet.field("Mounts", "<none>"),
         false => {
@@ -198,56 +226,6 @@ fn port(port: &Value) -> String {
     port.as_str().map_or_else(|| port.to_string(), str::to_string)
 }
 
-fn environment(spec: &Value, sheet: &mut Sheet) {
-    let sources: Vec<String> = items(&spec["envFrom"])
-        .map(|source| {
-            let (kind, reference) = match source["configMapRef"].is_object() {
-                true => ("ConfigMap", &source["configMapRef"]),
-                false => ("Secret", &source["secretRef"]),
-            };
-            format!(
-                "{}  {kind}  Optional: {}",
-                text(&reference["name"]),
-                reference["optional"] == true
-            )
-        })
-        .collect();
-    if !sources.is_empty() {
-        sheet.section("Environment Variables from", |sheet| {
-            sources.iter().for_each(|source| sheet.row(&[source]));
-        });
-    }
-    if items(&spec["env"]).next().is_none() {
-        sheet.field("Environment", "<none>");
-        return;
-    }
-    sheet.section("Environment", |sheet| {
-        for variable in items(&spec["env"]) {
-            let from = &variable["valueFrom"];
-            let key = |kind: &str, reference: &Value| {
-                let (key, name) = (text(&reference["key"]), text(&reference["name"]));
-                format!("<set to the key '{key}' in {kind} '{name}'>")
-            };
-            let value = if from["configMapKeyRef"].is_object() {
-                key("config map", &from["configMapKeyRef"])
-            } else if from["secretKeyRef"].is_object() {
-                key("secret", &from["secretKeyRef"])
-            } else if from["fieldRef"].is_object() {
-                format!(
-                    " ({}:{})",
-                    text(&from["fieldRef"]["apiVersion"]),
-                    text(&from["fieldRef"]["fieldPath"])
-                )
-            } else if from["resourceFieldRef"].is_object() {
-                text(&from["resourceFieldRef"]["resource"]).to_string()
-            } else {
-                text(&variable["value"]).to_string()
-            };
-            sheet.field(text(&variable["name"]), value);
-        }
-    });
-}
-
 fn mount(mount: &Value) -> String {
     let mode = if mount["readOnly"] == true { "ro" } else { "rw" };
     let path = match text(&mount["subPath"]) {
@@ -264,32 +242,9 @@ fn conditions(status: &Value, sheet: &mut Sheet) {
     sheet.section("Conditions", |sheet| {
         sheet.row(&["Type", "Status"]);
         for condition in items(&status["conditions"]) {
-            sheet.row(&[text(&condition["type"]), text(&condition["status"])]);
-        }
-    });
-}
-
-fn volumes(spec: &Value, sheet: &mut Sheet) {
-    if items(&spec["volumes"]).next().is_none() {
-        sheet.field("Volumes", "<none>");
-        return;
-    }
-    sheet.section("Volumes", |sheet| {
-        for volume in items(&spec["volumes"]) {
-            sheet.section(text(&volume["name"]), |sheet| {
-                for (kind, source) in volume.as_object().into_iter().flatten() {
-                    if kind == "name" {
-                        continue;
-                    }
-                    let mut letters = kind.chars();
-                    let first: String =
-                        letters.next().into_iter().flat_map(char::to_uppercase).collect();
-                    sheet.field("Type", first + letters.as_str());
-                    for (field, value) in source.as_object().into_iter().flatten() {
-                        sheet.field(&super::title(field), shown(value));
-                    }
-                }
-            });
+            // With a blank after each, as kubectl has it.
+            let cells = ["type", "status"].map(|field| format!("{} ", text(&condition[field])));
+            sheet.row(&cells.each_ref().map(String::as_str));
         }
     });
 }

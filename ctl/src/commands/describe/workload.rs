@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Page, annotations, date, pairs, pod};
+use super::{Page, annotations, date, pairs, pod, volume};
 use crate::commands::logs::selector_of;
 use crate::output::sheet::Sheet;
 use crate::resources::{items, text};
@@ -132,12 +132,24 @@ fn template(template: &Value, sheet: &mut Sheet) {
         if metadata["annotations"].is_object() {
             sheet.list("Annotations", &annotations(&metadata["annotations"]));
         }
-        sheet.section("Containers", |sheet| {
-            for container in items(&template["spec"]["containers"]) {
-                sheet.section(text(&container["name"]), |sheet| {
-                    pod::container(container, &Value::Null, sheet);
-                });
+        let spec = &template["spec"];
+        sheet.optional("Service Account", text(&spec["serviceAccountName"]));
+        for (title, list) in
+            [("Init Containers", "initContainers"), ("Containers", "containers")]
+        {
+            if items(&spec[list]).next().is_none() {
+                continue;
             }
-        });
+            sheet.section(title, |_| {});
+            for container in items(&spec[list]) {
+                // kubectl sets names in a template one column further than in a pod.
+                sheet.row(&[&format!(" {}:", text(&container["name"]))]);
+                sheet.indented(|sheet| pod::container(container, &Value::Null, &Value::Null, sheet));
+            }
+        }
+        volume::describe(spec, true, sheet);
+        pod::spread(spec, sheet);
+        sheet.optional("Priority Class Name", text(&spec["priorityClassName"]));
+        pod::placement(spec, sheet);
     });
 }

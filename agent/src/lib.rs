@@ -30,4 +30,4 @@ pub mod volume;
 pub mod worker;
 
 pub use options::Options;
-pub use run::{Error, chain, run};
+pub use run::{Error, run};

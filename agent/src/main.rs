@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use client::{CancellationToken, Client, Clock, Informers, Rng};
-use tracing_subscriber::EnvFilter;
+use client::{CancellationToken, Client, Clock, Informers, Rng, daemon};
 
 /// The node agent of Coracle.
 #[derive(Parser)]
@@ -14,37 +13,15 @@ struct Arguments {
     options: agent::Options,
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let Arguments { options } = Arguments::parse();
-    // The DNS server would write a line for every question.
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,hickory_server=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match start(options).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("agent: {}", agent::chain(&*error));
-            ExitCode::FAILURE
-        }
-    }
+    daemon::run(daemon::ON_A_NODE, |shutdown| run(options, shutdown))
 }
 
-async fn start(options: agent::Options) -> Result<(), client::BoxError> {
+async fn run(options: agent::Options, shutdown: CancellationToken) -> Result<(), client::BoxError> {
     let config = client::kubeconfig::component(&options.kubeconfig)?;
     let client = Client::connect(&config)?;
     let (clock, rng) = (Clock::system(), Rng::from_os());
     let informers = Informers::new(client.clone(), clock.clone(), rng.clone());
-    let shutdown = CancellationToken::new();
-    let ended = shutdown.clone();
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
-        ended.cancel();
-    });
-    agent::run(options, client, informers, clock, rng, shutdown).await?;
-    Ok(())
+    Ok(agent::run(options, client, informers, clock, rng, shutdown).await?)
 }

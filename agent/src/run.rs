@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::error::chain;
 use client::{CancellationToken, Client, Clock, Informers, Recorder, Rng};
 use proto::view::pod::Pod;
 use proto::view::service::Service;
@@ -24,12 +25,6 @@ use crate::resolv::{self, Dns};
 use crate::server::{self, Endpoint};
 use crate::volume::Machine;
 use crate::worker::{Context, Objects, Pulls};
-
-/// An error with its causes.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(|cause| cause.to_string()).collect::<Vec<_>>().join(": ")
-}
 
 /// As often as the kubelet (containerLogMonitorInterval).
 const LOOK_AT_LOGS: Duration = Duration::from_secs(10);

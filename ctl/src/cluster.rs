@@ -140,7 +140,7 @@ fn delete(name: &str, state: &StateDir, clock: Clock) -> Result<ExitCode, Error>
     };
     let errors = block_on(delete::remove(&cluster, &clock))?;
     for error in &errors {
-        anstream::eprintln!("error: {}", crate::failure::chain(error));
+        anstream::eprintln!("error: {}", client::error::chain(error));
     }
     if !errors.is_empty() {
         return Ok(ExitCode::FAILURE);

@@ -18,10 +18,11 @@ mod why;
 use std::process::ExitCode;
 
 use clap::Parser;
+use client::error::chain;
 
 use crate::cluster::{self, ClusterCommand};
 use crate::daemons::{self, Daemon};
-use crate::failure::{Failure, Result, chain};
+use crate::failure::{Failure, Result};
 use crate::image::{self, ImageCommand};
 use crate::session::Connection;
 
@@ -73,7 +74,7 @@ pub enum Ask {
 pub fn run(command: Command, connection: Connection) -> Result<ExitCode> {
     match command {
         Command::Ask(ask) => ask.run(connection),
-        Command::Daemon(daemon) => daemons::run(*daemon),
+        Command::Daemon(daemon) => Ok(daemons::run(*daemon)),
         Command::Cluster(command) => {
             cluster::run(command).map_err(|error| Failure::said(chain(&error)))
         }

@@ -4,13 +4,9 @@
 mod proxy;
 mod server;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use client::{BoxError, CancellationToken, Client, Clock, Informers, Rng, kubeconfig};
-use tokio::signal::unix::{SignalKind, signal};
-
-use crate::failure::{Failure, Result, chain};
+use client::{BoxError, CancellationToken, Client, Clock, Informers, Rng, daemon, kubeconfig};
 
 #[derive(clap::Subcommand)]
 pub enum Daemon {
@@ -53,20 +49,19 @@ pub struct KubeconfigFile {
 }
 
 /// Runs it in the foreground until SIGTERM or SIGINT.
-pub fn run(daemon: Daemon) -> Result<ExitCode> {
-    let json = matches!(&daemon, Daemon::Server(options) if options.log_format == "json");
-    log(json);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::said(format!("cannot start: {error}")))?;
-    runtime.block_on(serve(daemon)).map_err(|error| Failure::said(chain(&*error)))?;
-    Ok(ExitCode::SUCCESS)
+pub fn run(daemon: Daemon) -> ExitCode {
+    let settings = match &daemon {
+        Daemon::Server(options) => {
+            daemon::Settings { json: options.log_format == "json", ..daemon::Settings::default() }
+        }
+        Daemon::Agent(_) | Daemon::Runtime(_) | Daemon::Proxy(_) => daemon::ON_A_NODE,
+        _ => daemon::Settings::default(),
+    };
+    daemon::run(settings, |shutdown| serve(daemon, shutdown))
 }
 
-async fn serve(daemon: Daemon) -> std::result::Result<(), BoxError> {
+async fn serve(daemon: Daemon, shutdown: CancellationToken) -> Result<(), BoxError> {
     let (clock, rng) = (Clock::system(), Rng::from_os());
-    let shutdown = on_signal()?;
     match daemon {
         Daemon::Server(options) => server::run(options, clock, rng, shutdown).await,
         Daemon::Apiserver(options) => {
@@ -108,7 +103,7 @@ fn connect(
     path: Option<std::path::PathBuf>,
     clock: &Clock,
     rng: &Rng,
-) -> std::result::Result<(Client, Informers), BoxError> {
+) -> Result<(Client, Informers), BoxError> {
     let config = match path {
         Some(path) => kubeconfig::component(&path)?,
         None => kubeconfig::Kubeconfig::load(None)?.config(None)?,
@@ -116,36 +111,4 @@ fn connect(
     let client = Client::connect(&config)?;
     let informers = Informers::new(client.clone(), clock.clone(), rng.clone());
     Ok((client, informers))
-}
-
-/// Cancelled at the first SIGTERM or SIGINT.
-fn on_signal() -> std::io::Result<CancellationToken> {
-    let shutdown = CancellationToken::new();
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let ended = shutdown.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        ended.cancel();
-    });
-    Ok(shutdown)
-}
-
-/// The DNS server would write a line for every question.
-const LOGGED: &str = "info,hickory_server=warn";
-
-fn log(json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOGGED));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match json {
-        true => builder.json().init(),
-        false => builder.init(),
-    }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use client::error::chain;
+
 /// A failed command. Everything a command does ends in one of these or in success.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -64,17 +66,6 @@ impl From<client::Error> for Failure {
             _ => Failure::Said(chain(&error)),
         }
     }
-}
-
-/// An error and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// The innermost cause.

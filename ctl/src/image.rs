@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agent::runtime::images::{Image, ImageStore, import};
+use client::error::chain;
 
 use crate::cluster::{Place, StateDir, become_root};
-use crate::failure::{Failure, Result, chain};
+use crate::failure::{Failure, Result};
 use crate::output::table::Table;
 
 /// Images.

@@ -5,13 +5,14 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use client::error::chain;
 use client::{Client, Config, Kubeconfig};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::failure::{Failure, Result, chain};
+use crate::failure::{Failure, Result};
 use crate::resources::{Resources, text};
 
 /// Which cluster a command speaks to.

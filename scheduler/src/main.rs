@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use client::{CancellationToken, Client, Clock, Informers, Rng, kubeconfig};
-use tokio::signal::unix::{SignalKind, signal};
+use client::{CancellationToken, Client, Clock, Informers, Rng, daemon, kubeconfig};
 
 /// The scheduler of Coracle
 #[derive(Parser)]
@@ -18,32 +17,14 @@ struct Arguments {
     options: scheduler::Options,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    match run(Arguments::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    daemon::run(daemon::Settings::default(), |shutdown| run(arguments, shutdown))
 }
 
-async fn run(arguments: Arguments) -> Result<(), client::BoxError> {
+async fn run(arguments: Arguments, shutdown: CancellationToken) -> Result<(), client::BoxError> {
     let client = Client::connect(&kubeconfig::component(&arguments.kubeconfig)?)?;
     let (clock, rng) = (Clock::system(), Rng::from_os());
     let informers = Informers::new(client.clone(), clock.clone(), rng.clone());
-    let shutdown = CancellationToken::new();
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let ended = shutdown.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        ended.cancel();
-    });
     Ok(scheduler::run(arguments.options, client, informers, clock, rng, shutdown).await?)
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use client::{Clock, Rng, daemon};
 
 /// A CRI v1 runtime for real containers.
 #[derive(Parser)]
@@ -12,36 +13,10 @@ struct Cli {
     options: agent::runtime::Options,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
-        .init();
-    let shutdown = async {
-        let mut terminate =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-                .expect("SIGTERM can be watched");
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
-    };
-    let (clock, rng) = (client::Clock::system(), client::Rng::from_os());
-    match agent::runtime::serve(cli.options, clock, rng, shutdown).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut cause: Option<&dyn std::error::Error> = Some(&error);
-            let mut text = Vec::new();
-            while let Some(error) = cause {
-                text.push(error.to_string());
-                cause = error.source();
-            }
-            eprintln!("error: {}", text.join(": "));
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    let Cli { options } = Cli::parse();
+    daemon::run(daemon::ON_A_NODE, |shutdown| async {
+        let (clock, rng) = (Clock::system(), Rng::from_os());
+        Ok(agent::runtime::serve(options, clock, rng, shutdown.cancelled_owned()).await?)
+    })
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::error::chain;
 use parking_lot::Mutex;
 use proto::cri;
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ use super::engine::{Container, Engine, Error, Sandbox, blocking};
 use super::images::Image;
 use super::plan;
 use super::program::Names;
-use super::sandbox::{PAUSE, chain, limits, step};
+use super::sandbox::{PAUSE, limits, step};
 use super::state::{self, ContainerRecord};
 use super::supervisor::{Spawn, Supervisor, SupervisorError};
 use super::sys::wire::{Event, phase};

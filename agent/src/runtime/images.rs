@@ -27,9 +27,9 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
+use crate::reference::{self, InvalidName, Reference};
 pub use archive::import;
 pub use pull::{Mirror, PullError, pull};
-use crate::reference::{self, InvalidName, Reference};
 use unpack::{Hashing, UnpackError};
 
 /// The content store in one directory. Every method may block on the disk.

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use client::error::chain;
 use parking_lot::Mutex;
 use rustix::mount::UnmountFlags;
 use tokio::sync::watch;
 
 use super::engine::{Container, Engine, Error, Sandbox, blocking};
 use super::program::Names;
-use super::sandbox::{SOCKET, chain};
+use super::sandbox::SOCKET;
 use super::state::{ContainerRecord, SandboxRecord};
 use super::supervisor::Supervisor;
 use super::sys::SUPERVISOR;

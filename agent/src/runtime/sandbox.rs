@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use client::error::chain;
 use parking_lot::Mutex;
 use proto::cri::{self, NamespaceMode};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -436,16 +437,4 @@ fn text(value: &str) -> Result<CString, Error> {
 pub fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     let step = step.into();
     move |source| Error::Step { step, source }
-}
-
-/// An error with its causes, for people.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -4,11 +4,11 @@
 mod image;
 mod runtime;
 
+use client::error::chain;
 use tonic::{Code, Status};
 
 use super::engine::{Engine, Error};
 use super::images::{ImageError, PullError};
-use super::sandbox::chain;
 
 /// Both services of CRI. Cheap to clone.
 #[derive(Clone)]

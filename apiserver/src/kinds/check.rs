@@ -43,6 +43,31 @@ pub fn nonnegative(path: &Path, object: &Value, fields: &[&str], errors: &mut Er
     }
 }
 
+/// The counts in a workload's status.
+pub struct Counts {
+    /// None may be negative.
+    pub fields: &'static [&'static str],
+    /// None may be greater than the other, which includes it.
+    pub pairs: &'static [(&'static str, &'static str)],
+}
+
+impl Counts {
+    /// Of the new status. What `collisionCount` has counted stays counted.
+    pub fn check(&self, new: &Value, old: &Value) -> Errors {
+        let path = Path::root("status");
+        let (status, before) = (new.at("status"), old.at("status"));
+        let mut errors = Vec::new();
+        nonnegative(&path, status, self.fields, &mut errors);
+        counts(&path, status, self.pairs, &mut errors);
+        let collisions = |status: &Value| status.int("collisionCount").unwrap_or(0);
+        if collisions(status) < collisions(before) {
+            let (path, value) = (path.field("collisionCount"), collisions(status));
+            errors.push(FieldError::invalid(path, value, "cannot be decremented"));
+        }
+        errors
+    }
+}
+
 /// That no count of a workload's status is greater than the count that includes it.
 pub fn counts(path: &Path, status: &Value, pairs: &[(&str, &str)], errors: &mut Errors) {
     for (field, bound) in pairs {

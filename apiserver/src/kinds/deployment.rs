@@ -11,7 +11,24 @@ use super::table::{self, column};
 use super::{Column, Context, Strategy, begin, metadata, only_status, template};
 
 const SPEC: Path = Path::root("spec");
-const STATUS: Path = Path::root("status");
+const COUNTS: check::Counts = check::Counts {
+    fields: &[
+        "observedGeneration",
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+        "terminatingReplicas",
+        "collisionCount",
+    ],
+    pairs: &[
+        ("updatedReplicas", "replicas"),
+        ("readyReplicas", "replicas"),
+        ("availableReplicas", "replicas"),
+        ("availableReplicas", "readyReplicas"),
+    ],
+};
 
 pub struct Deployment;
 
@@ -61,32 +78,7 @@ impl Strategy for Deployment {
     }
 
     fn validate_status(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let (status, before) = (new.at("status"), old.at("status"));
-        let mut errors = Vec::new();
-        let counts = [
-            "observedGeneration",
-            "replicas",
-            "updatedReplicas",
-            "readyReplicas",
-            "availableReplicas",
-            "unavailableReplicas",
-            "terminatingReplicas",
-            "collisionCount",
-        ];
-        check::nonnegative(&STATUS, status, &counts, &mut errors);
-        let pairs = [
-            ("updatedReplicas", "replicas"),
-            ("readyReplicas", "replicas"),
-            ("availableReplicas", "replicas"),
-            ("availableReplicas", "readyReplicas"),
-        ];
-        check::counts(&STATUS, status, &pairs, &mut errors);
-        if status.int("collisionCount").unwrap_or(0) < before.int("collisionCount").unwrap_or(0) {
-            let value = status.at("collisionCount").clone();
-            let path = STATUS.field("collisionCount");
-            errors.push(FieldError::invalid(path, value, "cannot be decremented"));
-        }
-        errors
+        COUNTS.check(new, old)
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {

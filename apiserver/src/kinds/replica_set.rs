@@ -11,7 +11,22 @@ use super::table::{self, column};
 use super::{Column, Context, Field, Strategy, begin, metadata, template};
 
 const SPEC: Path = Path::root("spec");
-const STATUS: Path = Path::root("status");
+const COUNTS: check::Counts = check::Counts {
+    fields: &[
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "terminatingReplicas",
+        "observedGeneration",
+    ],
+    pairs: &[
+        ("fullyLabeledReplicas", "replicas"),
+        ("readyReplicas", "replicas"),
+        ("availableReplicas", "replicas"),
+        ("availableReplicas", "readyReplicas"),
+    ],
+};
 
 pub struct ReplicaSet;
 
@@ -44,26 +59,8 @@ impl Strategy for ReplicaSet {
         errors
     }
 
-    fn validate_status(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
-        let status = new.at("status");
-        let mut errors = Vec::new();
-        let counts = [
-            "replicas",
-            "fullyLabeledReplicas",
-            "readyReplicas",
-            "availableReplicas",
-            "terminatingReplicas",
-            "observedGeneration",
-        ];
-        check::nonnegative(&STATUS, status, &counts, &mut errors);
-        let pairs = [
-            ("fullyLabeledReplicas", "replicas"),
-            ("readyReplicas", "replicas"),
-            ("availableReplicas", "replicas"),
-            ("availableReplicas", "readyReplicas"),
-        ];
-        check::counts(&STATUS, status, &pairs, &mut errors);
-        errors
+    fn validate_status(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        COUNTS.check(new, old)
     }
 
     fn fields(&self) -> &'static [Field] {

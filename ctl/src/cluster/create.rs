@@ -82,7 +82,7 @@ pub async fn create(create: &Create, state: &StateDir, clock: Clock) -> Result<C
         Err(error) => {
             anstream::eprintln!("removing what was made");
             for problem in remove(&cluster, &clock).await {
-                anstream::eprintln!("{}", crate::failure::chain(&problem));
+                anstream::eprintln!("{}", client::error::chain(&problem));
             }
             Err(error)
         }

@@ -67,8 +67,8 @@ impl From<Status> for Error {
     }
 }
 
-/// An error and its causes in one line, for logs.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+/// An error and its causes in one line, for people and logs.
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -4,6 +4,7 @@
 //! API server.
 
 pub mod clock;
+pub mod daemon;
 pub mod error;
 pub mod informer;
 pub mod kubeconfig;
@@ -31,4 +32,4 @@ pub use request::{Body, BoxError, Client, Service};
 pub use rng::Rng;
 /// Cancelled when the program is to end.
 pub use tokio_util::sync::CancellationToken;
-pub use transport::ConnectError;
+pub use transport::{AnyCertificate, ConnectError};

@@ -168,7 +168,7 @@ fn tls_config(config: &Config) -> Result<ClientConfig, ConnectError> {
         .with_safe_default_protocol_versions()
         .map_err(|source| ConnectError::Tls { source })?;
     let builder = if config.insecure {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        builder.dangerous().with_custom_certificate_verifier(AnyCertificate::new(provider))
     } else {
         builder.with_root_certificates(roots(config)?)
     };
@@ -215,11 +215,18 @@ fn pem_error(what: &'static str, source: rustls::pki_types::pem::Error) -> Conne
     ConnectError::Pem { what, source: source.to_string().into() }
 }
 
-/// Believes any certificate; only for `insecure-skip-tls-verify`.
+/// Believes any certificate: for `insecure-skip-tls-verify`, and for probes, which only ask
+/// whether somebody answers.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+pub struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl AnyCertificate {
+    pub fn new(provider: Arc<CryptoProvider>) -> Arc<AnyCertificate> {
+        Arc::new(AnyCertificate(provider))
+    }
+}
+
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

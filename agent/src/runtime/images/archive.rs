@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::reference::Reference;
 use super::unpack::{Hashing, decompress, inside};
 use super::{Image, ImageError, ImageStore, check_digest, digest_of, failed, parse_config};
+use crate::reference::Reference;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -10,9 +10,9 @@ use oci_client::manifest::{ImageIndexEntry, OciImageManifest};
 use oci_client::secrets::RegistryAuth;
 
 use super::archive::architecture;
-use crate::reference::Reference;
 use super::unpack::Hashing;
 use super::{Image, ImageError, ImageStore, digest_of, parse_config};
+use crate::reference::Reference;
 
 /// `--registry-mirror HOST=URL`: images of HOST come from URL.
 #[derive(Clone, Debug, PartialEq)]

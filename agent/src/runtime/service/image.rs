@@ -8,9 +8,9 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::super::engine::{Error, blocking};
-use crate::reference::Reference;
 use super::super::images::{Image, pull};
 use super::Service;
+use crate::reference::Reference;
 
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use client::error::chain;
 use serde_json::{Value, json};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -15,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::super::engine::{Engine, Error};
 use super::super::exec::{Wanted, descriptor_of, exit_code};
-use super::super::sandbox::{chain, step};
+use super::super::sandbox::step;
 use super::super::sys;
 use super::{Channels, Input, Offer, Output};
 

@@ -6,13 +6,13 @@ mod frames;
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use client::error::chain;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use self::frames::{Frame, Reader, Writer};
 use super::super::engine::Engine;
 use super::super::exec::Wanted;
-use super::super::sandbox::chain;
 use super::{Channels, DEPTH, Input, Offer, Output, session};
 
 /// What is to be written on the connection.

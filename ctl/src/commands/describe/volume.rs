@@ -17,8 +17,7 @@ enum Show {
 }
 
 /// A source's field in the API, what it is called, and the lines below it.
-type Source =
-    (&'static str, &'static str, &'static [(&'static str, &'static str, Show)]);
+type Source = (&'static str, &'static str, &'static [(&'static str, &'static str, Show)]);
 
 const SOURCES: &[Source] = &[
     (
@@ -56,11 +55,7 @@ const SOURCES: &[Source] = &[
         ],
     ),
     ("downwardAPI", "DownwardAPI (a volume populated by information about the pod)", &[]),
-    (
-        "projected",
-        "Projected (a volume that contains injected data from multiple sources)",
-        &[],
-    ),
+    ("projected", "Projected (a volume that contains injected data from multiple sources)", &[]),
 ];
 
 /// Of a pod, or of a pod template: there kubectl sets the names only one column further.

@@ -134,9 +134,7 @@ fn template(template: &Value, sheet: &mut Sheet) {
         }
         let spec = &template["spec"];
         sheet.optional("Service Account", text(&spec["serviceAccountName"]));
-        for (title, list) in
-            [("Init Containers", "initContainers"), ("Containers", "containers")]
-        {
+        for (title, list) in [("Init Containers", "initContainers"), ("Containers", "containers")] {
             if items(&spec[list]).next().is_none() {
                 continue;
             }
@@ -144,7 +142,8 @@ fn template(template: &Value, sheet: &mut Sheet) {
             for container in items(&spec[list]) {
                 // kubectl sets names in a template one column further than in a pod.
                 sheet.row(&[&format!(" {}:", text(&container["name"]))]);
-                sheet.indented(|sheet| pod::container(container, &Value::Null, &Value::Null, sheet));
+                sheet
+                    .indented(|sheet| pod::container(container, &Value::Null, &Value::Null, sheet));
             }
         }
         volume::describe(spec, true, sheet);

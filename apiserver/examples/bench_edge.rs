@@ -60,7 +60,7 @@ async fn main() {
     let bare_url = format!("https://{}", bare_listener.local_addr().unwrap());
     let bare_tls = tls::Tls::new(&pki).unwrap();
     let bare = Router::new().route("/one", handler(one)).route("/list", handler(list));
-    tokio::spawn(tls::serve(bare_listener, bare_tls, bare, clock.clone(), stop.clone()));
+    tokio::spawn(tls::serve(bare_listener, bare_tls, bare, clock.clone(), stop.clone(), 1000));
     tokio::spawn(server.serve(stop.clone()));
     let client = |url: &str| {
         let text = apiserver::pki::kubeconfig(url, pki.ca(), "admin", &pki.admin);

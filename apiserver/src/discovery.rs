@@ -12,7 +12,7 @@ use crate::http::accept::medias;
 
 mod subresource;
 
-use subresource::Subresource;
+pub use subresource::Subresource;
 
 /// A document and its ETag.
 #[derive(Clone, Debug)]

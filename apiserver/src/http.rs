@@ -21,6 +21,7 @@ pub mod accept;
 mod answer;
 mod body;
 pub mod coalesce;
+mod compress;
 mod documents;
 mod health;
 mod impersonate;
@@ -28,6 +29,7 @@ mod openapi;
 pub mod query;
 mod resource;
 pub mod target;
+mod websocket;
 
 pub use health::{Check, Health};
 pub use openapi::OpenApi;

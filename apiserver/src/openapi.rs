@@ -1,6 +1,6 @@
-//! OpenAPI v3: an index with hashes and one document per group and version, made from the kind
-//! table and the schema table. Documents are large and rarely asked for, so they are made when
-//! asked and not kept; clients cache them by hash.
+//! OpenAPI: version 3 as an index with hashes and one document per group and version, version 2 as
+//! one document of everything; made from the kind table and the schema table. Documents are large
+//! and rarely asked for: the edge makes them when asked and keeps them compressed.
 
 use bytes::Bytes;
 use proto::kind::Row;
@@ -9,8 +9,10 @@ use sha2::{Digest, Sha256};
 
 use crate::schema;
 
+mod gnostic;
 mod paths;
 mod schemas;
+mod v2;
 
 /// The version of Kubernetes that the documents describe.
 const VERSION: &str = "v1.36.0";
@@ -32,11 +34,25 @@ pub fn v3_index(rows: &[&Row]) -> Bytes {
 /// `/openapi/v3/api/v1`, `/openapi/v3/apis/apps/v1`: paths and schemas of the rows of one group and
 /// version; `None` when there is none.
 pub fn v3_document(group: &str, version: &str, rows: &[&Row]) -> Option<Bytes> {
+    v3_value(group, version, rows).map(|document| document.to_string().into())
+}
+
+/// `/openapi/v2` as JSON.
+pub fn v2_document(rows: &[&Row]) -> Bytes {
+    v2::document(rows).to_string().into()
+}
+
+/// `/openapi/v2` as the protobuf that client-go reads (openapi.v2.Document of gnostic).
+pub fn v2_protobuf(rows: &[&Row]) -> Bytes {
+    gnostic::encode(&v2::document(rows)).into()
+}
+
+fn v3_value(group: &str, version: &str, rows: &[&Row]) -> Option<Value> {
     let rows = of(group, version, rows);
     if rows.is_empty() {
         return None;
     }
-    let document = json!({
+    Some(json!({
         "openapi": "3.0.0",
         "info": { "title": "Kubernetes", "version": VERSION },
         "paths": paths::paths(&rows),
@@ -49,17 +65,26 @@ pub fn v3_document(group: &str, version: &str, rows: &[&Row]) -> Option<Bytes> {
                 "in": "header",
             }},
         },
-    });
-    Some(document.to_string().into())
+    }))
 }
 
 /// What changes when the document does: a hash of everything it is made from.
 pub fn v3_hash(group: &str, version: &str, rows: &[&Row]) -> String {
+    hash("v3", &of(group, version, rows))
+}
+
+/// The same of version 2, JSON or protobuf.
+pub fn v2_hash(form: &str, rows: &[&Row]) -> String {
+    hash(form, rows)
+}
+
+fn hash(form: &str, rows: &[&Row]) -> String {
     let mut hash = Sha256::new();
     hash.update(env!("CARGO_PKG_VERSION"));
     hash.update(VERSION);
+    hash.update(form);
     schema::sources().iter().for_each(|source| hash.update(source));
-    of(group, version, rows).iter().for_each(|row| hash.update(format!("{row:?}")));
+    rows.iter().for_each(|row| hash.update(format!("{row:?}")));
     hex::encode_upper(hash.finalize())
 }
 
@@ -75,16 +100,6 @@ fn place(group: &str, version: &str) -> String {
     }
 }
 
-/// The schemas that a row's paths name, and the kinds of its subresources.
-fn subresource_kind(name: &str) -> Option<[&'static str; 3]> {
-    match name {
-        "scale" => Some(["autoscaling", "v1", "Scale"]),
-        "binding" => Some(["", "v1", "Binding"]),
-        "eviction" => Some(["policy", "v1", "Eviction"]),
-        _ => None,
-    }
-}
-
 /// The name of a row's own schema.
 fn schema_name(row: &Row) -> Option<String> {
     schema::of(row).map(|ty| ty.name.to_string())
@@ -97,4 +112,5 @@ fn reference(name: &str) -> Value {
 const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
+const WATCH_EVENT: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent";
 const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";

@@ -34,7 +34,7 @@ mod write;
 
 pub use list::List;
 pub use object::encode;
-pub use render::Renderer;
+pub use render::{Renderer, protobuf};
 pub use select::Selection;
 
 /// The kinds that are served, over one cache.

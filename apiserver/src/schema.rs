@@ -68,7 +68,7 @@ pub struct Type {
     /// Server-side apply takes the whole struct as one value.
     pub atomic: bool,
     pub defaults: Box<[Default]>,
-    /// What each protobuf field number holds.
+    /// What each protobuf field number holds, in ascending order.
     pub numbers: Box<[(u32, Slot)]>,
 }
 

@@ -206,8 +206,9 @@ impl Server {
             ..
         } = self;
         let url = format!("https://{}", SocketAddr::new(options.local(), address.port()));
+        let most = options.max_connections;
         let renewal = renew(options, url, pki, tls.clone(), nodes, clock.clone(), rng);
-        let accepting = tls::serve(listener, tls, router, clock.clone(), stop.clone());
+        let accepting = tls::serve(listener, tls, router, clock.clone(), stop.clone(), most);
         tokio::pin!(accepting);
         tokio::select! {
             () = shutdown.cancelled() => {}

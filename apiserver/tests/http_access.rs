@@ -127,7 +127,7 @@ async fn renewed_certificates_meet_new_connections() {
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let router = axum::Router::new();
-    let served = tls::serve(listener, tls.clone(), router, Clock::system(), stop.clone());
+    let served = tls::serve(listener, tls.clone(), router, Clock::system(), stop.clone(), 100);
     let served = tokio::spawn(served);
     let presented = async || {
         let stream = served::connect(address, old.ca()).await;

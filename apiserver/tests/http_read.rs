@@ -128,7 +128,7 @@ async fn tables_and_metadata() {
     for (line, wanted) in [
         (format!("GET {DEPLOYMENTS}"), METADATA),
         (line.clone(), METADATA_LIST),
-        (line.clone(), "application/vnd.kubernetes.protobuf"),
+        (line.clone(), "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io"),
         (line, "application/json;as=Table;v=v9;g=meta.k8s.io"),
     ] {
         let refused = api.send(&line, &[&accept(wanted)], "").await.expect(406);

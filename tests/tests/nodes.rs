@@ -35,6 +35,7 @@ impl Cluster {
             ephemeral: true,
             etcd: Default::default(),
             token_auth_file: None,
+            max_connections: 1000,
             service_cluster_ip_range: "10.96.0.0/12".parse().unwrap(),
             service_node_port_range: "30000-32767".parse().unwrap(),
             disable_admission_plugins: vec!["ServiceAccount".into()],

@@ -1,6 +1,6 @@
 //! One change in a kind's history, and how it looks to a watcher.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -79,27 +79,37 @@ impl Change {
     pub fn frame(&self, turn: Turn) -> Bytes {
         let entry = self.entry(turn);
         match turn {
-            Turn::Deleted => self.shared(OBJECT, turn, || entry.deleted(self.revision)),
+            Turn::Deleted => self.object(turn, || entry.deleted(self.revision)),
             // The usual one lies in the entry already.
             Turn::Modified if entry.revision != entry.create_revision => entry.frame(turn),
             Turn::Added if entry.revision == entry.create_revision => entry.frame(turn),
-            Turn::Added | Turn::Modified => self.shared(OBJECT, turn, || entry.frame(turn)),
+            Turn::Added | Turn::Modified => self.object(turn, || entry.frame(turn)),
         }
+    }
+
+    fn object(&self, turn: Turn, make: impl FnOnce() -> Bytes) -> Bytes {
+        let Ok(frame) = self.shared(OBJECT, turn, || Ok::<_, Infallible>(make()));
+        frame
     }
 
     /// Another representation of the event (a table row, partial metadata), made by the first
     /// watcher that needs it. The caller's `representation` is any number but 0 that means the
     /// same bytes to all callers.
-    pub fn shared(&self, representation: u32, turn: Turn, make: impl FnOnce() -> Bytes) -> Bytes {
+    pub fn shared<E>(
+        &self,
+        representation: u32,
+        turn: Turn,
+        make: impl FnOnce() -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
         let mut frames = self.frames.lock();
         if let Some((.., frame)) =
             frames.iter().find(|(r, t, _)| (*r, *t) == (representation, turn))
         {
-            return frame.clone();
+            return Ok(frame.clone());
         }
-        let frame = make();
+        let frame = make()?;
         frames.push((representation, turn, frame.clone()));
-        frame
+        Ok(frame)
     }
 
     /// Bytes that only the history keeps alive.

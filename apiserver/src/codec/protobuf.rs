@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 
 use crate::schema::{self, Field, Shape, Slot, Type, TypeRef};
 
+pub mod encode;
+
 /// What every body begins with.
 const MAGIC: &[u8] = b"k8s\0";
 /// Messages in messages.

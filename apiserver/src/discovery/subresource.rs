@@ -3,7 +3,7 @@
 use proto::kind::Row;
 
 /// The kind and the verbs of a subresource.
-pub(super) struct Subresource<'a> {
+pub struct Subresource<'a> {
     pub group: &'a str,
     pub version: &'a str,
     pub kind: &'a str,
@@ -12,7 +12,7 @@ pub(super) struct Subresource<'a> {
 
 impl<'a> Subresource<'a> {
     /// Where the table is silent it is the parent's kind, written and read as a whole.
-    pub(super) fn of(row: &'a Row, name: &str) -> Subresource<'a> {
+    pub fn of(row: &'a Row, name: &str) -> Subresource<'a> {
         let own = |verbs| Subresource {
             group: &row.group,
             version: &row.version,

@@ -6,7 +6,10 @@ use proto::status::Status;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     Json,
+    /// JSON with line breaks and two spaces per level.
+    Indented,
     Yaml,
+    Protobuf,
 }
 
 /// What is written: the objects themselves, their metadata, or table rows. The version is that of
@@ -27,8 +30,11 @@ pub struct Wanted {
 
 pub const PLAIN: Wanted = Wanted { encoding: Encoding::Json, shape: Shape::Object };
 
-/// What is offered, as 406 answers name it.
-pub const OFFERED: &str = "application/json, application/yaml";
+/// What is offered, as 406 answers name it: of kinds with field numbers, of kinds without (custom
+/// resources), and as a stream.
+const OFFERED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+const OFFERED_TEXT: &str = "application/json, application/yaml";
+pub const OFFERED_STREAMS: &str = "application/json, application/vnd.kubernetes.protobuf";
 
 /// One entry of an `Accept` header.
 pub struct Media<'a> {
@@ -45,16 +51,23 @@ impl<'a> Media<'a> {
     }
 }
 
-/// The best form that `accept` allows; JSON where it says nothing.
-pub fn negotiate(accept: Option<&str>) -> Result<Wanted, Status> {
+/// The best form that `accept` allows; JSON where it says nothing. `numbered`: there is a protobuf
+/// form.
+pub fn negotiate(accept: Option<&str>, numbered: bool) -> Result<Wanted, Status> {
     let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else { return Ok(PLAIN) };
     if accept == "application/json" || accept == "*/*" {
         return Ok(PLAIN);
     }
     medias(accept)
         .iter()
-        .find_map(|media| Some(Wanted { encoding: encoding(media.name)?, shape: shape(media)? }))
-        .ok_or_else(|| Status::not_acceptable(OFFERED))
+        .find_map(|media| {
+            let wanted = Wanted { encoding: encoding(media.name)?, shape: shape(media)? };
+            let binary = wanted.encoding == Encoding::Protobuf;
+            // Tables have no protobuf form.
+            let possible = !binary || (numbered && !matches!(wanted.shape, Shape::Table(_)));
+            possible.then_some(wanted)
+        })
+        .ok_or_else(|| Status::not_acceptable(if numbered { OFFERED } else { OFFERED_TEXT }))
 }
 
 /// The entries of a header, best first.
@@ -85,6 +98,7 @@ fn encoding(name: &str) -> Option<Encoding> {
     match name {
         "application/json" | "*/*" | "application/*" => Some(Encoding::Json),
         "application/yaml" => Some(Encoding::Yaml),
+        "application/vnd.kubernetes.protobuf" => Some(Encoding::Protobuf),
         _ => None,
     }
 }
@@ -122,18 +136,35 @@ mod tests {
         let cases = [
             ("", Some(PLAIN)),
             ("*/*", Some(PLAIN)),
-            ("application/vnd.kubernetes.protobuf,application/json", Some(PLAIN)),
+            (
+                "application/vnd.kubernetes.protobuf,application/json",
+                wanted(Encoding::Protobuf, Shape::Object),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;stream=watch",
+                wanted(Encoding::Protobuf, Shape::Object),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json",
+                Some(PLAIN),
+            ),
             (kubectl, wanted(Encoding::Json, Shape::Table("v1"))),
-            (metadata, wanted(Encoding::Json, Shape::PartialList("v1"))),
+            (metadata, wanted(Encoding::Protobuf, Shape::PartialList("v1"))),
             ("application/yaml", wanted(Encoding::Yaml, Shape::Object)),
             ("application/json;q=0.5,application/yaml", wanted(Encoding::Yaml, Shape::Object)),
             ("application/json;as=Table;v=v2;g=meta.k8s.io", None),
-            ("application/vnd.kubernetes.protobuf", None),
             ("text/html", None),
         ];
         for (accept, expected) in cases {
-            assert_eq!(negotiate(Some(accept)).ok(), expected, "{accept}");
+            assert_eq!(negotiate(Some(accept), true).ok(), expected, "{accept}");
         }
+        let binary = "application/vnd.kubernetes.protobuf";
+        assert_eq!(
+            negotiate(Some(binary), false).unwrap_err().message,
+            "only the following media types are accepted: application/json, application/yaml"
+        );
+        let both = format!("{binary},application/json");
+        assert_eq!(negotiate(Some(&both), false).unwrap(), PLAIN);
     }
 
     proptest::proptest! {
@@ -141,7 +172,7 @@ mod tests {
         fn any_header_is_answered_or_refused(header in "[a-z/*;=,.\"q0-9 é-]{0,60}") {
             let qualities: Vec<u16> = medias(&header).iter().map(|media| media.quality).collect();
             proptest::prop_assert!(qualities.is_sorted_by(|a, b| a >= b));
-            let code = negotiate(Some(&header)).err().map(|status| status.code);
+            let code = negotiate(Some(&header), true).err().map(|status| status.code);
             proptest::prop_assert!(matches!(code, None | Some(406)));
         }
     }

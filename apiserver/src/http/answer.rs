@@ -13,11 +13,12 @@ use super::{
 };
 use crate::{
     discovery::Document,
-    registry::{Answer, Call, Content, Renderer},
+    registry::{Answer, Call, Content, Renderer, protobuf},
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
+const PROTOBUF: HeaderValue = HeaderValue::from_static("application/vnd.kubernetes.protobuf");
 const PRIVATE: HeaderValue = HeaderValue::from_static("no-cache, private");
 
 /// What the registry came to.
@@ -35,8 +36,11 @@ pub(super) fn answer(call: &Call, answer: Answer) -> Result<Response, Status> {
         Content::List(list) => {
             let pieces = Renderer::new(call, true)?.list(&list)?;
             match encoding {
-                Encoding::Json => in_pieces(code, pieces),
-                Encoding::Yaml => encoded(code, encoding, Bytes::from(pieces.concat()))?,
+                Encoding::Json => in_pieces(code, JSON, pieces),
+                Encoding::Protobuf => in_pieces(code, PROTOBUF, pieces),
+                Encoding::Indented | Encoding::Yaml => {
+                    encoded(code, encoding, Bytes::from(pieces.concat()))?
+                }
             }
         }
     };
@@ -44,12 +48,17 @@ pub(super) fn answer(call: &Call, answer: Answer) -> Result<Response, Status> {
     Ok(response)
 }
 
-/// A body that comes as it is made.
-pub(super) fn streaming<S>(content_type: &'static str, frames: S) -> Response
+/// A watch: its frames as they are made.
+pub(super) fn streaming<S>(encoding: Encoding, frames: S) -> Response
 where
     S: futures::Stream<Item = Result<Bytes, std::convert::Infallible>> + Send + 'static,
 {
-    let content_type = HeaderValue::from_static(content_type);
+    let content_type = match encoding {
+        Encoding::Protobuf => {
+            HeaderValue::from_static("application/vnd.kubernetes.protobuf;stream=watch")
+        }
+        Encoding::Json | Encoding::Indented | Encoding::Yaml => JSON,
+    };
     let mut response = response(200, content_type, Body::from_stream(frames));
     response.extensions_mut().insert(Pieces);
     response
@@ -57,7 +66,7 @@ where
 
 /// The status as the body of a failure, in the encoding that was asked for if there is one.
 pub(super) fn failure(status: &Status, accept: Option<&str>) -> Response {
-    let encoding = accept::negotiate(accept).map_or(Encoding::Json, |wanted| wanted.encoding);
+    let encoding = accept::negotiate(accept, true).map_or(Encoding::Json, |wanted| wanted.encoding);
     let json = Bytes::from(serde_json::to_vec(status).expect("a Status always serializes"));
     let mut response = match encoded(status.code, encoding, json.clone()) {
         Ok(response) => response,
@@ -108,6 +117,8 @@ pub(super) fn text(code: u16, text: impl Into<Bytes>) -> Response {
 fn encoded(code: u16, encoding: Encoding, body: Bytes) -> Result<Response, Status> {
     match encoding {
         Encoding::Json => Ok(response(code, JSON, Body::from(body))),
+        Encoding::Indented => Ok(response(code, JSON, Body::from(indented(&body)))),
+        Encoding::Protobuf => Ok(response(code, PROTOBUF, Body::from(protobuf(&body)?))),
         Encoding::Yaml => {
             let value: Value = serde_json::from_slice(&body)
                 .map_err(|error| Status::internal(format!("rendering YAML: {error}")))?;
@@ -116,10 +127,10 @@ fn encoded(code: u16, encoding: Encoding, body: Bytes) -> Result<Response, Statu
     }
 }
 
-fn in_pieces(code: u16, pieces: Vec<Bytes>) -> Response {
+fn in_pieces(code: u16, content_type: HeaderValue, pieces: Vec<Bytes>) -> Response {
     let length: usize = pieces.iter().map(Bytes::len).sum();
     let frames = stream::iter(pieces.into_iter().map(Ok::<_, std::convert::Infallible>));
-    let mut response = response(code, JSON, Body::from_stream(frames));
+    let mut response = response(code, content_type, Body::from_stream(frames));
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     response.extensions_mut().insert(Pieces);
     response
@@ -146,6 +157,52 @@ pub(super) fn warn<'a>(response: &mut Response, warnings: impl IntoIterator<Item
     }
 }
 
+/// The same JSON with a line per value. Works on the text, so that the order of fields stays.
+fn indented(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len() * 2);
+    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+    let line = |out: &mut Vec<u8>, depth: usize| {
+        out.push(b'\n');
+        out.resize(out.len() + 2 * depth, b' ');
+    };
+    for (index, &byte) in json.iter().enumerate() {
+        if quoted {
+            out.push(byte);
+            quoted = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'{' | b'[' => {
+                out.push(byte);
+                if !matches!(json.get(index + 1), Some(b'}' | b']')) {
+                    depth += 1;
+                    line(&mut out, depth);
+                }
+            }
+            b'}' | b']' => {
+                if !matches!(json[..index].last(), Some(b'{' | b'[')) {
+                    depth = depth.saturating_sub(1);
+                    line(&mut out, depth);
+                }
+                out.push(byte);
+            }
+            b',' => {
+                out.push(byte);
+                line(&mut out, depth);
+            }
+            b':' => out.extend_from_slice(b": "),
+            b' ' | b'\n' | b'\r' | b'\t' => {}
+            b'"' => {
+                quoted = true;
+                out.push(byte);
+            }
+            _ => out.push(byte),
+        }
+    }
+    out
+}
+
 fn yaml(value: &Value) -> Result<String, Status> {
     serde_saphyr::to_string(value)
         .map_err(|error| Status::internal(format!("rendering YAML: {error}")))
@@ -157,6 +214,13 @@ mod tests {
 
     use super::*;
     use crate::codec;
+
+    #[test]
+    fn indented_as_go_indents() {
+        let value = json!({"a": [1, {"b\"{,:": "x\\"}], "c": {}, "d": [], "e": null});
+        let expected = serde_json::to_string_pretty(&value).unwrap();
+        assert_eq!(String::from_utf8(indented(value.to_string().as_bytes())).unwrap(), expected);
+    }
 
     #[test]
     fn what_is_printed_reads_back() {

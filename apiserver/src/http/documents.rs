@@ -7,7 +7,7 @@ use http::{Method, header, request::Parts};
 use proto::status::Status;
 use serde_json::json;
 
-use super::{Api, answer, header_text, query::Query, target::Target};
+use super::{Api, answer, compress, header_text, openapi, query::Query, target::Target};
 
 /// The version of Kubernetes whose behaviour this is.
 const MAJOR: &str = "1";
@@ -28,6 +28,7 @@ pub(super) async fn handle(
     }
     let accept = header_text(parts, header::ACCEPT);
     let known = header_text(parts, header::IF_NONE_MATCH);
+    let packed = compress::accepted(header_text(parts, header::ACCEPT_ENCODING));
     let path = path.trim_end_matches('/');
     match target {
         Target::Index => Ok(answer::json(&json!({"paths": index(api)}))),
@@ -42,10 +43,19 @@ pub(super) async fn handle(
         Target::Group(_) | Target::Resources { .. } => {
             Ok(answer::document(api.discovery.document(path)?, known))
         }
-        Target::OpenApiIndex => Ok(api.openapi.index(known)),
+        Target::OpenApiV2 => {
+            let form = openapi::form(accept)?;
+            let api = api.clone();
+            let made = move || api.openapi.v2(form);
+            let document = tokio::task::spawn_blocking(made).await;
+            let document = document.map_err(|error| Status::internal(error.to_string()))?;
+            Ok(document.answer(known, packed))
+        }
+        Target::OpenApiIndex => Ok(api.openapi.index().answer(known, packed)),
         Target::OpenApi { group, version } => {
             let query = Query::parse(parts.uri.query());
-            api.openapi.version(group, version, &query, known)
+            let document = api.openapi.version(group, version).ok_or_else(Status::no_such_path)?;
+            Ok(document.answer_hashed(&query, known, packed))
         }
         Target::Resource(_) | Target::Unknown => Err(Status::no_such_path()),
     }
@@ -53,7 +63,9 @@ pub(super) async fn handle(
 
 fn index(api: &Api) -> Vec<String> {
     let mut paths: Vec<String> =
-        ["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(String::from).to_vec();
+        ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+            .map(String::from)
+            .to_vec();
     paths.extend(api.discovery.paths());
     paths.sort();
     paths

@@ -1,19 +1,52 @@
-//! OpenAPI v3 documents: made when first asked for, then served as bytes.
+//! OpenAPI documents: made when first asked for, then kept compressed.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    io::{Read, Write},
+    sync::Arc,
+};
 
 use axum::response::Response;
+use bytes::Bytes;
 use http::{HeaderValue, header};
 use parking_lot::Mutex;
 use proto::{kind::Row, status::Status};
 
-use super::{answer, query::Query};
+use super::{accept::medias, answer, compress, query::Query};
 use crate::{discovery::Document, openapi};
 
 /// The documents of one set of rows.
 pub struct OpenApi {
     rows: &'static [&'static Row],
-    made: Mutex<HashMap<String, Arc<Document>>>,
+    made: Mutex<HashMap<String, Arc<Packed>>>,
+}
+
+/// How version 2 is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Json,
+    Protobuf,
+}
+
+/// A document whose body is compressed.
+pub(super) struct Packed(Document);
+
+const JSON: &str = "application/json";
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// The name with an at sign is the older one, and no media type by the letter.
+const OLD_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// The form of version 2 that is asked for.
+pub(super) fn form(accept: Option<&str>) -> Result<Form, Status> {
+    let accept = accept.filter(|accept| !accept.trim().is_empty()).unwrap_or(JSON);
+    medias(accept)
+        .iter()
+        .find_map(|media| match media.name {
+            JSON | "*/*" | "application/*" => Some(Form::Json),
+            PROTOBUF | OLD_PROTOBUF => Some(Form::Protobuf),
+            _ => None,
+        })
+        .ok_or_else(|| Status::not_acceptable(&format!("{JSON}, {PROTOBUF}")))
 }
 
 impl OpenApi {
@@ -21,35 +54,42 @@ impl OpenApi {
         OpenApi { rows, made: Mutex::default() }
     }
 
-    /// `/openapi/v3`.
-    pub(super) fn index(&self, known: Option<&str>) -> Response {
-        let document = self.made("", || Some(document(openapi::v3_index(self.rows), None)));
-        answer::document(&document.expect("there is always an index"), known)
+    /// `/openapi/v2`: everything, which takes a moment the first time.
+    pub(super) fn v2(&self, form: Form) -> Arc<Packed> {
+        let (key, content_type) = match form {
+            Form::Json => ("v2 json", JSON),
+            Form::Protobuf => ("v2 protobuf", PROTOBUF),
+        };
+        let make = || {
+            let body = match form {
+                Form::Json => openapi::v2_document(self.rows),
+                Form::Protobuf => openapi::v2_protobuf(self.rows),
+            };
+            Some(Packed::new(content_type, &body, openapi::v2_hash(key, self.rows)))
+        };
+        self.made(key, make).expect("there is always a document of everything")
     }
 
-    /// One group's version; for ever where the URL names the hash that it has.
-    pub(super) fn version(
-        &self,
-        group: &str,
-        version: &str,
-        query: &Query,
-        known: Option<&str>,
-    ) -> Result<Response, Status> {
+    /// `/openapi/v3`.
+    pub(super) fn index(&self) -> Arc<Packed> {
+        let make = || {
+            let body = openapi::v3_index(self.rows);
+            let etag = Document::new(JSON, body.clone()).etag.trim_matches('"').to_string();
+            Some(Packed::new(JSON, &body, etag))
+        };
+        self.made("v3", make).expect("there is always an index")
+    }
+
+    /// Version 3 of one group's version.
+    pub(super) fn version(&self, group: &str, version: &str) -> Option<Arc<Packed>> {
         let make = || {
             let body = openapi::v3_document(group, version, self.rows)?;
-            Some(document(body, Some(openapi::v3_hash(group, version, self.rows))))
+            Some(Packed::new(JSON, &body, openapi::v3_hash(group, version, self.rows)))
         };
-        let document =
-            self.made(&format!("{group}/{version}"), make).ok_or_else(Status::no_such_path)?;
-        let mut response = answer::document(&document, known);
-        if query.text("hash") == document.etag.trim_matches('"') {
-            let immutable = HeaderValue::from_static("public, immutable");
-            response.headers_mut().insert(header::CACHE_CONTROL, immutable);
-        }
-        Ok(response)
+        self.made(&format!("v3 {group}/{version}"), make)
     }
 
-    fn made(&self, key: &str, make: impl FnOnce() -> Option<Document>) -> Option<Arc<Document>> {
+    fn made(&self, key: &str, make: impl FnOnce() -> Option<Packed>) -> Option<Arc<Packed>> {
         let mut made = self.made.lock();
         if let Some(document) = made.get(key) {
             return Some(document.clone());
@@ -60,10 +100,46 @@ impl OpenApi {
     }
 }
 
-fn document(body: bytes::Bytes, hash: Option<String>) -> Document {
-    let mut document = Document::new("application/json", body);
-    if let Some(hash) = hash {
-        document.etag = format!("\"{hash}\"").into();
+impl Packed {
+    fn new(content_type: &'static str, body: &[u8], hash: String) -> Packed {
+        let mut encoder = compress::encoder(Vec::with_capacity(body.len() / 8));
+        let packed = encoder.write_all(body).and_then(|()| encoder.finish());
+        let body = Bytes::from(packed.expect("writing into memory does not fail"));
+        Packed(Document { body, etag: format!("\"{hash}\"").into(), content_type })
     }
-    document
+
+    /// The document, or 304 where the client has it; unpacked unless the client takes gzip.
+    pub(super) fn answer(&self, known: Option<&str>, packed: bool) -> Response {
+        let mut document = self.0.clone();
+        if !packed {
+            let mut body = Vec::new();
+            flate2::read::GzDecoder::new(&*self.0.body)
+                .read_to_end(&mut body)
+                .expect("it was packed here");
+            document.body = body.into();
+        }
+        let mut response = answer::document(&document, known);
+        let headers = response.headers_mut();
+        headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        if packed && response.status() == http::StatusCode::OK {
+            let gzip = HeaderValue::from_static("gzip");
+            response.headers_mut().insert(header::CONTENT_ENCODING, gzip);
+        }
+        response
+    }
+
+    /// The same, for ever where the URL names the hash that the document has.
+    pub(super) fn answer_hashed(
+        &self,
+        query: &Query,
+        known: Option<&str>,
+        packed: bool,
+    ) -> Response {
+        let mut response = self.answer(known, packed);
+        if query.text("hash") == self.0.etag.trim_matches('"') {
+            let immutable = HeaderValue::from_static("public, immutable");
+            response.headers_mut().insert(header::CACHE_CONTROL, immutable);
+        }
+        response
+    }
 }

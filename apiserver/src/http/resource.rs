@@ -4,13 +4,22 @@ use std::sync::Arc;
 
 use axum::{body::Body, response::Response};
 use http::{Method, header, request::Parts};
+use hyper::upgrade::OnUpgrade;
 use proto::{kind::Row, selector::FieldSelector, status::Status, user::User};
 
-use super::{Api, accept, answer, body, header_text, query::Query, target::ResourcePath, what};
+use super::{
+    Api,
+    accept::{self, Encoding, Wanted},
+    answer, body, compress, header_text,
+    query::Query,
+    target::ResourcePath,
+    websocket, what,
+};
 use crate::{
     authz::{self, Attributes},
     node,
     registry::{Call, Kind, review},
+    schema,
 };
 
 pub(super) async fn handle(
@@ -20,7 +29,7 @@ pub(super) async fn handle(
     path: &ResourcePath<'_>,
     user: &Arc<User>,
 ) -> Result<Response, Status> {
-    let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
     let query = Query::parse(parts.uri.query());
     let verb = verb(&parts.method, path, &query)?;
     let selected = selected_name(path, &query);
@@ -29,7 +38,6 @@ pub(super) async fn handle(
     authorize(api, &attributes, path)?;
     let kind = find(api, path, verb)?;
     let streams = matches!(&*path.subresource, "log" | "exec" | "attach" | "portforward");
-    let accepted = header_text(parts, header::ACCEPT);
     let call = Call {
         kind,
         verb,
@@ -40,23 +48,27 @@ pub(super) async fn handle(
         query: &query,
         user_agent: header_text(parts, header::USER_AGENT).unwrap_or_default(),
         content_type: header_text(parts, header::CONTENT_TYPE).unwrap_or_default(),
-        wanted: if streams { accept::PLAIN } else { accept::negotiate(accepted)? },
+        wanted: match streams {
+            true => accept::PLAIN,
+            false => wanted(parts, &query, kind.row)?,
+        },
         now: api.clock.now(),
     };
     if streams {
-        return node::handle(api, &call, parts, upgrade).await;
+        return match websocket::asked(&call, parts) {
+            true => {
+                let response = node::handle(api, &call, parts, None).await?;
+                websocket::carry(parts, upgrade, response, websocket::Frames::Binary).await
+            }
+            false => node::handle(api, &call, parts, upgrade).await,
+        };
     }
     let registry = &api.registry;
     let result = match (verb, &*path.subresource) {
         ("get", "" | "status") => registry.get(&call).await,
         ("get", "scale") => registry.get_scale(&call).await,
         ("list", "") => registry.list(&call).await,
-        ("watch", "") => {
-            let frames = registry.watch(&call).await?;
-            let mut response = answer::streaming("application/json", frames);
-            answer::warn(&mut response, deprecation(kind.row));
-            return Ok(response);
-        }
+        ("watch", "") => return watch(api, &call, parts, upgrade).await,
         ("get" | "list" | "watch", _) => Err(Status::method_not_allowed()),
         _ => {
             let body = body::read(&api.clock, body).await?;
@@ -73,7 +85,48 @@ pub(super) async fn handle(
     };
     let mut response = answer::answer(&call, result?)?;
     answer::warn(&mut response, deprecation(kind.row));
-    Ok(response)
+    Ok(compress::response(response, header_text(parts, header::ACCEPT_ENCODING)))
+}
+
+async fn watch(
+    api: &Api,
+    call: &Call<'_>,
+    parts: &Parts,
+    upgrade: Option<OnUpgrade>,
+) -> Result<Response, Status> {
+    let frames = api.registry.watch(call).await?;
+    let encoding = call.wanted.encoding;
+    let mut response = answer::streaming(encoding, frames);
+    answer::warn(&mut response, deprecation(call.kind.row));
+    if !websocket::asked(call, parts) {
+        return Ok(response);
+    }
+    let frames = match encoding {
+        Encoding::Protobuf => websocket::Frames::Binary,
+        Encoding::Json | Encoding::Indented | Encoding::Yaml => websocket::Frames::Text,
+    };
+    websocket::carry(parts, upgrade, response, frames).await
+}
+
+/// What the client wants to read; JSON is indented for people.
+fn wanted(parts: &Parts, query: &Query, row: &Row) -> Result<Wanted, Status> {
+    let numbered = schema::of(row).is_some();
+    let mut wanted = accept::negotiate(header_text(parts, header::ACCEPT), numbered)?;
+    if wanted.encoding == Encoding::Json && is_pretty(parts, query) {
+        wanted.encoding = Encoding::Indented;
+    }
+    Ok(wanted)
+}
+
+/// Asked for with `pretty`, or taken for granted of what people read with.
+fn is_pretty(parts: &Parts, query: &Query) -> bool {
+    match query.text("pretty") {
+        "" => {
+            let agent = header_text(parts, header::USER_AGENT).unwrap_or_default();
+            ["curl", "Wget", "Mozilla/5.0"].iter().any(|reader| agent.starts_with(reader))
+        }
+        pretty => matches!(pretty, "1" | "t" | "T" | "true" | "TRUE" | "True"),
+    }
 }
 
 /// What upstream warns of on every request to a kind: group, kind, sentence.

@@ -26,6 +26,8 @@ pub enum Target<'a> {
         group: Part<'a>,
         version: Part<'a>,
     },
+    /// `/openapi/v2`.
+    OpenApiV2,
     /// `/openapi/v3`.
     OpenApiIndex,
     /// `/openapi/v3/apis/GROUP/VERSION`; the group is empty for `/openapi/v3/api/v1`.
@@ -84,6 +86,7 @@ fn health(parts: Vec<Part>) -> Target {
 fn openapi(parts: Vec<Part>) -> Target {
     let names: Vec<&str> = parts.iter().map(|part| &**part).collect();
     match names.as_slice() {
+        ["openapi", "v2"] => Target::OpenApiV2,
         ["openapi", "v3"] => Target::OpenApiIndex,
         ["openapi", "v3", "api", _] => {
             Target::OpenApi { group: Cow::Borrowed(""), version: nth(parts, 3) }
@@ -191,6 +194,7 @@ mod tests {
             ("/apis/apps", Target::Group("apps".into())),
             ("/api/v1/", Target::Resources { group: "".into(), version: "v1".into() }),
             ("/readyz/store", Target::Health { endpoint: "readyz", check: Some("store".into()) }),
+            ("/openapi/v2", Target::OpenApiV2),
             ("/openapi/v3", Target::OpenApiIndex),
             ("/openapi/v3/apis/apps/v1", {
                 Target::OpenApi { group: "apps".into(), version: "v1".into() }

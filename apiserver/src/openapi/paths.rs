@@ -3,7 +3,8 @@
 use proto::kind::Row;
 use serde_json::{Map, Value, json};
 
-use super::{DELETE_OPTIONS, PATCH, STATUS, reference, schema_name, subresource_kind};
+use super::{DELETE_OPTIONS, PATCH, STATUS, reference, schema_name};
+use crate::discovery::Subresource;
 use crate::patch::PatchKind;
 use crate::schema;
 
@@ -66,6 +67,12 @@ const EXEC: [Parameter; 6] = [
     ("tty", "boolean", "Allocates a terminal."),
 ];
 
+/// What answers may be written in, and what watches stream.
+const MEDIA: [&str; 3] =
+    ["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"];
+const STREAMS: [&str; 2] =
+    ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+
 /// What an operation reads and answers.
 enum Body<'a> {
     None,
@@ -80,7 +87,7 @@ pub fn paths(rows: &[&Row]) -> Map<String, Value> {
         let namespace = if row.namespaced { "{namespace}" } else { "" };
         let collection = row.path(namespace, "");
         let item = row.path(namespace, "{name}");
-        let make = Make { row, kind: gvk(row), scoped: true };
+        let make = Make { row, kind: gvk(row), scoped: true, subresource: "" };
         paths.insert(collection.clone(), make.collection(&name));
         let has = |verb| row.verbs.iter().any(|known| known == verb);
         if has("get") {
@@ -105,20 +112,15 @@ fn gvk(row: &Row) -> Value {
 }
 
 fn subresource_path(row: &Row, subresource: &str, own: &str) -> Value {
-    let other = subresource_kind(subresource);
-    let kind = other.map_or_else(
-        || gvk(row),
-        |[group, version, kind]| json!({ "group": group, "version": version, "kind": kind }),
-    );
-    let other = other.and_then(|[group, version, kind]| schema::kind(group, version, kind));
-    let name = other.map_or_else(|| own.to_string(), |ty| ty.name.to_string());
-    let make = Make { row, kind, scoped: true };
+    let Subresource { group, version, kind, verbs } = Subresource::of(row, subresource);
+    let ty = schema::kind(group, version, kind);
+    let name = ty.map_or_else(|| own.to_string(), |ty| ty.name.to_string());
+    let kind = json!({ "group": group, "version": version, "kind": kind });
+    let make = Make { row, kind, scoped: true, subresource };
     let verbs: &[&str] = match subresource {
-        "binding" | "eviction" => &["create"],
-        "finalize" => &["update"],
         "log" => &["log"],
-        "attach" | "exec" => &["connect"],
-        _ => &["get", "update", "patch"],
+        "attach" | "exec" | "portforward" | "proxy" => &["connect"],
+        _ => verbs,
     };
     let verbs: Vec<_> = verbs.iter().map(|verb| std::borrow::Cow::from(*verb)).collect();
     make.item(&name, &verbs)
@@ -130,6 +132,8 @@ struct Make<'a> {
     kind: Value,
     /// Below a namespace, where the kind has one.
     scoped: bool,
+    /// Empty for the resource itself.
+    subresource: &'a str,
 }
 
 impl Make<'_> {
@@ -176,9 +180,13 @@ impl Make<'_> {
                 }
                 "log" => ("get", self.operation("get", &[&LOG], Body::None, "")),
                 "connect" => {
-                    let connect = || self.operation("connect", &[&EXEC], Body::None, "");
-                    operations.insert("post".into(), connect());
-                    ("get", connect())
+                    let connect = |method: &str| {
+                        let mut connect = self.operation("connect", &[&EXEC], Body::None, "");
+                        connect["operationId"] = self.id("connect", method).into();
+                        connect
+                    };
+                    operations.insert("post".into(), connect("Post"));
+                    ("get", connect("Get"))
                 }
                 _ => continue,
             };
@@ -197,7 +205,14 @@ impl Make<'_> {
     ) -> Value {
         let content = match answer {
             "" => json!({ "text/plain": { "schema": { "type": "string" } } }),
-            name => json!({ "application/json": { "schema": reference(name) } }),
+            name => {
+                let streams: &[&str] = if action == "list" { &STREAMS } else { &[] };
+                let media = MEDIA.iter().chain(streams);
+                media
+                    .map(|media| (media.to_string(), json!({ "schema": reference(name) })))
+                    .collect::<Map<String, Value>>()
+                    .into()
+            }
         };
         let mut responses = Map::new();
         responses.insert("200".into(), json!({ "description": "OK", "content": content }));
@@ -210,6 +225,7 @@ impl Make<'_> {
         let mut operation = json!({
             "tags": [tag(self.row)],
             "description": format!("{action} {}", self.row.kind),
+            "operationId": self.id(action, ""),
             "parameters": parameters,
             "responses": responses,
             "x-kubernetes-action": action,
@@ -228,6 +244,23 @@ impl Make<'_> {
         };
         operation["requestBody"] = json!({ "content": request });
         operation
+    }
+
+    /// `listCoreV1NamespacedPod`, `connectCoreV1GetNamespacedPodExec`: what generated clients call
+    /// the operation.
+    fn id(&self, action: &str, method: &str) -> String {
+        let (verb, collection) = match action {
+            "get" => ("read", ""),
+            "post" => ("create", ""),
+            "put" => ("replace", ""),
+            "deletecollection" => ("delete", "Collection"),
+            other => (other, ""),
+        };
+        let place = format!("{}{}", upper(&api(self.row)), upper(&self.row.version));
+        let scope = if self.row.namespaced && self.scoped { "Namespaced" } else { "" };
+        let all = if self.row.namespaced && !self.scoped { "ForAllNamespaces" } else { "" };
+        let subresource = upper(self.subresource);
+        format!("{verb}{place}{collection}{method}{scope}{}{subresource}{all}", self.row.kind)
     }
 
     /// Adds the parameters of the path itself.
@@ -254,8 +287,23 @@ fn query((name, ty, description): &Parameter) -> Value {
         "schema": { "type": ty, "uniqueItems": true } })
 }
 
-/// `apps_v1`, `core_v1`.
+/// `apps_v1`, `core_v1`, `rbacAuthorization_v1`.
 fn tag(row: &Row) -> String {
-    let group = row.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
-    format!("{group}_{}", row.version)
+    format!("{}_{}", api(row), row.version)
+}
+
+/// The group in one word: `core`, `apps`, `rbacAuthorization`.
+fn api(row: &Row) -> String {
+    let mut words = row.group.trim_end_matches(".k8s.io").split('.');
+    match words.next().unwrap_or_default() {
+        "" => "core".into(),
+        first => words.fold(first.to_string(), |name, word| name + &upper(word)),
+    }
+}
+
+fn upper(word: &str) -> String {
+    let mut letters = word.chars();
+    letters
+        .next()
+        .map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
 }

@@ -3,7 +3,8 @@
 use proto::kind::Row;
 use serde_json::{Map, Value, json};
 
-use super::{DELETE_OPTIONS, LIST_META, PATCH, STATUS, reference, subresource_kind};
+use super::{DELETE_OPTIONS, LIST_META, PATCH, STATUS, WATCH_EVENT, reference};
+use crate::discovery::Subresource;
 use crate::schema::{self, Descriptions, Field, Merging, Shape, Strategy, Type, TypeRef};
 
 /// The types that are one value on the wire: name, description, schema.
@@ -46,8 +47,8 @@ pub fn schemas(rows: &[&Row]) -> Map<String, Value> {
                 walk.out.insert(format!("{}List", ty.name), list(row, &ty));
             }
         }
-        let others = row.subresources.iter().filter_map(|name| subresource_kind(name));
-        for [group, version, kind] in others {
+        for name in row.subresources.iter() {
+            let Subresource { group, version, kind, .. } = Subresource::of(row, name);
             schema::kind(group, version, kind).iter().for_each(|ty| walk.add(ty));
         }
     }
@@ -56,6 +57,8 @@ pub fn schemas(rows: &[&Row]) -> Map<String, Value> {
     }
     let patch = "A patch of any kind, by its content type.";
     walk.out.insert(PATCH.into(), json!({ "description": patch, "type": "object" }));
+    walk.shape(&Shape::Raw);
+    walk.out.insert(WATCH_EVENT.into(), watch_event());
     walk.out
 }
 
@@ -206,6 +209,26 @@ fn annotate(schema: &mut Value, field: &Field) {
     if !key.is_empty() {
         schema["x-kubernetes-patch-merge-key"] = (**key).into();
     }
+}
+
+/// What a line of a watch is.
+fn watch_event() -> Value {
+    let (object, ..) = SCALARS[4];
+    json!({
+        "description": "Event represents a single event to a watched resource.",
+        "type": "object",
+        "required": ["type", "object"],
+        "properties": {
+            "type": { "type": "string", "default": "" },
+            "object": {
+                "allOf": [reference(object)],
+                "description": "The object as it is now; for DELETED as it was before; for ERROR \
+                                a Status; for BOOKMARK only its resourceVersion says something.",
+            },
+        },
+        "x-kubernetes-group-version-kind":
+            [{ "group": "", "version": "v1", "kind": "WatchEvent" }],
+    })
 }
 
 fn list(row: &Row, ty: &Type) -> Value {

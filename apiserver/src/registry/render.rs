@@ -11,7 +11,9 @@ use serde_json::{Value, json, value::RawValue};
 use super::{Call, Kind, List, object};
 use crate::{
     cache::{Change, Entry, EventType, Turn},
-    http::accept::{Encoding, OFFERED, Shape, Wanted},
+    codec::protobuf::encode,
+    http::accept::{Encoding, OFFERED_STREAMS, Shape, Wanted},
+    schema,
 };
 
 /// What a table row carries of its object.
@@ -66,14 +68,15 @@ impl Renderer {
         Ok(Renderer { kind: call.kind.clone(), wanted: call.wanted, include, now: call.now })
     }
 
-    /// Watches have frames of JSON only.
+    /// Watches have frames of JSON or protobuf.
     pub fn for_watch(call: &Call) -> Result<Renderer, Status> {
-        if call.wanted.encoding != Encoding::Json {
-            return Err(Status::not_acceptable(OFFERED));
+        if call.wanted.encoding == Encoding::Yaml {
+            return Err(Status::not_acceptable(OFFERED_STREAMS));
         }
         Renderer::new(call, matches!(call.wanted.shape, Shape::PartialList(_)))
     }
 
+    /// As JSON, whatever the encoding is to be.
     pub fn entry(&self, entry: &Entry) -> Result<Bytes, Status> {
         self.one(Source::Bytes(entry.bytes()))
     }
@@ -83,7 +86,7 @@ impl Renderer {
         self.one(Source::Value(value))
     }
 
-    /// The pieces of a list, in order.
+    /// The pieces of a list, in order: of protobuf where that is wanted, else of JSON.
     pub fn list(&self, list: &List) -> Result<Vec<Bytes>, Status> {
         let mut metadata = json!({"resourceVersion": list.revision.to_string()});
         if !list.continue_token.is_empty() {
@@ -91,6 +94,9 @@ impl Renderer {
         }
         if let Some(remaining) = list.remaining {
             metadata["remainingItemCount"] = remaining.into();
+        }
+        if self.wanted.encoding == Encoding::Protobuf {
+            return Ok(vec![self.numbered(&metadata, &list.entries)?]);
         }
         match self.wanted.shape {
             Shape::Object => self.objects(&metadata, &list.entries),
@@ -128,20 +134,21 @@ impl Renderer {
             Turn::Deleted => entry.bytes_at(change.revision),
             Turn::Added | Turn::Modified => entry.bytes(),
         };
-        let rendered = self.one(Source::Bytes(object))?;
-        Ok(change.shared(representation, turn, || frame(type_name(turn), &rendered)))
+        change.shared(representation, turn, || {
+            self.event(type_name(turn), &self.one(Source::Bytes(object))?)
+        })
     }
 
     /// An object that was there before the watch began.
     pub fn initial(&self, entry: &Entry) -> Result<Bytes, Status> {
         match self.representation() {
             None => Ok(entry.frame(EventType::Added)),
-            Some(_) => Ok(frame("ADDED", &self.entry(entry)?)),
+            Some(_) => self.event("ADDED", &self.entry(entry)?),
         }
     }
 
     /// `initial_end` marks the end of the initial events (WatchList).
-    pub fn bookmark(&self, revision: u64, initial_end: bool) -> Bytes {
+    pub fn bookmark(&self, revision: u64, initial_end: bool) -> Result<Bytes, Status> {
         let mut metadata =
             json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_end {
@@ -169,7 +176,21 @@ impl Renderer {
                 "metadata": metadata,
             }),
         };
-        frame("BOOKMARK", &bytes(&object))
+        self.event("BOOKMARK", &bytes(&object))
+    }
+
+    /// The frame that ends a watch which failed.
+    pub fn error(&self, status: &Status) -> Bytes {
+        let status = serde_json::to_vec(status).expect("a Status always serializes");
+        self.event("ERROR", &status).unwrap_or_else(|_| frame("ERROR", &status))
+    }
+
+    /// The frame of an event; `object` is JSON.
+    fn event(&self, kind: &str, object: &[u8]) -> Result<Bytes, Status> {
+        match self.wanted.encoding {
+            Encoding::Protobuf => Ok(encode::event(kind, &protobuf(object)?).into()),
+            Encoding::Json | Encoding::Indented | Encoding::Yaml => Ok(frame(kind, object)),
+        }
     }
 
     fn one(&self, source: Source) -> Result<Bytes, Status> {
@@ -219,6 +240,25 @@ impl Renderer {
         Ok(pieces)
     }
 
+    /// A list as protobuf.
+    fn numbered(&self, metadata: &Value, entries: &[Arc<Entry>]) -> Result<Bytes, Status> {
+        let row = self.kind.row;
+        let (item, api_version, kind) = match self.wanted.shape {
+            Shape::Partial(version) | Shape::PartialList(version) => {
+                let kind = "PartialObjectMetadataList".to_string();
+                (None, format!("meta.k8s.io/{version}"), kind)
+            }
+            Shape::Object | Shape::Table(_) => {
+                (schema::of(row), row.api_version(), row.list_kind())
+            }
+        };
+        let mut list = encode::List::new(item, metadata);
+        for entry in entries {
+            list.push(&Source::Bytes(self.object(Source::Bytes(entry.bytes()))?).value()?);
+        }
+        Ok(list.finish(&api_version, &kind).into())
+    }
+
     fn table(&self, version: &str, metadata: Value, rows: Vec<Value>) -> Value {
         let columns: Vec<Value> = self
             .kind
@@ -265,15 +305,17 @@ impl Renderer {
     /// A number that means the same bytes to all watchers; `None` for the stored frames.
     fn representation(&self) -> Option<u32> {
         let converted = self.kind.strategy.conversion().is_some();
+        let numbered = self.wanted.encoding == Encoding::Protobuf;
         let shape = match self.wanted.shape {
-            Shape::Object if !converted => return None,
+            Shape::Object if !converted && !numbered => return None,
             Shape::Object => 1,
             Shape::Table("v1") => 2,
             Shape::Table(_) => 3,
             Shape::Partial("v1") | Shape::PartialList("v1") => 4,
             Shape::Partial(_) | Shape::PartialList(_) => 5,
         };
-        Some(shape + 10 * self.include as u32 + 100 * u32::from(converted))
+        let flags = u32::from(converted) + 2 * u32::from(numbered);
+        Some(shape + 10 * self.include as u32 + 100 * flags)
     }
 }
 
@@ -305,8 +347,17 @@ fn bytes(value: &Value) -> Bytes {
     Bytes::from(serde_json::to_vec(value).expect("JSON values always serialize into memory"))
 }
 
+/// The enveloped protobuf of an object in JSON.
+pub fn protobuf(object: &[u8]) -> Result<Vec<u8>, Status> {
+    let value: Value = serde_json::from_slice(object)
+        .map_err(|error| Status::internal(format!("a stored object is damaged: {error}")))?;
+    let kind = value["kind"].as_str().unwrap_or_default();
+    encode::object(&value)
+        .ok_or_else(|| Status::not_acceptable(&format!("{kind} has no protobuf form")))
+}
+
 /// The line of a watch event.
-pub(super) fn frame(kind: &str, object: &[u8]) -> Bytes {
+fn frame(kind: &str, object: &[u8]) -> Bytes {
     let mut line = Vec::with_capacity(object.len() + 40);
     line.extend_from_slice(b"{\"type\":\"");
     line.extend_from_slice(kind.as_bytes());

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::{
     Call, Registry, Renderer, Selection,
     list::{self, At},
-    render::frame,
 };
 use crate::{
     cache::{Entry, Gone, Watcher},
@@ -137,7 +136,8 @@ impl Watch {
                     self.push(frame);
                 }
             } else if let Some(revision) = self.mark.take() {
-                self.ready.push_back(self.renderer.bookmark(revision, true));
+                let frame = self.renderer.bookmark(revision, true);
+                self.push(frame);
             } else {
                 self.pull().await;
             }
@@ -199,7 +199,8 @@ impl Watch {
         let revision = watcher.progress();
         if self.bookmarks && revision > self.told {
             self.told = revision;
-            self.ready.push_back(self.renderer.bookmark(revision, false));
+            let frame = self.renderer.bookmark(revision, false);
+            self.push(frame);
         }
     }
 
@@ -221,8 +222,7 @@ impl Watch {
     }
 
     fn fail(&mut self, status: Status) {
-        let status = serde_json::to_vec(&status).expect("a Status always serializes");
-        self.ready.push_back(frame("ERROR", &status));
+        self.ready.push_back(self.renderer.error(&status));
         self.watcher = None;
     }
 }

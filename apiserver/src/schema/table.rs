@@ -105,6 +105,7 @@ impl TypeRow {
             fields.push(row.build(&fact, types));
         }
         numbers.extend(self.inlined.iter().map(|message| message.slot(&self.fields)));
+        numbers.sort_by_key(|(number, _)| *number);
         Type {
             name: self.name,
             kind: self.kind,
@@ -128,7 +129,9 @@ impl Message {
             Some((Fact::parse(fact).number, Slot::Field(index)))
         });
         let inlined = self.2.iter().map(|message| message.slot(fields));
-        (self.0, Slot::Inlined(own.chain(inlined).collect()))
+        let mut slots: Vec<_> = own.chain(inlined).collect();
+        slots.sort_by_key(|(number, _)| *number);
+        (self.0, Slot::Inlined(slots.into()))
     }
 }
 

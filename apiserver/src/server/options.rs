@@ -52,6 +52,10 @@ pub struct Options {
     #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767")]
     pub service_node_port_range: Ports,
 
+    /// How many connections may be open at once; more are closed as they come.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000)]
+    pub max_connections: usize,
+
     /// Admission plugins to leave out (comma-separated).
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub disable_admission_plugins: Vec<String>,

@@ -99,22 +99,32 @@ fn config(pki: &Pki) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-/// Accepts until `stop`; then lets requests finish. Returns when the last connection is gone.
+/// Accepts until `stop`, `most` connections at once; then lets requests finish. Returns when the
+/// last connection is gone.
 pub async fn serve(
     listener: TcpListener,
     tls: Tls,
     router: Router,
     clock: Clock,
     stop: CancellationToken,
+    most: usize,
 ) {
     let tasks = TaskTracker::new();
+    let mut full = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
         match accepted {
+            // Closed at once: who waits in the backlog learns nothing.
+            Ok(_) if tasks.len() >= most => {
+                if !std::mem::replace(&mut full, true) {
+                    tracing::warn!(most, "too many connections; raise --max-connections");
+                }
+            }
             Ok((stream, peer)) => {
+                full = false;
                 let acceptor = TlsAcceptor::from(tls.0.load_full());
                 let connection =
                     connection(stream, peer, acceptor, router.clone(), clock.clone(), stop.clone());

@@ -83,6 +83,7 @@ fn main() {
         .collect();
     facts.all_used(&types);
     write("schema.json.zst", &Value::Array(types));
+    write_columns(&descriptions);
     write("descriptions.json.zst", &Value::Object(descriptions));
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/schema");
@@ -92,6 +93,20 @@ fn write(file: &str, value: &Value) {
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     let bytes = zstd::encode_all(value.to_string().as_bytes(), 19).expect("zstd in memory");
     std::fs::write(Path::new(&out).join(file), bytes).expect("OUT_DIR is writable");
+}
+
+/// The descriptions that `columns.txt` asks for, as constants.
+fn write_columns(descriptions: &Map<String, Value>) {
+    let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+    let file = std::fs::read_to_string("src/schema/columns.txt").expect("src/schema/columns.txt");
+    let mut text = String::new();
+    for line in file.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (name, path) = line.split_once(' ').expect(line);
+        let (ty, field) = path.rsplit_once('.').expect(line);
+        let description = descriptions[&full(ty)][field].as_str().expect(line);
+        text += &format!("pub const {name}: &str = {description:?};\n");
+    }
+    std::fs::write(Path::new(&out).join("columns.rs"), text).expect("OUT_DIR is writable");
 }
 
 /// The hand-kept facts, keyed by full type name.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use proto::status::FieldError;
+use proto::status::{FieldError, Problem};
 use serde_json::Value;
 
 use super::lens::Lens;
@@ -120,6 +120,77 @@ pub fn network(path: &Path, text: &str, errors: &mut Errors) {
         let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
         errors.push(FieldError::invalid(path, text, detail));
     }
+}
+
+/// A network in its canonical form.
+pub fn canonical_network(path: &Path, text: &str, errors: &mut Errors) {
+    let before = errors.len();
+    network(path, text, errors);
+    if errors.len() > before {
+        return;
+    }
+    let Some((address, base, prefix)) = split_network(text) else { return };
+    if address != base {
+        let detail = "must not have bits set beyond the prefix length";
+        errors.push(FieldError::invalid(path, text, detail));
+    } else if text != format!("{base}/{prefix}") {
+        let detail = format!("must be in canonical form (\"{base}/{prefix}\")");
+        errors.push(FieldError::invalid(path, text, detail));
+    }
+}
+
+/// The address, the network's own address and the length of the prefix of `10.9.8.7/24`.
+pub fn split_network(text: &str) -> Option<(IpAddr, IpAddr, u8)> {
+    let (address, prefix) = text.split_once('/')?;
+    let (address, prefix) = (address.parse::<IpAddr>().ok()?, prefix.parse::<u8>().ok()?);
+    let base = match address {
+        IpAddr::V4(four) => {
+            let mask = u32::MAX.checked_shl(32u32.checked_sub(prefix.into())?).unwrap_or(0);
+            IpAddr::V4((u32::from(four) & mask).into())
+        }
+        IpAddr::V6(six) => {
+            let mask = u128::MAX.checked_shl(128u32.checked_sub(prefix.into())?).unwrap_or(0);
+            IpAddr::V6((u128::from(six) & mask).into())
+        }
+    };
+    Some((address, base, prefix))
+}
+
+/// At most `most` bytes.
+pub fn length(path: &Path, text: &str, most: usize, errors: &mut Errors) {
+    if text.len() > most {
+        errors.push(too_long(path, most));
+    }
+}
+
+pub fn too_long(path: &Path, most: usize) -> FieldError {
+    FieldError::new(path, Problem::TooLong, format!("may not be more than {most} bytes"))
+}
+
+/// At most `most` items; whether it is so.
+pub fn items(path: &Path, count: usize, most: usize, errors: &mut Errors) -> bool {
+    if count > most {
+        let detail = format!("must have at most {most} items");
+        errors.push(FieldError::new(path, Problem::TooMany(count), detail));
+    }
+    count <= most
+}
+
+/// The name of a CSI or DRA driver.
+pub fn driver(path: &Path, text: &str, errors: &mut Errors) {
+    if text.is_empty() {
+        errors.push(FieldError::required(path, ""));
+        return;
+    }
+    length(path, text, 63, errors);
+    errors.extend(sentences(path, text, name::subdomain(&text.to_lowercase())));
+}
+
+/// The required name of something that is in a URL.
+pub fn segment(path: &Path, object: &Value, field: &str, errors: &mut Errors) {
+    required(path, object, field, errors);
+    let text = object.text(field);
+    errors.extend(sentences(&path.field(field), text, name::path_segment(text)));
 }
 
 /// Why an address cannot be reached from elsewhere, if so.

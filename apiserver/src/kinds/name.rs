@@ -12,6 +12,10 @@ pub enum NameRule {
     Dns1035,
     /// Whatever fits in one segment of a URL.
     PathSegment,
+    /// An IP address in its canonical form.
+    Address,
+    /// Anything goes.
+    Free,
 }
 
 impl NameRule {
@@ -21,6 +25,8 @@ impl NameRule {
             NameRule::Label => label(name),
             NameRule::Dns1035 => dns1035(name),
             NameRule::PathSegment => path_segment(name),
+            NameRule::Address => address(name),
+            NameRule::Free => Vec::new(),
         }
     }
 
@@ -44,6 +50,32 @@ pub fn subdomain(name: &str) -> Vec<String> {
 pub fn dns1035(name: &str) -> Vec<String> {
     let begins = name.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
     check(name, 63, begins && is_label(name), DNS1035)
+}
+
+/// `*.example.com`.
+pub fn wildcard(name: &str) -> Vec<String> {
+    let domain = name.strip_prefix("*.");
+    check(name, 253, domain.is_some_and(|domain| domain.split('.').all(is_label)), WILDCARD)
+}
+
+/// An IP address in its canonical form.
+pub fn address(text: &str) -> Vec<String> {
+    match text.parse::<std::net::IpAddr>() {
+        Ok(address) if address.to_string() == text => Vec::new(),
+        Ok(address) => vec![format!("must be in canonical form (\"{address}\")")],
+        Err(_) => {
+            vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()]
+        }
+    }
+}
+
+/// Whatever fits in one segment of a URL.
+pub fn path_segment(name: &str) -> Vec<String> {
+    if name == "." || name == ".." {
+        return vec![format!("may not be '{name}'")];
+    }
+    let banned = ["/", "%"].into_iter().filter(|banned| name.contains(banned));
+    banned.map(|banned| format!("may not contain '{banned}'")).collect()
 }
 
 /// `example.com/name`, the prefix optional: label and annotation keys, finalizers, resources.
@@ -145,14 +177,6 @@ fn is_word(text: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-fn path_segment(name: &str) -> Vec<String> {
-    if name == "." || name == ".." {
-        return vec![format!("may not be '{name}'")];
-    }
-    let banned = ["/", "%"].into_iter().filter(|banned| name.contains(banned));
-    banned.map(|banned| format!("may not contain '{banned}'")).collect()
-}
-
 fn check(text: &str, longest: usize, matches: bool, sentence: &str) -> Vec<String> {
     let mut problems = Vec::new();
     if text.len() > longest {
@@ -178,6 +202,11 @@ const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower ca
     characters, '-' or '.', and must start and end with an alphanumeric character (e.g. \
     'example.com', regex used for validation is \
     '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+
+const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS \
+    subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an \
+    alphanumeric character (e.g. '*.example.com', regex used for validation is \
+    '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 
 const DNS1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', \
     start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  \

@@ -42,6 +42,14 @@ pub const AGE: Column = column(
      https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata",
 );
 
+/// Beside the name the only column of kinds that nobody gave a table.
+pub const CREATED: Column = Column { name: "Created At", kind: "date", ..AGE };
+
+/// The cell of [`CREATED`].
+pub fn created(object: &Value) -> Value {
+    object.at("metadata").at("creationTimestamp").clone()
+}
+
 /// The cell of [`NAME`].
 pub fn name(object: &Value) -> Value {
     object.at("metadata").text("name").into()

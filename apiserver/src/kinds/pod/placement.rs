@@ -205,7 +205,7 @@ fn spread(path: &Path, spec: &Value, errors: &mut Errors) {
     }
 }
 
-fn tolerations(path: &Path, tolerations: &[Value], errors: &mut Errors) {
+pub fn tolerations(path: &Path, tolerations: &[Value], errors: &mut Errors) {
     for (index, toleration) in tolerations.iter().enumerate() {
         let path = path.index(index);
         let (key, operator) = (toleration.text("key"), toleration.text("operator"));

@@ -12,10 +12,7 @@ pub fn spec(path: &Path, spec: &Value) -> Vec<String> {
     let mut warnings = Vec::new();
     let selector = path.field("nodeSelector");
     for (key, _) in spec.pairs("nodeSelector") {
-        if let Some((_, since, instead)) = OLD_LABELS.iter().find(|(old, ..)| *old == key) {
-            let path = selector.key(key);
-            warnings.push(format!("{path}: deprecated since {since}; use {instead:?} instead"));
-        }
+        warnings.extend(old_label(key).map(|old| format!("{}: {old}", selector.key(key))));
     }
     if spec.int("terminationGracePeriodSeconds").unwrap_or(0) < 0 {
         let path = path.field("terminationGracePeriodSeconds");
@@ -36,6 +33,12 @@ pub fn spec(path: &Path, spec: &Value) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// What to say of a node's label that was renamed.
+pub fn old_label(key: &str) -> Option<String> {
+    let (_, since, instead) = OLD_LABELS.iter().find(|(old, ..)| *old == key)?;
+    Some(format!("deprecated since {since}; use {instead:?} instead"))
 }
 
 /// The warning about a name that cannot be a host's; `what` is what the name is used in.

@@ -6,30 +6,44 @@
 //! Objects that arrive have been through `schema::check` and `schema::default`: they hold known,
 //! correctly typed fields and the static defaults; nulls are gone.
 
+pub mod certificate;
 pub mod check;
+pub mod classes;
+pub mod cluster_ip;
 pub mod config;
 pub mod controller_revision;
+pub mod csi;
 pub mod deployment;
+pub mod described;
+pub mod device;
 pub mod endpoints;
 pub mod event;
+pub mod flow;
+pub mod ingress;
 pub mod lease;
 pub mod lens;
 pub mod metadata;
 pub mod name;
 pub mod namespace;
+pub mod network_policy;
 pub mod node;
 pub mod path;
 pub mod pod;
+pub mod policy;
+pub mod rbac;
 pub mod replica_set;
 pub mod service;
 pub mod service_account;
+pub mod storage;
 pub mod table;
 pub mod template;
+pub mod webhook;
 
 use futures::future::BoxFuture;
 use proto::kind::{self, Row};
 use proto::status::{FieldError, Status};
 use proto::time::Time;
+use proto::user::User;
 use serde_json::Value;
 use tokio::sync::OwnedMutexGuard;
 
@@ -46,6 +60,10 @@ pub struct Context<'a> {
     pub now: Time,
     /// Drawn anew for every request.
     pub random: u64,
+    /// Who asks.
+    pub user: &'a User,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
 }
 
 /// The write that a reservation is for.
@@ -185,6 +203,11 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
+    /// The same for any subresource that writes a part of the object; status is the usual one.
+    fn validate_part(&self, _part: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+        self.validate_status(new, old)
+    }
+
     /// Sentences for `Warning: 299` headers, on create and update.
     fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
@@ -254,7 +277,7 @@ pub fn validate_update(new: &Value, old: &Value, ctx: &Context) -> Vec<FieldErro
 pub fn validate_status(new: &Value, old: &Value, ctx: &Context) -> Vec<FieldError> {
     let strategy = strategy(ctx.row);
     let mut errors = metadata::validate_update(new.at("metadata"), old.at("metadata"), ctx.row);
-    errors.extend(strategy.validate_status(new, old));
+    errors.extend(strategy.validate_part(ctx.subresource, new, old));
     errors
 }
 
@@ -288,12 +311,12 @@ static KINDS: &[(&Row, &dyn Strategy)] = &[
     (&kind::SECRET, &config::Secret),
     (&kind::SERVICE_ACCOUNT, &service_account::ServiceAccount),
     (&kind::SERVICE, &service::Service),
-    (&kind::MUTATING_ADMISSION_POLICY, &Plain),
-    (&kind::MUTATING_ADMISSION_POLICY_BINDING, &Plain),
-    (&kind::MUTATING_WEBHOOK_CONFIGURATION, &Plain),
-    (&kind::VALIDATING_ADMISSION_POLICY, &Plain),
-    (&kind::VALIDATING_ADMISSION_POLICY_BINDING, &Plain),
-    (&kind::VALIDATING_WEBHOOK_CONFIGURATION, &Plain),
+    (&kind::MUTATING_ADMISSION_POLICY, &policy::MutatingAdmissionPolicy),
+    (&kind::MUTATING_ADMISSION_POLICY_BINDING, &policy::MutatingAdmissionPolicyBinding),
+    (&kind::MUTATING_WEBHOOK_CONFIGURATION, &webhook::MutatingWebhookConfiguration),
+    (&kind::VALIDATING_ADMISSION_POLICY, &policy::ValidatingAdmissionPolicy),
+    (&kind::VALIDATING_ADMISSION_POLICY_BINDING, &policy::ValidatingAdmissionPolicyBinding),
+    (&kind::VALIDATING_WEBHOOK_CONFIGURATION, &webhook::ValidatingWebhookConfiguration),
     (&kind::CONTROLLER_REVISION, &controller_revision::ControllerRevision),
     (&kind::DAEMON_SET, &Plain),
     (&kind::DEPLOYMENT, &deployment::Deployment),
@@ -304,34 +327,34 @@ static KINDS: &[(&Row, &dyn Strategy)] = &[
     (&kind::HORIZONTAL_POD_AUTOSCALER, &Plain),
     (&kind::CRON_JOB, &Plain),
     (&kind::JOB, &Plain),
-    (&kind::CERTIFICATE_SIGNING_REQUEST, &Plain),
+    (&kind::CERTIFICATE_SIGNING_REQUEST, &certificate::CertificateSigningRequest),
     (&kind::LEASE, &lease::Lease),
     (&kind::ENDPOINT_SLICE, &endpoints::EndpointSlice),
     (&kind::EVENTS_EVENT, &event::NewEvent),
-    (&kind::FLOW_SCHEMA, &Plain),
-    (&kind::PRIORITY_LEVEL_CONFIGURATION, &Plain),
-    (&kind::INGRESS_CLASS, &Plain),
-    (&kind::INGRESS, &Plain),
-    (&kind::IP_ADDRESS, &Plain),
-    (&kind::NETWORK_POLICY, &Plain),
-    (&kind::SERVICE_CIDR, &Plain),
-    (&kind::RUNTIME_CLASS, &Plain),
+    (&kind::FLOW_SCHEMA, &flow::FlowSchema),
+    (&kind::PRIORITY_LEVEL_CONFIGURATION, &flow::PriorityLevelConfiguration),
+    (&kind::INGRESS_CLASS, &ingress::IngressClass),
+    (&kind::INGRESS, &ingress::Ingress),
+    (&kind::IP_ADDRESS, &cluster_ip::IpAddress),
+    (&kind::NETWORK_POLICY, &network_policy::NetworkPolicy),
+    (&kind::SERVICE_CIDR, &cluster_ip::ServiceCidr),
+    (&kind::RUNTIME_CLASS, &classes::RuntimeClass),
     (&kind::POD_DISRUPTION_BUDGET, &Plain),
-    (&kind::CLUSTER_ROLE_BINDING, &Plain),
-    (&kind::CLUSTER_ROLE, &Plain),
-    (&kind::ROLE_BINDING, &Plain),
-    (&kind::ROLE, &Plain),
-    (&kind::DEVICE_CLASS, &Plain),
-    (&kind::RESOURCE_CLAIM, &Plain),
-    (&kind::RESOURCE_CLAIM_TEMPLATE, &Plain),
-    (&kind::RESOURCE_SLICE, &Plain),
-    (&kind::PRIORITY_CLASS, &Plain),
-    (&kind::CSI_DRIVER, &Plain),
-    (&kind::CSI_NODE, &Plain),
-    (&kind::CSI_STORAGE_CAPACITY, &Plain),
-    (&kind::STORAGE_CLASS, &Plain),
-    (&kind::VOLUME_ATTACHMENT, &Plain),
-    (&kind::VOLUME_ATTRIBUTES_CLASS, &Plain),
+    (&kind::CLUSTER_ROLE_BINDING, &rbac::ClusterRoleBinding),
+    (&kind::CLUSTER_ROLE, &rbac::ClusterRole),
+    (&kind::ROLE_BINDING, &rbac::RoleBinding),
+    (&kind::ROLE, &rbac::Role),
+    (&kind::DEVICE_CLASS, &device::DeviceClass),
+    (&kind::RESOURCE_CLAIM, &device::claim::ResourceClaim),
+    (&kind::RESOURCE_CLAIM_TEMPLATE, &device::claim::ResourceClaimTemplate),
+    (&kind::RESOURCE_SLICE, &device::slice::ResourceSlice),
+    (&kind::PRIORITY_CLASS, &classes::PriorityClass),
+    (&kind::CSI_DRIVER, &csi::CsiDriver),
+    (&kind::CSI_NODE, &csi::CsiNode),
+    (&kind::CSI_STORAGE_CAPACITY, &storage::CsiStorageCapacity),
+    (&kind::STORAGE_CLASS, &storage::StorageClass),
+    (&kind::VOLUME_ATTACHMENT, &storage::VolumeAttachment),
+    (&kind::VOLUME_ATTRIBUTES_CLASS, &storage::VolumeAttributesClass),
 ];
 
 fn begin(counted: &[&str], new: &mut Value, ctx: &Context) {

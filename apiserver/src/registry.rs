@@ -82,7 +82,8 @@ pub struct Call<'a> {
 impl<'a> Call<'a> {
     /// `random` is drawn for every attempt.
     fn context(&self, random: u64) -> Context<'a> {
-        Context { row: self.kind.row, now: self.now, random }
+        let Call { user, subresource, .. } = *self;
+        Context { row: self.kind.row, now: self.now, random, user, subresource }
     }
 
     fn not_found(&self) -> Status {

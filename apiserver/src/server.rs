@@ -134,7 +134,7 @@ impl Server {
             clock: clock.clone(),
         });
         let router = http::router(api);
-        bootstrap::run(&router, options.service_cluster_ip_range.nth(0), advertised)
+        bootstrap::run(&router, &options.service_cluster_ip_range, advertised, clock.now())
             .await
             .map_err(ServerError::Bootstrap)?;
         bootstrapped.pass();
@@ -194,6 +194,7 @@ impl Server {
         let Server {
             options,
             router,
+            registry,
             listener,
             address,
             pki,
@@ -203,17 +204,20 @@ impl Server {
             rng,
             stop,
             serving,
-            ..
         } = self;
+        let range = options.service_cluster_ip_range;
+        let kept = bootstrap::built_in::keep(&router, &registry, range, &clock);
         let url = format!("https://{}", SocketAddr::new(options.local(), address.port()));
         let most = options.max_connections;
         let renewal = renew(options, url, pki, tls.clone(), nodes, clock.clone(), rng);
-        let accepting = tls::serve(listener, tls, router, clock.clone(), stop.clone(), most);
+        let accepting =
+            tls::serve(listener, tls, router.clone(), clock.clone(), stop.clone(), most);
         tokio::pin!(accepting);
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = &mut accepting => return,
             () = renewal => {}
+            () = kept => {}
         }
         serving.fail();
         stop.cancel();

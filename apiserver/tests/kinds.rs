@@ -1,14 +1,23 @@
 //! Kinds as the pipeline uses them: schema, defaults, preparation and validation together, on
 //! objects as users write them.
 
+use std::collections::BTreeMap;
+
 use apiserver::kinds::{self, Context};
 use apiserver::schema;
 use proto::kind::{self, Row};
 use proto::time::Time;
+use proto::user::User;
 use serde_json::{Value, json};
 
 fn context(row: &Row) -> Context<'_> {
-    Context { row, now: Time::from_unix(0), random: 7 }
+    static USER: User = User {
+        name: String::new(),
+        uid: String::new(),
+        groups: Vec::new(),
+        extra: BTreeMap::new(),
+    };
+    Context { row, now: Time::from_unix(0), random: 7, user: &USER, subresource: "" }
 }
 
 /// The object after defaulting, and what is wrong with it.

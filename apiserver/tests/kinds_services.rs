@@ -30,7 +30,8 @@ impl Server {
     }
 
     async fn reserve(&self, change: Change<'_>, random: u64) -> Result<Reservation, Status> {
-        let ctx = Context { row: &SERVICE, now: Time::from_unix(0), random };
+        let (row, now, user) = (&SERVICE, Time::from_unix(0), &proto::user::User::default());
+        let ctx = Context { row, now, random, user, subresource: "" };
         kinds::strategy(&SERVICE).reserve(change, &ctx, &self.pool).await
     }
 

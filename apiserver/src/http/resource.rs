@@ -65,7 +65,7 @@ pub(super) async fn handle(
     }
     let registry = &api.registry;
     let result = match (verb, &*path.subresource) {
-        ("get", "" | "status") => registry.get(&call).await,
+        ("get", "" | "status" | "approval") => registry.get(&call).await,
         ("get", "scale") => registry.get_scale(&call).await,
         ("list", "") => registry.list(&call).await,
         ("watch", "") => return watch(api, &call, parts, upgrade).await,
@@ -75,8 +75,8 @@ pub(super) async fn handle(
             match (verb, &*path.subresource) {
                 ("create", "") if !kind.row.is_stored() => review::answer(api, &call, body).await,
                 ("create", "") => registry.create(&call, body).await,
-                ("update", "" | "status") => registry.update(&call, body).await,
-                ("patch", "" | "status") => registry.patch(&call, body).await,
+                ("update", "" | "status" | "approval") => registry.update(&call, body).await,
+                ("patch", "" | "status" | "approval") => registry.patch(&call, body).await,
                 ("delete", "") => registry.delete(&call, body).await,
                 ("deletecollection", "") => registry.delete_collection(&call, body).await,
                 _ => registry.write_subresource(&call, body).await,

@@ -62,13 +62,15 @@ impl Strategy for PriorityClass {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[
-            table::NAME,
-            column("Value", "integer", 0, described::PRIORITY_VALUE),
-            column("Global-Default", "boolean", 0, described::PRIORITY_DEFAULT),
-            table::AGE,
-            column("PreemptionPolicy", "string", 0, described::PRIORITY_PREEMPTION),
-        ]
+        const {
+            &[
+                table::NAME,
+                column("Value", "integer", 0, described::PRIORITY_VALUE),
+                column("Global-Default", "boolean", 0, described::PRIORITY_DEFAULT),
+                table::AGE,
+                column("PreemptionPolicy", "string", 0, described::PRIORITY_PREEMPTION),
+            ]
+        }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
@@ -118,7 +120,7 @@ impl Strategy for RuntimeClass {
 
     /// Upstream looks the description up in the wrong type and finds none.
     fn columns(&self) -> &'static [Column] {
-        &[table::NAME, column("Handler", "string", 0, ""), table::AGE]
+        const { &[table::NAME, column("Handler", "string", 0, ""), table::AGE] }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {

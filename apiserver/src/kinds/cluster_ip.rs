@@ -60,7 +60,7 @@ impl Strategy for ServiceCidr {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[table::NAME, column("CIDRs", "string", 0, described::SERVICE_CIDRS), table::AGE]
+        const { &[table::NAME, column("CIDRs", "string", 0, described::SERVICE_CIDRS), table::AGE] }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
@@ -100,13 +100,12 @@ impl Strategy for IpAddress {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[table::NAME, column("ParentRef", "string", 0, described::IP_PARENT), table::AGE]
+        const { &[table::NAME, column("ParentRef", "string", 0, described::IP_PARENT), table::AGE] }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
         let parent = object.at("spec").at("parentRef");
-        let mut shown =
-            qualified(parent.text("group"), parent.text("resource")).to_lowercase();
+        let mut shown = qualified(parent.text("group"), parent.text("resource")).to_lowercase();
         for part in ["namespace", "name"].iter().filter(|part| !parent.vacant(part)) {
             shown = format!("{shown}/{}", parent.text(part));
         }

@@ -81,9 +81,8 @@ impl Strategy for CsiDriver {
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
         let spec = new.at("spec");
-        let same = old.is_some_and(|old| {
-            old.at("spec").at("tokenRequests") == spec.at("tokenRequests")
-        });
+        let same =
+            old.is_some_and(|old| old.at("spec").at("tokenRequests") == spec.at("tokenRequests"));
         if same || spec.vacant("tokenRequests") || spec.has("serviceAccountTokenInSecrets") {
             return Vec::new();
         }
@@ -95,16 +94,18 @@ impl Strategy for CsiDriver {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[
-            table::NAME,
-            column("AttachRequired", "boolean", 0, described::CSI_ATTACH),
-            column("PodInfoOnMount", "boolean", 0, described::CSI_POD_INFO),
-            column("StorageCapacity", "boolean", 0, described::CSI_CAPACITY),
-            column("TokenRequests", "string", 0, described::CSI_TOKENS),
-            column("RequiresRepublish", "boolean", 0, described::CSI_REPUBLISH),
-            column("Modes", "string", 0, described::CSI_MODES),
-            table::AGE,
-        ]
+        const {
+            &[
+                table::NAME,
+                column("AttachRequired", "boolean", 0, described::CSI_ATTACH),
+                column("PodInfoOnMount", "boolean", 0, described::CSI_POD_INFO),
+                column("StorageCapacity", "boolean", 0, described::CSI_CAPACITY),
+                column("TokenRequests", "string", 0, described::CSI_TOKENS),
+                column("RequiresRepublish", "boolean", 0, described::CSI_REPUBLISH),
+                column("Modes", "string", 0, described::CSI_MODES),
+                table::AGE,
+            ]
+        }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {

@@ -26,17 +26,8 @@ const HIGHEST_PRECEDENCE: i64 = 10_000;
 const MOST_QUEUES: i64 = 10_000_000;
 /// As many bits of a flow's hash choose its queues.
 const HASH_BITS: i64 = 60;
-const VERBS: &[&str] = &[
-    "create",
-    "delete",
-    "deletecollection",
-    "get",
-    "list",
-    "patch",
-    "proxy",
-    "update",
-    "watch",
-];
+const VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
 
 pub struct FlowSchema;
 pub struct PriorityLevelConfiguration;
@@ -80,19 +71,21 @@ impl Strategy for FlowSchema {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[
-            table::NAME,
-            column("PriorityLevel", "string", 0, described::FLOW_LEVEL),
-            column("MatchingPrecedence", "string", 0, described::FLOW_PRECEDENCE),
-            column("DistinguisherMethod", "string", 0, described::FLOW_DISTINGUISHER),
-            table::AGE,
-            column(
-                "MissingPL",
-                "string",
-                0,
-                "references a broken or non-existent PriorityLevelConfiguration",
-            ),
-        ]
+        const {
+            &[
+                table::NAME,
+                column("PriorityLevel", "string", 0, described::FLOW_LEVEL),
+                column("MatchingPrecedence", "string", 0, described::FLOW_PRECEDENCE),
+                column("DistinguisherMethod", "string", 0, described::FLOW_DISTINGUISHER),
+                table::AGE,
+                column(
+                    "MissingPL",
+                    "string",
+                    0,
+                    "references a broken or non-existent PriorityLevelConfiguration",
+                ),
+            ]
+        }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
@@ -162,15 +155,17 @@ impl Strategy for PriorityLevelConfiguration {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[
-            table::NAME,
-            column("Type", "string", 0, described::LEVEL_TYPE),
-            column("NominalConcurrencyShares", "string", 0, described::LEVEL_SHARES),
-            column("Queues", "string", 0, described::LEVEL_QUEUES),
-            column("HandSize", "string", 0, described::LEVEL_HAND),
-            column("QueueLengthLimit", "string", 0, described::LEVEL_LENGTH),
-            table::AGE,
-        ]
+        const {
+            &[
+                table::NAME,
+                column("Type", "string", 0, described::LEVEL_TYPE),
+                column("NominalConcurrencyShares", "string", 0, described::LEVEL_SHARES),
+                column("Queues", "string", 0, described::LEVEL_QUEUES),
+                column("HandSize", "string", 0, described::LEVEL_HAND),
+                column("QueueLengthLimit", "string", 0, described::LEVEL_LENGTH),
+                table::AGE,
+            ]
+        }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {

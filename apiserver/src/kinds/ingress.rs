@@ -179,12 +179,14 @@ impl Strategy for IngressClass {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[
-            table::NAME,
-            column("Controller", "string", 0, described::CLASS_CONTROLLER),
-            column("Parameters", "string", 0, described::CLASS_PARAMETERS),
-            table::AGE,
-        ]
+        const {
+            &[
+                table::NAME,
+                column("Controller", "string", 0, described::CLASS_CONTROLLER),
+                column("Parameters", "string", 0, described::CLASS_PARAMETERS),
+                table::AGE,
+            ]
+        }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
@@ -208,8 +210,7 @@ impl Strategy for IngressClass {
 }
 
 fn host_name(path: &Path, host: &str, errors: &mut Errors) {
-    let problems =
-        if host.contains('*') { name::wildcard(host) } else { name::subdomain(host) };
+    let problems = if host.contains('*') { name::wildcard(host) } else { name::subdomain(host) };
     errors.extend(sentences(path, host, problems));
 }
 
@@ -390,7 +391,12 @@ fn hosts(rules: &[Value]) -> String {
 
 const COLUMNS: &[Column] = &[
     table::NAME,
-    column("Class", "string", 0, "The name of the IngressClass resource that should be used for additional configuration"),
+    column(
+        "Class",
+        "string",
+        0,
+        "The name of the IngressClass resource that should be used for additional configuration",
+    ),
     column(
         "Hosts",
         "string",

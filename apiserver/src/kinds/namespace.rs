@@ -110,7 +110,9 @@ mod tests {
 
     #[test]
     fn the_life_of_a_namespace() {
-        let ctx = Context { row: &proto::kind::NAMESPACE, now: Time::from_unix(0), random: 0 };
+        let (row, user) = (&proto::kind::NAMESPACE, &proto::user::User::default());
+        let now = Time::from_unix(0);
+        let ctx = Context { row, now, random: 0, user, subresource: "" };
         let mut namespace = json!({"metadata": {"name": "n"}, "status": {"phase": "Odd"}});
         Namespace.prepare_create(&mut namespace, &ctx);
         assert_eq!(

@@ -91,11 +91,13 @@ impl Strategy for NetworkPolicy {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[
-            table::NAME,
-            column("Pod-Selector", "string", 0, described::POLICY_POD_SELECTOR),
-            table::AGE,
-        ]
+        const {
+            &[
+                table::NAME,
+                column("Pod-Selector", "string", 0, described::POLICY_POD_SELECTOR),
+                table::AGE,
+            ]
+        }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
@@ -110,7 +112,7 @@ fn port(path: &Path, port: &Value, errors: &mut Errors) {
     check::optional_one_of(&path.field("protocol"), protocol, &protocols, errors);
     let (path_port, path_end) = (path.field("port"), path.field("endPort"));
     let end = port.int("endPort");
-    let mut refuse = |errors: &mut Errors, detail: &str| {
+    let refuse = |errors: &mut Errors, detail: &str| {
         let value = port.at("endPort").clone();
         errors.push(FieldError::invalid(path_end, value, detail));
     };

@@ -35,7 +35,7 @@ impl Strategy for Role {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[table::NAME, table::CREATED]
+        const { &[table::NAME, table::CREATED] }
     }
 
     fn cells(&self, object: &Value, _now: Time) -> Vec<Value> {
@@ -98,14 +98,16 @@ impl Strategy for RoleBinding {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[
-            table::NAME,
-            column("Role", "string", 0, described::BINDING_ROLE),
-            table::AGE,
-            column("Users", "string", 1, "Users in the roleBinding"),
-            column("Groups", "string", 1, "Groups in the roleBinding"),
-            column("ServiceAccounts", "string", 1, "ServiceAccounts in the roleBinding"),
-        ]
+        const {
+            &[
+                table::NAME,
+                column("Role", "string", 0, described::BINDING_ROLE),
+                table::AGE,
+                column("Users", "string", 1, "Users in the roleBinding"),
+                column("Groups", "string", 1, "Groups in the roleBinding"),
+                column("ServiceAccounts", "string", 1, "ServiceAccounts in the roleBinding"),
+            ]
+        }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
@@ -147,14 +149,16 @@ impl Strategy for ClusterRoleBinding {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[
-            table::NAME,
-            column("Role", "string", 0, described::CLUSTER_BINDING_ROLE),
-            table::AGE,
-            column("Users", "string", 1, "Users in the clusterRoleBinding"),
-            column("Groups", "string", 1, "Groups in the clusterRoleBinding"),
-            column("ServiceAccounts", "string", 1, "ServiceAccounts in the clusterRoleBinding"),
-        ]
+        const {
+            &[
+                table::NAME,
+                column("Role", "string", 0, described::CLUSTER_BINDING_ROLE),
+                table::AGE,
+                column("Users", "string", 1, "Users in the clusterRoleBinding"),
+                column("Groups", "string", 1, "Groups in the clusterRoleBinding"),
+                column("ServiceAccounts", "string", 1, "ServiceAccounts in the clusterRoleBinding"),
+            ]
+        }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {

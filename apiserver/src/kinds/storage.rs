@@ -70,14 +70,16 @@ impl Strategy for StorageClass {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[
-            table::NAME,
-            column("Provisioner", "string", 0, described::STORAGE_PROVISIONER),
-            column("ReclaimPolicy", "string", 0, described::STORAGE_RECLAIM),
-            column("VolumeBindingMode", "string", 0, described::STORAGE_BINDING),
-            column("AllowVolumeExpansion", "string", 0, described::STORAGE_EXPANSION),
-            table::AGE,
-        ]
+        const {
+            &[
+                table::NAME,
+                column("Provisioner", "string", 0, described::STORAGE_PROVISIONER),
+                column("ReclaimPolicy", "string", 0, described::STORAGE_RECLAIM),
+                column("VolumeBindingMode", "string", 0, described::STORAGE_BINDING),
+                column("AllowVolumeExpansion", "string", 0, described::STORAGE_EXPANSION),
+                table::AGE,
+            ]
+        }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
@@ -112,11 +114,13 @@ impl Strategy for VolumeAttributesClass {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[
-            table::NAME,
-            column("DriverName", "string", 0, described::ATTRIBUTES_DRIVER),
-            table::AGE,
-        ]
+        const {
+            &[
+                table::NAME,
+                column("DriverName", "string", 0, described::ATTRIBUTES_DRIVER),
+                table::AGE,
+            ]
+        }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
@@ -156,11 +160,13 @@ impl Strategy for CsiStorageCapacity {
     }
 
     fn columns(&self) -> &'static [Column] {
-        &[
-            table::NAME,
-            column("StorageClassName", "string", 0, described::CAPACITY_CLASS),
-            column("Capacity", "string", 0, described::CAPACITY_AMOUNT),
-        ]
+        const {
+            &[
+                table::NAME,
+                column("StorageClassName", "string", 0, described::CAPACITY_CLASS),
+                column("Capacity", "string", 0, described::CAPACITY_AMOUNT),
+            ]
+        }
     }
 
     fn cells(&self, object: &Value, _now: Time) -> Vec<Value> {
@@ -219,14 +225,16 @@ impl Strategy for VolumeAttachment {
             format: "name",
             ..column("Attacher", "string", 0, described::ATTACHMENT_ATTACHER)
         };
-        &[
-            table::NAME,
-            ATTACHER,
-            column("PV", "string", 0, described::ATTACHMENT_VOLUME),
-            column("Node", "string", 0, described::ATTACHMENT_NODE),
-            column("Attached", "boolean", 0, described::ATTACHMENT_ATTACHED),
-            table::AGE,
-        ]
+        const {
+            &[
+                table::NAME,
+                ATTACHER,
+                column("PV", "string", 0, described::ATTACHMENT_VOLUME),
+                column("Node", "string", 0, described::ATTACHMENT_NODE),
+                column("Attached", "boolean", 0, described::ATTACHMENT_ATTACHED),
+                table::AGE,
+            ]
+        }
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {

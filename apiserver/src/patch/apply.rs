@@ -81,7 +81,7 @@ fn typed(row: &Row, ty: &Type, applied: &Value, subresource: &str) -> Result<(Va
     // Fields that this endpoint does not write are not owned by who sends them.
     match subresource {
         "" if row.has_subresource("status") => drop(map.remove("status")),
-        "status" => drop(map.remove("spec")),
+        "status" | "approval" => drop(map.remove("spec")),
         _ => {}
     }
     let mut problems = Vec::new();

@@ -21,7 +21,7 @@ impl Registry {
     pub async fn patch(&self, call: &Call<'_>, body: Bytes) -> Result<Answer, Status> {
         let patch = Patch::read(call, &body)?;
         drop(body);
-        let way = if call.subresource == "status" { Way::Status } else { Way::Object };
+        let way = Way::of(call);
         self.replace(call, &patch.options, way, &|old| patch.make(call, old)).await
     }
 }

@@ -40,7 +40,7 @@ impl Registry {
     pub async fn update(&self, call: &Call<'_>, body: Bytes) -> Result<Answer, Status> {
         let options = WriteOptions::parse(call.query, call.user_agent, "UpdateOptions")?;
         let (object, warnings) = write::decode(call, &body, &options)?;
-        let way = if call.subresource == "status" { Way::Status } else { Way::Object };
+        let way = Way::of(call);
         if object::meta(&object).text("name") != call.name {
             if object::meta(&object).text("name").is_empty() {
                 let error = "name must be provided";

@@ -50,6 +50,13 @@ pub(super) enum Way {
     Made,
 }
 
+impl Way {
+    /// Of a subresource that writes a part of the object itself.
+    pub fn of(call: &Call) -> Way {
+        if call.subresource.is_empty() { Way::Object } else { Way::Status }
+    }
+}
+
 pub(super) fn format(call: &Call) -> Result<Format, Status> {
     Format::of(call.content_type).ok_or_else(|| Status::unsupported_media_type(MEDIA))
 }

@@ -5,30 +5,36 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::{Router, body::Body};
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use http::{Method, Request};
 use http_body_util::BodyExt;
-use proto::{status::Status, user::User};
+use proto::{status::Status, time::Time, user::User};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use crate::kinds::service::range::Addresses;
+
+pub(super) mod built_in;
+
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
-/// `kubernetes` is the first Service address; `advertised` is where members of the cluster reach this server.
+/// `range` is where Services get their addresses from; `advertised` is where members of the cluster
+/// reach this server.
 pub(super) async fn run(
     router: &Router,
-    kubernetes: IpAddr,
+    range: &Addresses,
     advertised: SocketAddr,
+    now: Time,
 ) -> Result<(), Status> {
     let namespaces = NAMESPACES.map(|name| {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         async move { create(router, "/api/v1/namespaces", &object).await.map(drop) }
     });
-    try_join_all(namespaces).await?;
+    try_join(try_join_all(namespaces), built_in::ensure(router, range, now)).await?;
     let core = "/api/v1/namespaces/default";
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     let parts = [
-        (format!("{core}/services"), service(kubernetes), false),
+        (format!("{core}/services"), service(range.nth(0)), false),
         (format!("{core}/endpoints"), endpoints(advertised), true),
         (slices.to_string(), endpoint_slice(advertised), true),
     ];

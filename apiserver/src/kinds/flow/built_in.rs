@@ -44,7 +44,8 @@ pub fn flow_schemas(mandatory: bool) -> Vec<Value> {
     let nodes = || groups(&["system:nodes"]);
     let writes = ["get", "create", "update"];
     let leases = || resources(&writes, "coordination.k8s.io", &["leases"], "*", false);
-    let records = |namespace| resources(&writes, "", &["endpoints", "configmaps"], namespace, false);
+    let records =
+        |namespace| resources(&writes, "", &["endpoints", "configmaps"], namespace, false);
     let endpoints = resources(&writes, "", &["endpoints"], "*", false);
     let probes = json!([{"verbs": ["get"], "nonResourceURLs": ["/healthz", "/readyz", "/livez"]}]);
     let managers = users(&["system:kube-controller-manager"]);

@@ -102,7 +102,7 @@ fn native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
-fn extended(name: &str) -> bool {
+pub fn extended(name: &str) -> bool {
     !native(name) && !name.starts_with("requests.")
 }
 

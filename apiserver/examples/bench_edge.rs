@@ -42,7 +42,10 @@ fn pod(name: &str) -> Value {
 async fn main() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().display().to_string();
-    let flags = Flags::parse_from(["", "--ephemeral", "--secure-port=0", "--data-dir", &path]);
+    // No controller makes the account that pods would act as.
+    let plugins = "--disable-admission-plugins=ServiceAccount";
+    let flags =
+        Flags::parse_from(["", "--ephemeral", "--secure-port=0", plugins, "--data-dir", &path]);
     let clock = Clock::system();
     let start = clock.instant();
     let server = Server::start(flags.options, clock.clone(), Rng::from_os()).await.unwrap();

@@ -80,7 +80,15 @@ pub struct Reservation {
     pub ops: Vec<Op>,
     /// Kept until the transaction is through: others of this process that need the same object
     /// wait instead of losing their guards to each other.
-    pub turn: Option<OwnedMutexGuard<()>>,
+    pub turns: Vec<OwnedMutexGuard<()>>,
+}
+
+impl Reservation {
+    pub fn add(&mut self, other: Reservation) {
+        self.guards.extend(other.guards);
+        self.ops.extend(other.ops);
+        self.turns.extend(other.turns);
+    }
 }
 
 /// A selectable field beyond metadata.name and metadata.namespace.

@@ -71,6 +71,7 @@ pub(crate) async fn handle(
     match (call.subresource, call.verb) {
         ("log", "get") => log::stream(api, call, &pod).await,
         ("exec" | "attach", "get" | "create") => {
+            api.registry.admit_connection(call).await?;
             exec::connect(api, call, parts, upgrade, &pod).await
         }
         _ => Err(Status::method_not_allowed()),

@@ -18,6 +18,7 @@ use crate::{
     store::{Revision, Store, StoreError},
 };
 
+mod cluster;
 mod create;
 pub mod delete;
 mod get;

@@ -52,7 +52,7 @@ pub enum ServerError {
     #[error("reading tokens")]
     Tokens(#[from] TokenFileError),
     #[error("choosing admission plugins")]
-    Admission(#[from] admission::UnknownPlugin),
+    Admission(#[from] admission::ChoiceError),
     #[error("opening the store")]
     Store(#[source] StoreError),
     #[error("creating what every cluster has: {0}")]
@@ -90,7 +90,9 @@ impl Server {
         rng: Rng,
         checks: Vec<Check>,
     ) -> Result<Server, ServerError> {
-        let admission = admission::Chain::without(&options.disable_admission_plugins)?;
+        let (on, off) = (&options.enable_admission_plugins, &options.disable_admission_plugins);
+        let admission = admission::Chain::choose(on, off)?;
+        tracing::debug!(plugins = admission.names().join(","), "admission");
         let authenticator = Authenticator::new(options.token_auth_file.as_deref())?;
         std::fs::create_dir_all(&options.data_dir)
             .map_err(|source| ServerError::DataDir { path: options.data_dir.clone(), source })?;

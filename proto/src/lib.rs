@@ -11,6 +11,7 @@ pub mod cri {
 pub mod kind;
 pub mod meta;
 pub mod quantity;
+pub mod quota;
 pub mod selector;
 pub mod status;
 pub mod time;

@@ -38,6 +38,7 @@ impl Cluster {
             max_connections: 1000,
             service_cluster_ip_range: "10.96.0.0/12".parse().unwrap(),
             service_node_port_range: "30000-32767".parse().unwrap(),
+            enable_admission_plugins: Vec::new(),
             disable_admission_plugins: vec!["ServiceAccount".into()],
         };
         let server = apiserver::Server::start(options, clock.clone(), rng.clone()).await.unwrap();

@@ -17,13 +17,8 @@ pub(super) fn refuse_early(request: &Request, _object: &mut Value) -> Result<boo
 }
 
 pub(super) fn validate(request: &Request, _object: Option<&Value>) -> Result<(), Denied> {
-    let doomed = request.operation == Operation::Delete
-        && request.row.kind == "Namespace"
-        && request.row.group.is_empty()
-        && IMMORTAL.contains(&request.name);
-    if doomed {
-        let why = "this namespace may not be deleted";
-        return Err(Denied(Status::forbidden("", "namespaces", request.name, why)));
+    if request.is(Operation::Delete, &kind::NAMESPACE) && IMMORTAL.contains(&request.name) {
+        return Err(request.forbidden("this namespace may not be deleted"));
     }
     Ok(())
 }
@@ -33,7 +28,7 @@ fn in_living_namespace(request: &Request) -> Result<(), Denied> {
     if !request.row.namespaced || namespace.is_empty() {
         return Ok(());
     }
-    let Some(entry) = request.registry.of(&kind::NAMESPACE).cache.get("", namespace) else {
+    let Some(entry) = request.cluster.get(&kind::NAMESPACE, "", namespace) else {
         return Err(Denied(Status::not_found("", "namespaces", namespace)));
     };
     if entry.field("status.phase") != Some("Terminating") {
@@ -42,11 +37,10 @@ fn in_living_namespace(request: &Request) -> Result<(), Denied> {
     let why = format!(
         "unable to create new content in namespace {namespace} because it is being terminated"
     );
-    let status = Status::forbidden(&request.row.group, &request.row.resource, request.name, &why)
-        .because(
-            "NamespaceTerminating",
-            &format!("namespace {namespace} is being terminated"),
-            "metadata.namespace",
-        );
-    Err(Denied(status))
+    let Denied(status) = request.forbidden(why);
+    Err(Denied(status.because(
+        "NamespaceTerminating",
+        &format!("namespace {namespace} is being terminated"),
+        "metadata.namespace",
+    )))
 }

@@ -1,15 +1,21 @@
-//! New nodes, and what nodes may write in their own name.
+//! New nodes, and what nodes may write in their own name: the authorizer has looked at the path of
+//! a request, NodeRestriction looks at what the path does not say.
+//! <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction>
 
-use proto::status::Status;
+use std::collections::BTreeSet;
+
+use proto::{kind, status::Status};
 use serde_json::{Value, json};
 
 use super::{Denied, Operation, Request};
 use crate::kinds::lens::Lens;
 
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// A new node takes no pods until its conditions have been seen.
 pub(super) fn taint_new(request: &Request, node: &mut Value) -> Result<bool, Denied> {
     const KEY: &str = "node.kubernetes.io/not-ready";
-    if !request.is(Operation::Create, "Node") {
+    if !request.is(Operation::Create, &kind::NODE) {
         return Ok(false);
     }
     let taints = node.at("spec").items("taints");
@@ -22,32 +28,312 @@ pub(super) fn taint_new(request: &Request, node: &mut Value) -> Result<bool, Den
     Ok(true)
 }
 
-/// A node writes objects of its own name only; the authorizer has looked at paths, this looks at
-/// what a path does not say.
-pub(super) fn restrict(request: &Request, object: Option<&Value>) -> Result<(), Denied> {
-    let Some(node) = request.user.name.strip_prefix("system:node:") else { return Ok(()) };
+/// Creations and updates by nodes.
+pub(super) fn restrict(request: &Request, object: &mut Value) -> Result<bool, Denied> {
+    check(request, object).map(|()| false)
+}
+
+/// Deletions by nodes.
+pub(super) fn restrict_deletion(request: &Request, _: Option<&Value>) -> Result<(), Denied> {
+    match request.operation {
+        Operation::Delete => check(request, &Value::Null),
+        _ => Ok(()),
+    }
+}
+
+fn check(request: &Request, new: &Value) -> Result<(), Denied> {
     if !request.user.groups.iter().any(|group| group == "system:nodes") {
         return Ok(());
     }
-    let deny = |why: String| {
-        let row = request.row;
-        Err(Denied(Status::forbidden(&row.group, &row.resource, request.name, &why)))
-    };
-    match (&*request.row.kind, request.operation) {
-        ("Node", Operation::Create) if request.name != node => {
-            deny(format!("node {node:?} is not allowed to modify node {:?}", request.name))
-        }
-        ("Lease", Operation::Create) if request.name != node => {
-            deny("can only access node lease with the same name as the requesting node".into())
-        }
-        ("Node", Operation::Update) if request.subresource.is_empty() => {
-            let taints =
-                |node: Option<&Value>| node.map(|node| node.at("spec").at("taints").clone());
-            if taints(object) == taints(request.old) {
-                return Ok(());
-            }
-            deny(format!("node {node:?} is not allowed to modify taints"))
+    let Some(node) = request.user.name.strip_prefix("system:node:") else { return Ok(()) };
+    let scope = Scope { request, node, new };
+    let row = request.row;
+    match (&*row.group, &*row.resource) {
+        ("", "pods") => scope.pod(),
+        ("", "nodes") => scope.node(),
+        ("", "persistentvolumeclaims") => scope.claim(),
+        ("", "serviceaccounts") => scope.token(),
+        ("coordination.k8s.io", "leases") => scope.lease(),
+        ("storage.k8s.io", "csinodes") if request.name != node => {
+            scope.deny("can only access CSINode with the same name as the requesting node")
         }
         _ => Ok(()),
+    }
+}
+
+/// What a node is about to do.
+struct Scope<'a> {
+    request: &'a Request<'a>,
+    node: &'a str,
+    new: &'a Value,
+}
+
+impl Scope<'_> {
+    fn deny(&self, why: impl AsRef<str>) -> Result<(), Denied> {
+        Err(self.request.forbidden(why))
+    }
+
+    fn pod(&self) -> Result<(), Denied> {
+        let node = self.node;
+        match (self.request.subresource, self.request.operation) {
+            ("", Operation::Create) => self.new_pod(),
+            ("", Operation::Delete) if !self.owns(self.request.name)? => self.deny(format!(
+                "node {node:?} can only delete pods with spec.nodeName set to itself"
+            )),
+            ("", Operation::Delete) => Ok(()),
+            ("", operation) => self.deny(format!(
+                "unexpected operation {:?}, node {node:?} can only create and delete mirror pods",
+                operation.name()
+            )),
+            ("status", Operation::Update) => self.pod_status(),
+            ("eviction", Operation::Create) if !self.owns(self.request.name)? => self
+                .deny(format!("node {node} can only evict pods with spec.nodeName set to itself")),
+            ("eviction", Operation::Create) => Ok(()),
+            ("status" | "eviction", operation) => {
+                self.deny(format!("unexpected operation {:?}", operation.name()))
+            }
+            (other, _) => self.deny(format!(
+                "unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"
+            )),
+        }
+    }
+
+    /// Whether this pod is on the node.
+    fn owns(&self, pod: &str) -> Result<bool, Denied> {
+        match self.request.cluster.get(&kind::POD, self.request.namespace, pod) {
+            Some(entry) => Ok(entry.field("spec.nodeName") == Some(self.node)),
+            None => Err(Denied(Status::not_found("", "pods", pod))),
+        }
+    }
+
+    fn new_pod(&self) -> Result<(), Denied> {
+        let node = self.node;
+        let (metadata, spec) = (self.new.at("metadata"), self.new.at("spec"));
+        if !metadata.at("annotations").has(MIRROR) {
+            return self.deny(format!(
+                "pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"
+            ));
+        }
+        if spec.text("nodeName") != node {
+            return self.deny(format!(
+                "node {node:?} can only create pods with spec.nodeName set to itself"
+            ));
+        }
+        self.owner(metadata.items("ownerReferences"))?;
+        for (thing, mentioned) in [
+            ("a service account", !spec.vacant("serviceAccountName")),
+            (
+                "secrets",
+                mentions(spec, &["secret", "secretRef", "secretKeyRef", "imagePullSecrets"]),
+            ),
+            ("configmaps", mentions(spec, &["configMap", "configMapRef", "configMapKeyRef"])),
+            ("clustertrustbundles", mentions(spec, &["clusterTrustBundle"])),
+            ("persistentvolumeclaims", mentions(spec, &["persistentVolumeClaim"])),
+        ] {
+            if mentioned {
+                return self
+                    .deny(format!("node {node:?} can not create pods that reference {thing}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn owner(&self, owners: &[Value]) -> Result<(), Denied> {
+        let node = self.node;
+        let [owner] = owners else {
+            let single = if owners.is_empty() { "an" } else { "a single" };
+            return self.deny(format!(
+                "node {node:?} can only create pods with {single} owner reference set to itself"
+            ));
+        };
+        let itself = owner.text("apiVersion") == "v1"
+            && owner.text("kind") == "Node"
+            && owner.text("name") == node;
+        if !itself {
+            return self.deny(format!(
+                "node {node:?} can only create pods with an owner reference set to itself"
+            ));
+        }
+        if owner.flag("controller") != Some(true) {
+            return self.deny(format!(
+                "node {node:?} can only create pods with a controller owner reference set to itself"
+            ));
+        }
+        if owner.flag("blockOwnerDeletion") == Some(true) {
+            return self.deny(format!(
+                "node {node:?} must not set blockOwnerDeletion on an owner reference"
+            ));
+        }
+        let Some(entry) = self.request.cluster.get(&kind::NODE, "", node) else {
+            return Err(Denied(Status::not_found("", "nodes", node)));
+        };
+        let uid = owner.text("uid");
+        if *uid != *entry.uid {
+            let known = &entry.uid;
+            return self.deny(format!("node {node} UID mismatch: expected {uid} got {known}"));
+        }
+        Ok(())
+    }
+
+    fn pod_status(&self) -> Result<(), Denied> {
+        let node = self.node;
+        let Some(old) = self.request.old else { return Ok(()) };
+        if old.at("spec").text("nodeName") != node {
+            return self.deny(format!(
+                "node {node:?} can only update pod status for pods with spec.nodeName set to itself"
+            ));
+        }
+        if changed(self.new, old, "labels").next().is_some() {
+            return self.deny(format!("node {node:?} cannot update labels through pod status"));
+        }
+        let claims = |pod: &Value| pod.at("status").items("resourceClaimStatuses").to_vec();
+        if claims(self.new) != claims(old) {
+            return self.deny(format!("node {node:?} cannot update resource claim statues"));
+        }
+        Ok(())
+    }
+
+    fn node(&self) -> Result<(), Denied> {
+        let (node, name) = (self.node, self.request.name);
+        if name != node {
+            return self.deny(format!("node {node:?} is not allowed to modify node {name:?}"));
+        }
+        let old = self.request.old.unwrap_or(&Value::Null);
+        let forbidden = || {
+            let labels = changed(self.new, old, "labels").filter(|label| !may_set(label));
+            labels.collect::<BTreeSet<&str>>().into_iter().collect::<Vec<_>>().join(", ")
+        };
+        match self.request.operation {
+            Operation::Create if !forbidden().is_empty() => self.deny(format!(
+                "node {node:?} is not allowed to set the following labels: {}",
+                forbidden()
+            )),
+            Operation::Update => {
+                if self.new.at("spec").items("taints") != old.at("spec").items("taints") {
+                    return self.deny(format!("node {node:?} is not allowed to modify taints"));
+                }
+                if !forbidden().is_empty() {
+                    return self.deny(format!("is not allowed to modify labels: {}", forbidden()));
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn claim(&self) -> Result<(), Denied> {
+        let node = self.node;
+        if self.request.subresource != "status" {
+            return self.deny("may only update PVC status");
+        }
+        let (Operation::Update, Some(old)) = (self.request.operation, self.request.old) else {
+            let operation = self.request.operation.name();
+            return self.deny(format!("unexpected operation {operation:?}"));
+        };
+        let kept = |claim: &Value| {
+            let mut claim = claim.clone();
+            for field in ["resourceVersion", "managedFields"] {
+                claim.section("metadata").drop(field);
+            }
+            let fields =
+                ["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"];
+            for field in fields {
+                claim.section("status").drop(field);
+            }
+            claim
+        };
+        if kept(self.new) != kept(old) {
+            return self.deny(format!(
+                "node {node:?} is not allowed to update fields other than status.capacity and \
+                 status.conditions"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Tokens are for pods of the node.
+    fn token(&self) -> Result<(), Denied> {
+        if self.request.operation != Operation::Create || self.request.subresource != "token" {
+            return Ok(());
+        }
+        let bound = self.new.at("spec").at("boundObjectRef");
+        let (name, uid) = (bound.text("name"), bound.text("uid"));
+        if bound.text("apiVersion") != "v1" || bound.text("kind") != "Pod" || name.is_empty() {
+            return self.deny("node requested token not bound to a pod");
+        }
+        if uid.is_empty() {
+            return self.deny("node requested token with a pod binding without a uid");
+        }
+        let Some(pod) = self.request.cluster.get(&kind::POD, self.request.namespace, name) else {
+            return Err(Denied(Status::not_found("", "pods", name)));
+        };
+        if *uid != *pod.uid {
+            return self.deny(format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. \
+                 The object might have been deleted and then recreated"
+            ));
+        }
+        if pod.field("spec.nodeName") != Some(self.node) {
+            return self.deny("node requested token bound to a pod scheduled on a different node");
+        }
+        Ok(())
+    }
+
+    fn lease(&self) -> Result<(), Denied> {
+        if self.request.namespace != "kube-node-lease" {
+            return self.deny("can only access leases in the \"kube-node-lease\" system namespace");
+        }
+        if self.request.name != self.node {
+            return self
+                .deny("can only access node lease with the same name as the requesting node");
+        }
+        Ok(())
+    }
+}
+
+/// The keys of metadata's map whose values differ.
+fn changed<'a>(new: &'a Value, old: &'a Value, map: &'a str) -> impl Iterator<Item = &'a str> {
+    let (new, old) = (new.at("metadata"), old.at("metadata"));
+    let added = new.pairs(map).filter(move |(key, value)| old.at(map).at(key) != *value);
+    let gone = old.pairs(map).filter(move |(key, _)| !new.at(map).has(key));
+    added.chain(gone).map(|(key, _)| key)
+}
+
+/// Labels of Kubernetes' own namespaces are not a node's to set, but for these.
+fn may_set(label: &str) -> bool {
+    const OWN: &[&str] = &[
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "failure-domain.beta.kubernetes.io/region",
+        "beta.kubernetes.io/instance-type",
+        "node.kubernetes.io/instance-type",
+        "kubernetes.io/os",
+        "kubernetes.io/arch",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+    ];
+    let namespace = label.split_once('/').map_or("", |(namespace, _)| namespace);
+    let within = |domain: &str| {
+        namespace.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    if within("node-restriction.kubernetes.io") {
+        return false;
+    }
+    let reserved = within("kubernetes.io") || within("k8s.io");
+    let allowed = within("kubelet.kubernetes.io") || within("node.kubernetes.io");
+    !reserved || allowed || OWN.contains(&label)
+}
+
+/// Whether any of these fields is there and says something, however deep.
+fn mentions(value: &Value, fields: &[&str]) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(|item| mentions(item, fields)),
+        Value::Object(map) => {
+            let here = fields.iter().any(|field| !value.vacant(field));
+            here || map.values().any(|inner| mentions(inner, fields))
+        }
+        _ => false,
     }
 }

@@ -74,7 +74,8 @@ impl Registry {
         let call = Call { name: &name, ..*call };
         let mut warnings = warnings.to_vec();
         let mut object = self.begin(&call, object);
-        object = self.complete(&call, Operation::Create, object, None, options)?;
+        let operation = Operation::Create;
+        object = self.complete(&call, operation, object, None, options, &mut warnings).await?;
         let context = call.context(self.random());
         call.kind.strategy.prepare_create(&mut object, &context);
         if managed == Managed::Update {
@@ -82,7 +83,8 @@ impl Registry {
         }
         write::refuse_invalid(&call, &name, kinds::validate_create(&object, &context))?;
         warnings.extend(call.kind.strategy.warnings(&object, None));
-        self.admit(&call, Operation::Create, Some(&object), None, options.dry_run)?;
+        let dry_run = options.dry_run;
+        self.admit(&call, operation, Some(&object), None, dry_run, &mut warnings).await?;
         let key = call.kind.cache.key(call.namespace, &name);
         let exists = || {
             let row = call.kind.row;
@@ -95,12 +97,13 @@ impl Registry {
         for _ in 0..ATTEMPTS {
             let context = call.context(self.random());
             let change = kinds::Change::Create(&mut object);
-            let reservation = self.reserve(&call, change, &context).await?;
-            if options.dry_run {
+            let mut reservation = self.reserve(&call, change, &context).await?;
+            reservation.add(self.charge(&call, operation, &object, None, dry_run).await?);
+            if dry_run {
                 return Ok(self.dry(201, object, warnings));
             }
             let mut txn = write::put(&call, &key, 0, &object);
-            let _turn = write::join(&mut txn, reservation);
+            let _turns = write::join(&mut txn, reservation);
             match self.transact(txn).await? {
                 Outcome::Committed(revision) => {
                     let entry = self.written(&call, &key, revision)?;
@@ -110,7 +113,9 @@ impl Registry {
                     return Err(exists());
                 }
                 Outcome::Conflict { .. } => {
-                    object = unreserved.clone().ok_or_else(|| call.modified())?;
+                    if let Some(unreserved) = &unreserved {
+                        object.clone_from(unreserved);
+                    }
                 }
             }
         }

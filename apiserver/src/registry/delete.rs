@@ -91,7 +91,11 @@ impl Registry {
             };
             check_preconditions(call, options, &entry)?;
             let old = object::decode(&entry)?;
-            self.admit(call, Operation::Delete, None, Some(&old), dry)?;
+            // An eviction was admitted as such.
+            if !options.evicted {
+                let mut warnings = Vec::new();
+                self.admit(call, Operation::Delete, None, Some(&old), dry, &mut warnings).await?;
+            }
             let context = call.context(self.random());
             let step = plan(call.kind, &old, options, &context);
             if dry {
@@ -116,7 +120,7 @@ impl Registry {
         let key = &entry.key;
         let guard = Guard { key: key.clone(), expected: entry.revision };
         let mut txn = Txn { guards: vec![guard], ops: Vec::new() };
-        let mut turn = None;
+        let mut turns = Vec::new();
         match &step {
             Step::Wait => {
                 let content = Content::Entry(entry.clone());
@@ -127,7 +131,7 @@ impl Registry {
                 let change = kinds::Change::Delete(old);
                 let reservation = self.reserve(call, change, &context).await?;
                 txn.ops.push(Op::Delete { key: key.clone() });
-                turn = write::join(&mut txn, reservation);
+                turns = write::join(&mut txn, reservation);
             }
             Step::Keep(object) => {
                 let value = object::encode(call.kind.row, object);
@@ -135,7 +139,7 @@ impl Registry {
             }
         }
         let outcome = self.transact(txn).await?;
-        drop(turn);
+        drop(turns);
         let Outcome::Committed(revision) = outcome else { return Ok(None) };
         Ok(Some(match step {
             Step::Remove => removed(call, entry, old, Some(revision)),

@@ -109,9 +109,11 @@ impl Registry {
         if !name.is_empty() && name != call.name {
             return Err(Status::bad_request("name in URL does not match name in Binding object"));
         }
+        let mut binding = binding.clone();
+        self.admit_body(call, &mut binding, options.dry_run).await?;
         self.replace(call, &options, Way::Made, &|old| {
             let mut object = old.ok_or_else(|| call.not_found())?.clone();
-            binding::bind(&mut object, binding, call.now)?;
+            binding::bind(&mut object, &binding, call.now)?;
             Ok(Draft { object, warnings: Vec::new(), managed: Managed::Update })
         })
         .await?;
@@ -122,11 +124,13 @@ impl Registry {
     async fn evict(&self, call: &Call<'_>, body: Bytes) -> Result<Answer, Status> {
         let kind = ("policy", "v1", "Eviction");
         let decoded = codec::decode_kind(write::format(call)?, &body, kind)?;
-        let eviction = decoded.value;
+        let mut eviction = decoded.value;
         let name = object::meta(&eviction).text("name");
         if !name.is_empty() && name != call.name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
+        let dry = call.query.all("dryRun").next().is_some();
+        self.admit_body(call, &mut eviction, dry).await?;
         let mut options = match eviction.has("deleteOptions") {
             true => delete::parse(eviction.at("deleteOptions").clone())?,
             false => delete::DeleteOptions::default(),

@@ -126,7 +126,7 @@ impl Registry {
         let mut object = object;
         write::check_namespace(call, &mut object)?;
         if way != Way::Made {
-            object = self.prepare(call, options, way, object, &old)?;
+            object = self.prepare(call, options, way, (object, &old), &mut warnings).await?;
         }
         if managed == Managed::Update {
             self.record(call, Some(&old), &mut object, options);
@@ -141,22 +141,27 @@ impl Registry {
         if way == Way::Object {
             warnings.extend(call.kind.strategy.warnings(&object, Some(&old)));
         }
-        self.admit(call, Operation::Update, Some(&object), Some(&old), options.dry_run)?;
+        // What came to a subresource as a body of its own was admitted as that.
+        if way != Way::Made || call.verb != "create" {
+            let (new, old, dry_run) = (Some(&object), Some(&old), options.dry_run);
+            self.admit(call, Operation::Update, new, old, dry_run, &mut warnings).await?;
+        }
         self.store(call, options, &entry, (object, &old), (warnings, conditional)).await
     }
 
     /// Defaults, admission, and what the kind keeps from the old object.
-    fn prepare(
+    async fn prepare(
         &self,
         call: &Call<'_>,
         options: &WriteOptions,
         way: Way,
-        object: Value,
-        old: &Value,
+        (object, old): (Value, &Value),
+        warnings: &mut Vec<String>,
     ) -> Result<Value, Status> {
         let mut object = object;
         take_over(&mut object, old);
-        object = self.complete(call, Operation::Update, object, Some(old), options)?;
+        let operation = Operation::Update;
+        object = self.complete(call, operation, object, Some(old), options, warnings).await?;
         let context = call.context(self.random());
         match way {
             Way::Status => call.kind.strategy.prepare_status(&mut object, old, &context),
@@ -219,7 +224,12 @@ impl Registry {
             true => kinds::Change::Delete(old),
             false => kinds::Change::Update(&mut object, old),
         };
-        let reservation = self.reserve(call, change, &context).await?;
+        let mut reservation = self.reserve(call, change, &context).await?;
+        if !gone {
+            let dry_run = options.dry_run;
+            let charge = self.charge(call, Operation::Update, &object, Some(old), dry_run).await?;
+            reservation.add(charge);
+        }
         if options.dry_run {
             return Ok(self.dry(200, object, warnings));
         }
@@ -227,7 +237,7 @@ impl Registry {
         if gone {
             txn.ops = vec![Op::Delete { key: entry.key.clone() }];
         }
-        let _turn = write::join(&mut txn, reservation);
+        let _turns = write::join(&mut txn, reservation);
         match self.transact(txn).await? {
             Outcome::Committed(revision) if gone => {
                 object::meta_mut(&mut object).set("resourceVersion", revision.to_string());

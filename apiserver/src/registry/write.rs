@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use proto::status::Status;
 use serde_json::Value;
 use tokio::sync::OwnedMutexGuard;
@@ -109,13 +110,14 @@ pub(super) fn check_namespace(call: &Call, object: &mut Value) -> Result<(), Sta
 
 impl Registry {
     /// Shape of the store, defaults, mutating admission, defaults again.
-    pub(super) fn complete(
+    pub(super) async fn complete(
         &self,
         call: &Call<'_>,
         operation: Operation,
         object: Value,
         old: Option<&Value>,
         options: &WriteOptions,
+        warnings: &mut Vec<String>,
     ) -> Result<Value, Status> {
         let kind = call.kind;
         let mut object = object;
@@ -124,20 +126,23 @@ impl Registry {
             object = (conversion.to_storage)(object);
         }
         kind.strategy.default(&mut object);
-        let request = self.admission_request(call, operation, old, options.dry_run);
-        if self.0.admission.mutate(&request, &mut object)? {
+        let said = Mutex::default();
+        let request = self.admission_request(call, operation, old, options.dry_run, &said);
+        if self.0.admission.mutate(&request, &mut object).await? {
             schema::default(kind.row, &mut object);
             kind.strategy.default(&mut object);
         }
+        warnings.append(&mut said.into_inner());
         Ok(object)
     }
 
-    pub(super) fn admission_request<'a>(
+    fn admission_request<'a>(
         &'a self,
         call: &Call<'a>,
         operation: Operation,
         old: Option<&'a Value>,
         dry_run: bool,
+        warnings: &'a Mutex<Vec<String>>,
     ) -> admission::Request<'a> {
         admission::Request {
             operation,
@@ -148,21 +153,62 @@ impl Registry {
             user: call.user,
             old,
             dry_run,
-            registry: self,
+            again: false,
+            now: call.now,
+            cluster: self,
+            warnings,
         }
     }
 
-    /// Validating admission, the last word before the store.
-    pub(super) fn admit(
+    /// Validating admission of a complete and valid object, or of none.
+    pub(super) async fn admit(
         &self,
         call: &Call<'_>,
         operation: Operation,
         object: Option<&Value>,
         old: Option<&Value>,
         dry_run: bool,
+        warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
-        let request = self.admission_request(call, operation, old, dry_run);
-        Ok(self.0.admission.validate(&request, object)?)
+        let said = Mutex::default();
+        let request = self.admission_request(call, operation, old, dry_run, &said);
+        self.0.admission.validate(&request, object).await?;
+        warnings.append(&mut said.into_inner());
+        Ok(())
+    }
+
+    /// Admission of what is sent to a subresource and is not the object itself: a Binding, an
+    /// Eviction, a TokenRequest. What it then does to the object is not admitted again.
+    pub(super) async fn admit_body(
+        &self,
+        call: &Call<'_>,
+        body: &mut Value,
+        dry_run: bool,
+    ) -> Result<Vec<String>, Status> {
+        let said = Mutex::default();
+        let request = self.admission_request(call, Operation::Create, None, dry_run, &said);
+        self.0.admission.mutate(&request, body).await?;
+        self.0.admission.validate(&request, Some(body)).await?;
+        Ok(said.into_inner())
+    }
+
+    /// Admission of a stream or of a request that is passed on.
+    pub async fn admit_connection(&self, call: &Call<'_>) -> Result<(), Status> {
+        self.admit(call, Operation::Connect, None, None, false, &mut Vec::new()).await
+    }
+
+    /// What admission wants written together with the object; asked last.
+    pub(super) async fn charge(
+        &self,
+        call: &Call<'_>,
+        operation: Operation,
+        object: &Value,
+        old: Option<&Value>,
+        dry_run: bool,
+    ) -> Result<kinds::Reservation, Status> {
+        let said = Mutex::default();
+        let request = self.admission_request(call, operation, old, dry_run, &said);
+        Ok(self.0.admission.reserve(&request, object).await?)
     }
 
     /// Enters the write into metadata.managedFields.
@@ -233,13 +279,13 @@ pub(super) fn refuse_invalid(
     Err(Status::invalid(&call.kind.row.group, &call.kind.row.kind, name, &errors))
 }
 
-/// Joins what a strategy reserves beside the object's own write. What it returns is kept until the
+/// Joins what is reserved beside the object's own write. What it returns is kept until the
 /// transaction is through.
 #[must_use]
-pub(super) fn join(txn: &mut Txn, reservation: kinds::Reservation) -> Option<OwnedMutexGuard<()>> {
+pub(super) fn join(txn: &mut Txn, reservation: kinds::Reservation) -> Vec<OwnedMutexGuard<()>> {
     txn.guards.extend(reservation.guards);
     txn.ops.extend(reservation.ops);
-    reservation.turn
+    reservation.turns
 }
 
 /// Whether the first guard, that of the object itself, is what did not hold.

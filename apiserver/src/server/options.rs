@@ -56,6 +56,10 @@ pub struct Options {
     #[arg(long, value_name = "NUMBER", default_value_t = 10_000)]
     pub max_connections: usize,
 
+    /// Admission plugins to add to those that are on by default (comma-separated).
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<String>,
+
     /// Admission plugins to leave out (comma-separated).
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub disable_admission_plugins: Vec<String>,

@@ -78,7 +78,23 @@ impl Api {
         let options = options(dir.path(), flags);
         let server = Server::start(options, Clock::system(), Rng::seeded(7)).await.unwrap();
         let user = User::new("admin", &["system:masters"]);
-        Api { router: server.router(), server: Some(server), dir, user }
+        let api = Api { router: server.router(), server: Some(server), dir, user };
+        api.account("default").await;
+        api
+    }
+
+    /// The default ServiceAccount that every namespace has where the controllers run; pods of a
+    /// namespace without one are refused.
+    pub async fn account(&self, namespace: &str) {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+        self.post(&path, json!({"metadata": {"name": "default"}})).await.expect(201);
+    }
+
+    /// A namespace with these labels and its default ServiceAccount.
+    pub async fn namespace(&self, name: &str, labels: Value) {
+        let namespace = json!({"metadata": {"name": name, "labels": labels}});
+        self.post("/api/v1/namespaces", namespace).await.expect(201);
+        self.account(name).await;
     }
 
     /// Another user of the same server.

@@ -34,6 +34,7 @@ views! {
         pub subdomain: String,
         pub service_account_name: String,
         pub termination_grace_period_seconds: Option<i64>,
+        pub active_deadline_seconds: Option<i64>,
         pub scheduling_gates: Vec<SchedulingGate>,
         pub restart_policy: String,
         pub volumes: Vec<Volume>,
@@ -74,6 +75,13 @@ views! {
     pub struct Volume {
         pub name: String,
         pub persistent_volume_claim: Option<ClaimVolume>,
+        /// Its claim is named for the pod and the volume.
+        pub ephemeral: Option<EphemeralVolume>,
+    }
+
+    /// Only whether there is one matters here.
+    pub struct EphemeralVolume {
+        pub read_only: bool,
     }
 
     pub struct ClaimVolume {

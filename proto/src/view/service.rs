@@ -34,6 +34,7 @@ views! {
         #[serde(rename = "loadBalancerIP")]
         pub load_balancer_ip: String,
         pub load_balancer_class: Option<String>,
+        pub allocate_load_balancer_node_ports: Option<bool>,
         pub load_balancer_source_ranges: Vec<String>,
         pub publish_not_ready_addresses: bool,
         pub ip_families: Vec<String>,

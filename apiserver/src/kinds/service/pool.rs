@@ -204,7 +204,7 @@ impl Pool {
         if !more && numbers(spec) == held {
             return Ok(());
         }
-        reservation.turn = Some(self.turn.clone().lock_owned().await);
+        reservation.turns.push(self.turn.clone().lock_owned().await);
         let stored = self.read(PORTS).await?;
         let expected = stored.as_ref().map_or(0, |stored| stored.mod_revision);
         let mut taken = self.taken(stored.as_ref())?;

@@ -1,0 +1,111 @@
+//! ServiceAccount: every pod acts as an account of its namespace.
+//! <https://kubernetes.io/docs/concepts/security/service-accounts/>
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use proto::{kind, view::service_account::ServiceAccount as Account};
+use serde_json::{Value, json};
+
+use super::{Denied, Effect, Operation, Plugin, Request};
+use crate::kinds::lens::Lens;
+
+/// The mark of pods that an agent runs from a file; they act as nobody.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// A namespace is there a moment before its default account is.
+const ATTEMPTS: usize = 8;
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) struct ServiceAccount;
+
+impl Plugin for ServiceAccount {
+    fn mutate<'a>(
+        &'a self,
+        request: &'a Request<'a>,
+        pod: &'a mut Value,
+    ) -> BoxFuture<'a, Result<Effect, Denied>> {
+        Box::pin(async move { give(request, pod).await.map(Effect::from) })
+    }
+
+    fn validate<'a>(
+        &'a self,
+        request: &'a Request<'a>,
+        pod: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<(), Denied>> {
+        Box::pin(async move {
+            let Some(pod) = pod.filter(|_| request.is(Operation::Create, &kind::POD)) else {
+                return Ok(());
+            };
+            if is_mirror(pod) {
+                return check_mirror(request, pod);
+            }
+            find(request, pod.at("spec").text("serviceAccountName")).await.map(drop)
+        })
+    }
+}
+
+async fn give(request: &Request<'_>, pod: &mut Value) -> Result<bool, Denied> {
+    if !request.is(Operation::Create, &kind::POD) || is_mirror(pod) {
+        return Ok(false);
+    }
+    let spec = pod.section("spec");
+    if spec.text("serviceAccountName").is_empty() {
+        spec.set("serviceAccountName", "default");
+    }
+    let name = spec.text("serviceAccountName").to_string();
+    spec.set("serviceAccount", name.as_str());
+    let account = find(request, &name).await?;
+    if spec.vacant("imagePullSecrets") && !account.image_pull_secrets.is_empty() {
+        spec.set("imagePullSecrets", json!(account.image_pull_secrets));
+    }
+    Ok(true)
+}
+
+async fn find(request: &Request<'_>, name: &str) -> Result<Account, Denied> {
+    let namespace = request.namespace;
+    for attempt in 1..=ATTEMPTS {
+        if let Some(entry) = request.cluster.get(&kind::SERVICE_ACCOUNT, namespace, name) {
+            return serde_json::from_slice(&entry.bytes()).map_err(|error| {
+                let why = format!("error looking up service account {namespace}/{name}: {error}");
+                request.forbidden(why)
+            });
+        }
+        let attempts = if name == "default" { ATTEMPTS } else { 2 };
+        if attempt >= attempts {
+            break;
+        }
+        request.cluster.fresh().await.map_err(Denied)?;
+        if name == "default" {
+            request.cluster.clock().sleep(PAUSE).await;
+        }
+    }
+    Err(request.forbidden(format!(
+        "error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"
+    )))
+}
+
+fn is_mirror(pod: &Value) -> bool {
+    pod.at("metadata").at("annotations").has(MIRROR)
+}
+
+/// A mirror pod stands for one that runs already, without anything of the API.
+fn check_mirror(request: &Request, pod: &Value) -> Result<(), Denied> {
+    let spec = pod.at("spec");
+    let token = |volume: &Value| {
+        let sources = volume.at("projected").items("sources");
+        sources.iter().any(|source| source.has("serviceAccountToken"))
+    };
+    if !spec.text("serviceAccountName").is_empty() {
+        return Err(request.forbidden("a mirror pod may not reference service accounts"));
+    }
+    if spec.items("volumes").iter().any(|volume| volume.has("secret")) {
+        return Err(request.forbidden("a mirror pod may not reference secrets"));
+    }
+    if spec.items("volumes").iter().any(token) {
+        return Err(
+            request.forbidden("a mirror pod may not use ServiceAccountToken volume projections")
+        );
+    }
+    Ok(())
+}

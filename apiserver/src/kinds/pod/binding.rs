@@ -9,7 +9,7 @@ use crate::kinds::lens::Lens;
 use crate::kinds::path::Path;
 
 /// Assigns the pod to the node that `binding` (v1 Binding) names: once, and only while the pod is
-/// wanted. Annotations and labels of the binding are merged into the pod's.
+/// wanted. Annotations of the binding go to the pod, and the labels that it does not have.
 pub fn bind(pod: &mut Value, binding: &Value, now: Time) -> Result<(), Status> {
     let name = pod.at("metadata").text("name").to_string();
     let errors = validate(binding);
@@ -29,10 +29,12 @@ pub fn bind(pod: &mut Value, binding: &Value, now: Time) -> Result<(), Status> {
         return Err(Status::conflict("", "pods/binding", &name, &why));
     }
     pod.section("spec").set("nodeName", binding.at("target").text("name"));
-    for field in ["annotations", "labels"] {
-        for (key, value) in wanted.pairs(field) {
-            pod.section("metadata").section(field).set(key, value.clone());
-        }
+    let metadata = pod.section("metadata");
+    for (key, value) in wanted.pairs("annotations") {
+        metadata.section("annotations").set(key, value.clone());
+    }
+    for (key, value) in wanted.pairs("labels") {
+        metadata.section("labels").fill(key, value.clone());
     }
     pod.section("status").drop("nominatedNodeName");
     set_condition(pod, json!({ "type": "PodScheduled", "status": "True" }), now);

@@ -98,8 +98,6 @@ impl Cluster {
         let admin = served.admin();
         let port = listen(&served).await;
         let cluster = Cluster { served, admin, _tokens: tokens };
-        let account = json!({"metadata": {"name": "default"}});
-        cluster.post("/api/v1/namespaces/default/serviceaccounts", account).await;
         cluster.post("/api/v1/nodes", json!({"metadata": {"name": "n1"}})).await;
         let status = json!({"status": {
             "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],

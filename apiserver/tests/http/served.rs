@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use apiserver::Server;
 use client::{Client, Clock, Kubeconfig, Rng};
+use proto::user::User;
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -27,6 +28,10 @@ impl Served {
         let dir = tempfile::tempdir().unwrap();
         let options = options(dir.path(), flags);
         let server = Server::start(options, Clock::system(), Rng::seeded(3)).await.unwrap();
+        // No controller makes the account that pods act as.
+        let admin = server.client(User::new("admin", &["system:masters"]));
+        let account = serde_json::json!({"metadata": {"name": "default"}});
+        admin.post("/api/v1/namespaces/default/serviceaccounts", &account).await.unwrap();
         let (address, pki) = (server.address(), server.pki().clone());
         let stop = CancellationToken::new();
         let task = tokio::spawn(server.serve(stop.clone()));

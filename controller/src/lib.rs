@@ -15,10 +15,12 @@ pub mod node_lifecycle;
 pub mod options;
 pub mod plan;
 pub mod pod_gc;
+pub mod quota;
 pub mod replica_set;
 pub mod root_ca;
 pub mod run;
 pub mod service_account;
+pub mod storage_protection;
 pub mod taint_eviction;
 pub mod view;
 
@@ -35,10 +37,12 @@ use crate::load_balancer::LoadBalancers;
 use crate::node_lifecycle::NodeLifecycle;
 pub use crate::options::{Options, UnknownController};
 use crate::pod_gc::PodGc;
+use crate::quota::Quotas;
 use crate::replica_set::ReplicaSets;
 use crate::root_ca::RootCa;
 use crate::run::{Controller, Setup};
 use crate::service_account::ServiceAccounts;
+use crate::storage_protection::{ClaimProtection, VolumeProtection};
 use crate::taint_eviction::TaintEviction;
 
 /// The name of the Lease, of the writer of fields and of the source of events.
@@ -76,6 +80,9 @@ static CONTROLLERS: &[Start] = &[
     (EndpointSlices::NAME, |_, setup| Ok(start(EndpointSlices, setup))),
     (EndpointsOfServices::NAME, |_, setup| Ok(start(EndpointsOfServices, setup))),
     (ServiceAccounts::NAME, |_, setup| Ok(start(ServiceAccounts, setup))),
+    (Quotas::NAME, |_, setup| Ok(start(Quotas, setup))),
+    (ClaimProtection::NAME, |_, setup| Ok(start(ClaimProtection, setup))),
+    (VolumeProtection::NAME, |_, setup| Ok(start(VolumeProtection, setup))),
     (RootCa::NAME, |options, setup| {
         let Some(path) = &options.root_ca_file else { return Ok(None) };
         let certificates = std::fs::read_to_string(path)

@@ -128,6 +128,35 @@ impl<O: Object> Watches<O> {
         self.trigger(self.informers.of(), counts, keys)
     }
 
+    /// The plans ask how many objects of this kind a namespace has, and are made when one comes or
+    /// goes. Kinds with a view of their own share its informer.
+    pub fn counts<T: Object>(
+        &mut self,
+        row: &Row,
+        keys: impl Fn(&Key, &View) -> Vec<Key> + Send + Sync + 'static,
+    ) -> &mut Self {
+        let informer = self.informers.of_row::<T>(row);
+        self.view.add_counted(row, informer.clone());
+        let synced = informer.clone();
+        self.synced.push(Box::pin(async move { synced.synced().await }));
+        self.triggers.push(Box::new(move |wiring: Wiring| {
+            let mut changes = informer.changes();
+            Box::pin(async move {
+                // Holds on to the informer for as long as it is followed.
+                let _informer = informer;
+                loop {
+                    let change = changes.next().await;
+                    if change.old.is_none() || change.new.is_none() {
+                        for key in keys(&change.key, &wiring.view) {
+                            wiring.queue.add(key);
+                        }
+                    }
+                }
+            })
+        }));
+        self
+    }
+
     fn trigger<T: Object>(
         &mut self,
         informer: Informer<T>,

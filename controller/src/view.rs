@@ -28,6 +28,26 @@ pub struct View {
     started: Option<Time>,
     /// Why the last attempt at an object failed.
     failures: Mutex<HashMap<Key, Failure>>,
+    /// Kinds of which only the number matters, by their qualified names.
+    counted: HashMap<String, Box<dyn Counter>>,
+    /// Which revision of an object a plan met last, and when first.
+    met: Mutex<HashMap<Key, (u64, Time)>>,
+}
+
+/// Counts the objects of a kind.
+trait Counter: Send + Sync {
+    fn count(&self, namespace: &str) -> usize;
+    fn revision(&self) -> u64;
+}
+
+impl<T: Object> Counter for Informer<T> {
+    fn count(&self, namespace: &str) -> usize {
+        in_namespace(&self.snapshot(), namespace).count()
+    }
+
+    fn revision(&self) -> u64 {
+        Informer::revision(self)
+    }
 }
 
 /// One kind's cache under one controller's writes.
@@ -88,6 +108,10 @@ impl View {
         self.caches.insert(TypeId::of::<T>(), cache.clone());
         self.writable.insert(T::row().path("", ""), cache.clone());
         cache
+    }
+
+    pub(crate) fn add_counted<T: Object>(&mut self, row: &Row, informer: Informer<T>) {
+        self.counted.insert(row.qualified(), Box::new(informer));
     }
 
     pub(crate) fn start(&mut self, now: Time) {
@@ -168,6 +192,32 @@ impl View {
     /// How many objects of a kind there are, about.
     pub fn count<T: Object>(&self) -> usize {
         self.declared::<T>().informer.snapshot().len()
+    }
+
+    /// How many objects of a kind that the controller declared to count a namespace has; none of
+    /// other kinds.
+    pub fn count_of(&self, row: &Row, namespace: &str) -> usize {
+        self.counted.get(&row.qualified()).map_or(0, |counter| counter.count(namespace))
+    }
+
+    /// The revision up to which every change of a counted kind has been seen.
+    pub fn seen_of(&self, row: &Row) -> u64 {
+        self.counted.get(&row.qualified()).map_or(0, |counter| counter.revision())
+    }
+
+    /// When a plan first met the object at this revision: `now`, unless it has before.
+    pub fn met(&self, meta: &ObjectMeta, now: Time) -> Time {
+        let mut met = self.met.lock();
+        let known = met.entry(Key::of(meta)).or_insert((meta.revision(), now));
+        if known.0 != meta.revision() {
+            *known = (meta.revision(), now);
+        }
+        known.1
+    }
+
+    /// Forgets what was noted of an object that is gone.
+    pub fn forget(&self, key: &Key) {
+        self.met.lock().remove(key);
     }
 
     /// When the object last changed (or went), as this process saw it; for those that did not

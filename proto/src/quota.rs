@@ -297,7 +297,8 @@ fn crosses_namespaces(pod: &Pod) -> bool {
 /// Whether quotas may limit how many objects of the kind there are. Events come and go by
 /// themselves.
 pub fn is_countable(row: &Row) -> bool {
-    row.namespaced && row.resource != kind::EVENT.resource
+    let stored = row.verbs.iter().any(|verb| verb == "watch");
+    row.namespaced && stored && row.resource != kind::EVENT.resource
 }
 
 #[cfg(test)]

@@ -52,8 +52,8 @@ static RULES: &[Rule] = &[
     rule(
         User(CONTROLLER),
         "update patch",
-        "/namespaces/finalize /namespaces/status apps/deployments/status apps/deployments/scale \
-         apps/replicasets/status apps/replicasets/scale",
+        "/namespaces/finalize /namespaces/status /resourcequotas/status apps/deployments/status \
+         apps/deployments/scale apps/replicasets/status apps/replicasets/scale",
     ),
     // The garbage collector and the namespace controller meet every kind.
     rule(User(CONTROLLER), "get list watch patch update delete deletecollection", "*/*"),

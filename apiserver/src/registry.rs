@@ -24,6 +24,7 @@ pub mod delete;
 mod get;
 mod list;
 mod object;
+mod options;
 mod patch;
 mod render;
 pub mod review;

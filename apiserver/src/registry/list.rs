@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use proto::status::{FieldError, Status};
+use proto::status::Status;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Call, Content, Registry, Selection, store_status};
+use super::{Answer, Call, Content, Registry, Selection, options, store_status};
 use crate::{
     cache::{Entry, Snapshot},
     http::query::Query,
@@ -46,6 +46,7 @@ pub(super) enum At {
 impl Registry {
     pub async fn list(&self, call: &Call<'_>) -> Result<Answer, Status> {
         let selection = Selection::parse(call)?;
+        options::check_list(call.query)?;
         let limit = match call.query.number("limit")? {
             Some(limit) if limit > 0 => limit as usize,
             _ => usize::MAX,
@@ -181,31 +182,19 @@ fn too_old(error: StoreError) -> Status {
     }
 }
 
-/// Reads `resourceVersion` and `resourceVersionMatch` of a list (kubernetes.io/docs, API concepts,
+/// Reads checked `resourceVersion` and `resourceVersionMatch` of a list (kubernetes.io/docs, API concepts,
 /// "Semantics for get and list").
 pub(super) fn at(query: &Query) -> Result<At, Status> {
     let version = query.text("resourceVersion");
     let matching = query.text("resourceVersionMatch");
-    let field = "resourceVersionMatch";
-    let forbidden = |why: &str| invalid(FieldError::forbidden(field, why));
     match (version, matching) {
-        ("", "") => Ok(At::Now),
-        ("", _) => {
-            Err(forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"))
-        }
-        ("0", "" | "NotOlderThan") => Ok(At::Any),
-        ("0", "Exact") => {
-            Err(forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""))
-        }
+        ("", _) => Ok(At::Now),
+        ("0", _) => Ok(At::Any),
         (text, "NotOlderThan") => revision(text).map(At::NotOlderThan),
         (text, "Exact") => revision(text).map(At::Exactly),
         // Without a match a page is exact, a whole list is not: as it always was.
-        (text, "") if query.number("limit")?.unwrap_or(0) > 0 => revision(text).map(At::Exactly),
-        (text, "") => revision(text).map(At::NotOlderThan),
-        (_, other) => {
-            let supported = ["Exact", "NotOlderThan", ""];
-            Err(invalid(FieldError::not_supported(field, other, &supported)))
-        }
+        (text, _) if query.number("limit")?.unwrap_or(0) > 0 => revision(text).map(At::Exactly),
+        (text, _) => revision(text).map(At::NotOlderThan),
     }
 }
 
@@ -217,19 +206,11 @@ pub(super) fn revision(text: &str) -> Result<Revision, Status> {
     })
 }
 
-pub(super) fn invalid(error: FieldError) -> Status {
-    Status::invalid("meta.k8s.io", "ListOptions", "", &[error])
-}
-
 fn check_continue(query: &Query) -> Result<(), Status> {
     if !matches!(query.text("resourceVersion"), "" | "0") {
         return Err(Status::bad_request(
             "specifying resource version is not allowed when using continue",
         ));
-    }
-    if !query.text("resourceVersionMatch").is_empty() {
-        let why = "resourceVersionMatch is forbidden when continue is provided";
-        return Err(invalid(FieldError::forbidden("resourceVersionMatch", why)));
     }
     Ok(())
 }
@@ -250,9 +231,6 @@ mod tests {
                 Ok(At::NotOlderThan(5)),
             ),
             ("resourceVersion=5&resourceVersionMatch=Exact", Ok(At::Exactly(5))),
-            ("resourceVersionMatch=Exact", Err(422)),
-            ("resourceVersion=0&resourceVersionMatch=Exact", Err(422)),
-            ("resourceVersion=5&resourceVersionMatch=exact", Err(422)),
             ("resourceVersion=abc", Err(400)),
         ];
         for (query, expected) in cases {

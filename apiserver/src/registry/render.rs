@@ -1,7 +1,10 @@
 //! How objects leave: as they are stored, as table rows, or as metadata only; alone, in a list, or
 //! as the frame of a watch event. Whole JSON objects are slices of the cache's bytes.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use bytes::Bytes;
 use proto::{status::Status, time::Time};
@@ -30,6 +33,8 @@ pub struct Renderer {
     wanted: Wanted,
     include: Include,
     now: Time,
+    /// The columns of a Table are told: in every answer, but in a watch only once.
+    columns: AtomicBool,
 }
 
 /// One object to render: of the cache, or bytes that are in none.
@@ -65,7 +70,13 @@ impl Renderer {
                 )));
             }
         };
-        Ok(Renderer { kind: call.kind.clone(), wanted: call.wanted, include, now: call.now })
+        Ok(Renderer {
+            kind: call.kind.clone(),
+            wanted: call.wanted,
+            include,
+            now: call.now,
+            columns: AtomicBool::new(true),
+        })
     }
 
     /// Watches have frames of JSON or protobuf.
@@ -134,9 +145,11 @@ impl Renderer {
             Turn::Deleted => entry.bytes_at(change.revision),
             Turn::Added | Turn::Modified => entry.bytes(),
         };
-        change.shared(representation, turn, || {
-            self.event(type_name(turn), &self.one(Source::Bytes(object))?)
-        })
+        let make = || self.event(type_name(turn), &self.one(Source::Bytes(object))?);
+        match matches!(self.wanted.shape, Shape::Table(_)) && self.columns.load(Relaxed) {
+            true => make(),
+            false => change.shared(representation, turn, make),
+        }
     }
 
     /// An object that was there before the watch began.
@@ -187,6 +200,7 @@ impl Renderer {
 
     /// The frame of an event; `object` is JSON.
     fn event(&self, kind: &str, object: &[u8]) -> Result<Bytes, Status> {
+        self.columns.store(false, Relaxed);
         match self.wanted.encoding {
             Encoding::Protobuf => Ok(encode::event(kind, &protobuf(object)?).into()),
             Encoding::Json | Encoding::Indented | Encoding::Yaml => Ok(frame(kind, object)),
@@ -260,7 +274,8 @@ impl Renderer {
     }
 
     fn table(&self, version: &str, metadata: Value, rows: Vec<Value>) -> Value {
-        let columns: Vec<Value> = self
+        let columns = || -> Vec<Value> {
+            self
             .kind
             .strategy
             .columns()
@@ -274,7 +289,12 @@ impl Renderer {
                     "priority": column.priority,
                 })
             })
-            .collect();
+            .collect()
+        };
+        let columns = match self.columns.load(Relaxed) {
+            true => Value::from(columns()),
+            false => Value::Null,
+        };
         json!({
             "kind": "Table",
             "apiVersion": format!("meta.k8s.io/{version}"),

@@ -5,12 +5,13 @@ use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration}
 
 use bytes::Bytes;
 use futures::{Stream, stream};
-use proto::status::{FieldError, Status};
+use proto::status::Status;
 use tokio::time::Instant;
 
 use super::{
     Call, Registry, Renderer, Selection,
     list::{self, At},
+    options,
 };
 use crate::{
     cache::{Entry, Gone, Watcher},
@@ -231,31 +232,14 @@ impl Watch {
 /// concepts, "Semantics for watch" and "Streaming lists").
 fn start(query: &Query) -> Result<Start, Status> {
     let version = query.text("resourceVersion");
-    let matching = query.text("resourceVersionMatch");
-    let forbidden = |field: &str, why: &str| list::invalid(FieldError::forbidden(field, why));
-    let field = "resourceVersionMatch";
+    options::check_watch(query)?;
     let Some(initial) = query.optional_flag("sendInitialEvents") else {
-        if !matching.is_empty() {
-            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is \
-                       provided";
-            return Err(forbidden(field, why));
-        }
         return match version {
             "" => Ok(Start::State { at: At::Now, mark: false }),
             "0" => Ok(Start::State { at: At::Any, mark: false }),
             text => list::revision(text).map(Start::After),
         };
     };
-    match matching {
-        "" => {
-            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-            return Err(forbidden(field, why));
-        }
-        "NotOlderThan" => {}
-        other => {
-            return Err(list::invalid(FieldError::not_supported(field, other, &["NotOlderThan"])));
-        }
-    }
     match (initial, version) {
         (true, "") => Ok(Start::State { at: At::Now, mark: true }),
         (true, "0") => Ok(Start::State { at: At::Any, mark: true }),

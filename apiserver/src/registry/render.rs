@@ -275,21 +275,20 @@ impl Renderer {
 
     fn table(&self, version: &str, metadata: Value, rows: Vec<Value>) -> Value {
         let columns = || -> Vec<Value> {
-            self
-            .kind
-            .strategy
-            .columns()
-            .iter()
-            .map(|column| {
-                json!({
-                    "name": column.name,
-                    "type": column.kind,
-                    "format": column.format,
-                    "description": column.description,
-                    "priority": column.priority,
+            self.kind
+                .strategy
+                .columns()
+                .iter()
+                .map(|column| {
+                    json!({
+                        "name": column.name,
+                        "type": column.kind,
+                        "format": column.format,
+                        "description": column.description,
+                        "priority": column.priority,
+                    })
                 })
-            })
-            .collect()
+                .collect()
         };
         let columns = match self.columns.load(Relaxed) {
             true => Value::from(columns()),

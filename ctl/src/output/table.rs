@@ -11,6 +11,8 @@ pub struct Table {
     rows: Vec<Vec<String>>,
     /// Of what has been printed, so that a watch keeps its columns.
     widths: Vec<usize>,
+    /// Which of a server's columns are shown: a watch tells them only once.
+    shown: Vec<usize>,
 }
 
 /// Which parts of a server's table are shown.
@@ -70,11 +72,11 @@ fn line(row: &[String], widths: &[usize]) -> String {
 
 /// A metav1.Table as text columns; `table` is `None` at the first call of a watch.
 pub fn of_server(answer: &Value, shape: &Shape, table: Option<Table>) -> Table {
-    let columns: Vec<&Value> = items(&answer["columnDefinitions"]).collect();
-    let shown: Vec<usize> = (0..columns.len())
-        .filter(|at| shape.wide || columns[*at]["priority"].as_i64().unwrap_or(0) == 0)
-        .collect();
     let mut table = table.unwrap_or_else(|| {
+        let columns: Vec<&Value> = items(&answer["columnDefinitions"]).collect();
+        let shown: Vec<usize> = (0..columns.len())
+            .filter(|at| shape.wide || columns[*at]["priority"].as_i64().unwrap_or(0) == 0)
+            .collect();
         let mut heads: Vec<String> = Vec::new();
         if shape.namespaces {
             heads.push("NAMESPACE".into());
@@ -85,10 +87,11 @@ pub fn of_server(answer: &Value, shape: &Shape, table: Option<Table>) -> Table {
         if shape.labels {
             heads.push("LABELS".into());
         }
-        Table { heads, ..Table::default() }
+        Table { heads, shown, ..Table::default() }
     });
     for row in items(&answer["rows"]) {
-        table.push(cells(row, &shown, shape));
+        let cells = cells(row, &table.shown, shape);
+        table.push(cells);
     }
     table
 }

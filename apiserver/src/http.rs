@@ -4,25 +4,30 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{Router, body::Body, extract::State, response::Response};
-use client::Clock;
+use client::{Clock, Rng};
 use futures::FutureExt;
-use http::{Request, header, request::Parts};
+use http::{Method, Request, header, request::Parts};
 use proto::status::Status;
 
 use crate::{
+    audit::Audit,
     authn::{Authenticator, Identity},
     authz::{self, Attributes, What},
     discovery::Discovery,
+    flow::Flow,
+    metrics::Metrics,
     node::Nodes,
     registry::Registry,
 };
 
 pub mod accept;
 mod answer;
+mod backup;
 mod body;
 pub mod coalesce;
 mod compress;
 mod documents;
+mod exchange;
 mod health;
 mod impersonate;
 mod openapi;
@@ -31,9 +36,14 @@ mod resource;
 pub mod target;
 mod websocket;
 
+pub use backup::{Backup, PATH as BACKUP};
+pub use documents::{GIT_VERSION, platform};
+pub use exchange::Source;
 pub use health::{Check, Health};
 pub use openapi::OpenApi;
 
+use exchange::{Asked, Exchange};
+use query::Query;
 use target::{ResourcePath, Target};
 
 /// Everything a request may need.
@@ -44,7 +54,12 @@ pub struct Api {
     pub openapi: OpenApi,
     pub health: Health,
     pub nodes: Nodes,
+    pub backup: Backup,
+    pub flow: Arc<Flow>,
+    pub metrics: Arc<Metrics>,
+    pub audit: Option<Arc<Audit>>,
     pub clock: Clock,
+    pub rng: Rng,
 }
 
 /// The router of the API: one handler, since paths derive from rows.
@@ -54,43 +69,73 @@ pub fn router(api: Arc<Api>) -> Router {
 
 async fn handle(State(api): State<Arc<Api>>, request: Request<Body>) -> Response {
     let (mut parts, body) = request.into_parts();
-    let outcome = AssertUnwindSafe(dispatch(&api, &mut parts, body)).catch_unwind().await;
+    let mut exchange = Exchange::begin(&api, &parts);
+    let answering = dispatch(&api, &mut parts, body, &mut exchange);
+    let outcome = AssertUnwindSafe(answering).catch_unwind().await;
     let result = outcome.unwrap_or_else(|_| {
         tracing::error!(method = %parts.method, uri = %parts.uri, "a request panicked");
+        exchange.panicked(&api);
         Err(Status::internal(
             "this request caused an apiserver panic. Look in the logs for details",
         ))
     });
-    match result {
+    let response = match result {
         Ok(response) => response,
         Err(status) => answer::failure(&status, header_text(&parts, header::ACCEPT)),
-    }
+    };
+    exchange.end(&api, response).await
 }
 
-async fn dispatch(api: &Arc<Api>, parts: &mut Parts, body: Body) -> Result<Response, Status> {
+async fn dispatch(
+    api: &Arc<Api>,
+    parts: &mut Parts,
+    body: Body,
+    exchange: &mut Exchange,
+) -> Result<Response, Status> {
     let path = parts.uri.path().to_string();
     let target = Target::parse(&path);
-    let identity = match api.authenticator.identify(parts)? {
+    let known = match api.authenticator.identify(parts)? {
         Identity::Known(user) => {
-            Identity::Known(impersonate::resolve(user, &parts.headers, &api.registry)?)
+            let acting = impersonate::resolve(user.clone(), &parts.headers, &api.registry)?;
+            Some((user, acting))
         }
-        Identity::Anonymous => Identity::Anonymous,
+        Identity::Anonymous => None,
     };
     if let Target::Resource(resource) = &target {
-        let Identity::Known(user) = identity else { return Err(Status::unauthorized()) };
-        return resource::handle(api, parts, body, resource, &user).await;
+        let (user, acting) = known.ok_or_else(Status::unauthorized)?;
+        return resource::handle(api, parts, body, resource, (&user, &acting), exchange).await;
     }
-    match identity {
-        Identity::Known(user) => {
-            let method = parts.method.as_str().to_ascii_lowercase();
-            let attributes = Attributes { user: &user, verb: &method, what: What::Path(&path) };
-            authz::authorize(&attributes, &api.registry)
+    match known {
+        Some((user, acting)) => {
+            let (verb, what) = (lower_case(&parts.method), What::Path(&path));
+            let uri = parts.uri.clone();
+            let query = &Query::parse(uri.query());
+            let asked = Asked { user: &user, acting: &acting, verb, what, version: "", query };
+            exchange.admit(api, parts, asked).await?;
+            let attributes = Attributes { user: &acting, verb, what };
+            let verdict = authz::authorize(&attributes, &api.registry);
+            exchange.decided(&verdict);
+            verdict
                 .map_err(|why| Status::failure(403, "Forbidden", format!("forbidden: {why}")))?;
         }
-        Identity::Anonymous if is_public(&target) => {}
-        Identity::Anonymous => return Err(Status::unauthorized()),
+        None if is_public(&target) => {}
+        None => return Err(Status::unauthorized()),
     }
     documents::handle(api, parts, &path, &target).await
+}
+
+/// The verb of a path that is no resource.
+fn lower_case(method: &Method) -> &'static str {
+    const METHODS: [(Method, &str); 7] = [
+        (Method::GET, "get"),
+        (Method::HEAD, "head"),
+        (Method::POST, "post"),
+        (Method::PUT, "put"),
+        (Method::PATCH, "patch"),
+        (Method::DELETE, "delete"),
+        (Method::OPTIONS, "options"),
+    ];
+    METHODS.iter().find(|(known, _)| known == method).map_or("connect", |(_, verb)| verb)
 }
 
 /// What anybody may ask.

@@ -1,13 +1,16 @@
 //! The API server: one pipeline for every kind, one store behind it.
 
 pub mod admission;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod cache;
 pub mod codec;
 pub mod discovery;
+pub mod flow;
 pub mod http;
 pub mod kinds;
+pub mod metrics;
 pub mod node;
 pub mod openapi;
 pub mod patch;

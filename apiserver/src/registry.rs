@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission,
     cache::{self, Cache, Entry, KindCache, KindSpec},
+    codec,
     http::{accept::Wanted, query::Query},
     kinds::{self, Context, Strategy, service::pool::Pool},
     store::{Revision, Store, StoreError},
@@ -86,6 +87,14 @@ impl<'a> Call<'a> {
     fn context(&self, random: u64) -> Context<'a> {
         let Call { user, subresource, .. } = *self;
         Context { row: self.kind.row, now: self.now, random, user, subresource }
+    }
+
+    /// The body as JSON, whatever it came as, for the audit log; nothing where it is neither.
+    pub fn value(&self, body: &[u8]) -> Option<Value> {
+        match write::format(self) {
+            Ok(format) => codec::parse(format, body).ok().map(|decoded| decoded.value),
+            Err(_) => serde_json::from_slice(body).ok(),
+        }
     }
 
     fn not_found(&self) -> Status {
@@ -163,6 +172,11 @@ impl Registry {
         &self.0.cache
     }
 
+    /// How many objects there are of each kind, by `deployments.apps`.
+    pub fn counts(&self) -> impl Iterator<Item = (String, usize)> {
+        self.0.kinds.values().map(|kind| (kind.row.qualified(), kind.cache.snapshot().len()))
+    }
+
     pub fn clock(&self) -> &Clock {
         &self.0.clock
     }
@@ -235,6 +249,7 @@ pub fn store_status(error: StoreError) -> Status {
             Status::timeout("the store was lost during the write; it may or may not have happened")
         }
         StoreError::Duplicate { .. }
+        | StoreError::Exists { .. }
         | StoreError::Locked { .. }
         | StoreError::Foreign { .. }
         | StoreError::Corrupt { .. } => Status::internal("the store cannot be used"),

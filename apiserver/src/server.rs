@@ -7,21 +7,26 @@ use axum::Router;
 use bytes::Bytes;
 use client::{Clock, Rng};
 use http_body_util::{BodyExt, Full};
-use proto::{kind::ROWS, user::User};
+use proto::{
+    kind::{self, ROWS},
+    user::User,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::{
-    admission,
+    admission, audit,
     authn::{Authenticator, TokenFileError},
     discovery::Discovery,
-    http::{self, Api, Health, OpenApi},
+    flow::{self, Flow},
+    http::{self, Api, Backup, GIT_VERSION, Health, OpenApi, platform},
     kinds::service::pool::Pool,
+    metrics::Metrics,
     node::Nodes,
     pki::{Pki, PkiError},
     registry::Registry,
-    store::StoreError,
+    store::{StoreError, encrypted::ConfigError},
 };
 
 mod backend;
@@ -33,6 +38,7 @@ pub mod tls;
 pub use crate::http::Check;
 pub use options::Options;
 
+use backend::Backend;
 use tls::{Tls, TlsError};
 
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +59,12 @@ pub enum ServerError {
     Tokens(#[from] TokenFileError),
     #[error("choosing admission plugins")]
     Admission(#[from] admission::ChoiceError),
+    #[error("preparing the audit log")]
+    AuditPolicy(#[from] audit::PolicyError),
+    #[error("preparing the audit log")]
+    AuditLog(#[from] audit::LogError),
+    #[error("preparing encryption at rest")]
+    Encryption(#[source] ConfigError),
     #[error("opening the store")]
     Store(#[source] StoreError),
     #[error("creating what every cluster has: {0}")]
@@ -107,7 +119,9 @@ impl Server {
             tokio::task::spawn_blocking(move || Pki::open(&dir, &names, &clock, &rng))
         };
         let stop = CancellationToken::new();
-        let store = backend::open(&options, &clock).await?;
+        let flow = Flow::new(options.seats(), clock.clone());
+        let audit = options.audit()?;
+        let Backend { store, raw } = backend::open(&options, &clock, &rng).await?;
         let pool = Pool::new(
             store.clone(),
             options.service_cluster_ip_range,
@@ -133,8 +147,16 @@ impl Server {
             openapi: OpenApi::new(ROWS),
             health: Health::new(registry.cache().clone(), clock.clone(), ready),
             nodes: nodes.clone(),
+            backup: Backup::new(raw, options.data_dir.clone(), rng.clone()),
+            flow: flow.clone(),
+            metrics: Metrics::new(&clock, GIT_VERSION, platform()),
+            audit,
             clock: clock.clone(),
+            rng: rng.clone(),
         });
+        let kinds = [&kind::FLOW_SCHEMA, &kind::PRIORITY_LEVEL_CONFIGURATION];
+        let [schemas, levels] = kinds.map(|row| registry.of(row).cache.clone());
+        tokio::spawn(flow::follow(flow, options.seats(), (schemas, levels), stop.clone()));
         let router = http::router(api);
         bootstrap::run(&router, &options.service_cluster_ip_range, advertised, clock.now())
             .await

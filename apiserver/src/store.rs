@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 pub mod embedded;
+pub mod encrypted;
 pub mod etcd;
 pub mod history;
 mod hub;
@@ -53,6 +54,12 @@ pub trait Store: Send + Sync + 'static {
     /// The current revision, linearizably: at least that of every write acknowledged before the
     /// call, by whichever API server.
     async fn revision(&self) -> Result<Revision, StoreError>;
+
+    /// Whether the value of a key is stored otherwise than it would be written now (encrypted with an
+    /// older key): then even a write that changes nothing is worth its while.
+    async fn is_stale(&self, _key: &str) -> Result<bool, StoreError> {
+        Ok(false)
+    }
 
     /// Called when a watch has not been seen to reach `revision`, which [`Store::revision`]
     /// returned: backends whose revisions may come from writes outside the watched prefix make it
@@ -252,6 +259,8 @@ pub enum StoreError {
     TooLarge,
     #[error("a transaction names the key {key:?} twice")]
     Duplicate { key: String },
+    #[error("{path} exists; a backup is restored only where no store is")]
+    Exists { path: String },
     #[error("the store is in use by another process: {path}")]
     Locked { path: String },
     #[error("{path} is not a store of this version")]

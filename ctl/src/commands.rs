@@ -74,7 +74,7 @@ pub enum Ask {
 pub fn run(command: Command, connection: Connection) -> Result<ExitCode> {
     match command {
         Command::Ask(ask) => ask.run(connection),
-        Command::Daemon(daemon) => Ok(daemons::run(*daemon)),
+        Command::Daemon(daemon) => daemons::run(*daemon, &connection),
         Command::Cluster(command) => {
             cluster::run(command).map_err(|error| Failure::said(chain(&error)))
         }

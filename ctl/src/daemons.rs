@@ -8,6 +8,9 @@ use std::process::ExitCode;
 
 use client::{BoxError, CancellationToken, Client, Clock, Informers, Rng, daemon, kubeconfig};
 
+use crate::failure::Result;
+use crate::session::Connection;
+
 #[derive(clap::Subcommand)]
 pub enum Daemon {
     /// Run API server, scheduler and controllers in one process
@@ -49,7 +52,10 @@ pub struct KubeconfigFile {
 }
 
 /// Runs it in the foreground until SIGTERM or SIGINT.
-pub fn run(daemon: Daemon) -> ExitCode {
+pub fn run(daemon: Daemon, connection: &Connection) -> Result<ExitCode> {
+    if let Daemon::Server(server::Options { keep: Some(keep), .. }) = daemon {
+        return keep.run(connection);
+    }
     let settings = match &daemon {
         Daemon::Server(options) => {
             daemon::Settings { json: options.log_format == "json", ..daemon::Settings::default() }
@@ -57,10 +63,10 @@ pub fn run(daemon: Daemon) -> ExitCode {
         Daemon::Agent(_) | Daemon::Runtime(_) | Daemon::Proxy(_) => daemon::ON_A_NODE,
         _ => daemon::Settings::default(),
     };
-    daemon::run(settings, |shutdown| serve(daemon, shutdown))
+    Ok(daemon::run(settings, |shutdown| serve(daemon, shutdown)))
 }
 
-async fn serve(daemon: Daemon, shutdown: CancellationToken) -> Result<(), BoxError> {
+async fn serve(daemon: Daemon, shutdown: CancellationToken) -> std::result::Result<(), BoxError> {
     let (clock, rng) = (Clock::system(), Rng::from_os());
     match daemon {
         Daemon::Server(options) => server::run(options, clock, rng, shutdown).await,
@@ -103,7 +109,7 @@ fn connect(
     path: Option<std::path::PathBuf>,
     clock: &Clock,
     rng: &Rng,
-) -> Result<(Client, Informers), BoxError> {
+) -> std::result::Result<(Client, Informers), BoxError> {
     let config = match path {
         Some(path) => kubeconfig::component(&path)?,
         None => kubeconfig::Kubeconfig::load(None)?.config(None)?,

@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod image;
 pub mod kubectl;
+pub mod linearizability;
 pub mod machine;
 pub mod program;
 pub mod server;

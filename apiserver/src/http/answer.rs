@@ -113,6 +113,10 @@ pub(super) fn text(code: u16, text: impl Into<Bytes>) -> Response {
     response
 }
 
+pub(super) fn metrics(text: String) -> Response {
+    response(200, HeaderValue::from_static(crate::metrics::CONTENT_TYPE), Body::from(text))
+}
+
 /// `body` is JSON.
 fn encoded(code: u16, encoding: Encoding, body: Bytes) -> Result<Response, Status> {
     match encoding {

@@ -12,7 +12,7 @@ use super::{Api, answer, compress, header_text, openapi, query::Query, target::T
 /// The version of Kubernetes whose behaviour this is.
 const MAJOR: &str = "1";
 const MINOR: &str = "36";
-const GIT_VERSION: &str = concat!("v1.36.0+coracle-", env!("CARGO_PKG_VERSION"));
+pub const GIT_VERSION: &str = concat!("v1.36.0+coracle-", env!("CARGO_PKG_VERSION"));
 
 pub(super) async fn handle(
     api: &Arc<Api>,
@@ -37,6 +37,11 @@ pub(super) async fn handle(
             let query = Query::parse(parts.uri.query());
             Ok(api.health.answer(endpoint, check.as_deref(), &query).await)
         }
+        Target::Metrics => {
+            let text = api.metrics.text(&api.flow.loads(), api.registry.counts());
+            Ok(answer::metrics(text))
+        }
+        Target::Backup => api.backup.answer().await,
         Target::LegacyVersions | Target::Groups => {
             Ok(answer::document(api.discovery.root(path, accept)?, known))
         }
@@ -63,7 +68,7 @@ pub(super) async fn handle(
 
 fn index(api: &Api) -> Vec<String> {
     let mut paths: Vec<String> =
-        ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
             .map(String::from)
             .to_vec();
     paths.extend(api.discovery.paths());
@@ -85,8 +90,13 @@ fn version() -> serde_json::Value {
         "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "",
         "compiler": "rustc",
-        "platform": format!("linux/{}", architecture()),
+        "platform": platform(),
     })
+}
+
+/// `linux/amd64`.
+pub fn platform() -> String {
+    format!("linux/{}", architecture())
 }
 
 /// As Go names it.

@@ -10,7 +10,9 @@ use proto::{kind::Row, selector::FieldSelector, status::Status, user::User};
 use super::{
     Api,
     accept::{self, Encoding, Wanted},
-    answer, body, compress, header_text,
+    answer, body, compress,
+    exchange::{Asked, Exchange},
+    header_text,
     query::Query,
     target::ResourcePath,
     websocket, what,
@@ -27,15 +29,21 @@ pub(super) async fn handle(
     parts: &mut Parts,
     body: Body,
     path: &ResourcePath<'_>,
-    user: &Arc<User>,
+    (proven, user): (&Arc<User>, &Arc<User>),
+    exchange: &mut Exchange,
 ) -> Result<Response, Status> {
     let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let query = Query::parse(parts.uri.query());
+    let uri = parts.uri.clone();
+    let query = Query::parse(uri.query());
     let verb = verb(&parts.method, path, &query)?;
     let selected = selected_name(path, &query);
     let name = selected.as_deref().unwrap_or(&path.name);
-    let attributes = Attributes { user, verb, what: what(path, name) };
-    authorize(api, &attributes, path)?;
+    let (what, version) = (what(path, name), &*path.version);
+    let asked = Asked { user: proven, acting: user, verb, what, version, query: &query };
+    exchange.admit(api, parts, asked).await?;
+    let verdict = authz::authorize(&Attributes { user, verb, what }, &api.registry);
+    exchange.decided(&verdict);
+    verdict.map_err(|why| Status::forbidden(&path.group, &path.resource, &path.name, &why))?;
     let kind = find(api, path, verb)?;
     let streams = matches!(&*path.subresource, "log" | "exec" | "attach" | "portforward");
     let call = Call {
@@ -72,6 +80,11 @@ pub(super) async fn handle(
         ("get" | "list" | "watch", _) => Err(Status::method_not_allowed()),
         _ => {
             let body = body::read(&api.clock, body).await?;
+            if exchange.wants_body()
+                && let Some(value) = call.value(&body)
+            {
+                exchange.requested(value);
+            }
             match (verb, &*path.subresource) {
                 ("create", "") if !kind.row.is_stored() => review::answer(api, &call, body).await,
                 ("create", "") => registry.create(&call, body).await,
@@ -165,11 +178,6 @@ fn selected_name(path: &ResourcePath, query: &Query) -> Option<String> {
     }
     let selector = query.find("fieldSelector")?;
     FieldSelector::parse(selector).ok()?.required("metadata.name").map(String::from)
-}
-
-fn authorize(api: &Api, attributes: &Attributes, path: &ResourcePath) -> Result<(), Status> {
-    authz::authorize(attributes, &api.registry)
-        .map_err(|why| Status::forbidden(&path.group, &path.resource, &path.name, &why))
 }
 
 /// The kind, if the path and the verb fit it.

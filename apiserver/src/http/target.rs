@@ -15,6 +15,9 @@ pub enum Target<'a> {
         check: Option<Part<'a>>,
     },
     Version,
+    Metrics,
+    /// `/coracle/backup`.
+    Backup,
     /// `/api`.
     LegacyVersions,
     /// `/apis`.
@@ -63,6 +66,8 @@ impl<'a> Target<'a> {
         match (head, parts.len()) {
             ("livez" | "readyz" | "healthz", 1 | 2) => health(parts),
             ("version", 1) => Target::Version,
+            ("metrics", 1) => Target::Metrics,
+            ("coracle", 2) if parts[1] == "backup" => Target::Backup,
             ("api", 1) => Target::LegacyVersions,
             ("apis", 1) => Target::Groups,
             ("openapi", _) => openapi(parts),

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{
     Answer, Call, Content, Registry, object,
     render::typed,
+    store_status,
     write::{self, ATTEMPTS, Draft, Managed, Way},
 };
 use crate::{
@@ -75,17 +76,30 @@ impl Registry {
         make: &Make<'_>,
     ) -> Result<Answer, Status> {
         for _ in 0..ATTEMPTS {
-            let attempt = match call.kind.cache.get(call.namespace, call.name) {
-                Some(entry) => self.attempt(call, options, way, make, entry).await,
-                None => return self.absent(call, options, way, make).await,
+            let Some(entry) = call.kind.cache.get(call.namespace, call.name) else {
+                return self.absent(call, options, way, make).await;
             };
-            match attempt {
+            match self.attempt(call, options, way, make, &entry).await {
                 Ok(answer) => return Ok(answer),
-                Err(Retry::Failed(status)) => return Err(status),
-                Err(Retry::Again) => {}
+                // What was refused may have been the past: another server may have written since.
+                Err(Retry::Failed(status)) if self.is_current(call, &entry).await? => {
+                    return Err(status);
+                }
+                Err(Retry::Failed(_) | Retry::Again) => {}
             }
         }
         Err(call.modified())
+    }
+
+    /// Whether the object is still as it was when the entry was taken, by the store's word.
+    async fn is_current(&self, call: &Call<'_>, entry: &Entry) -> Result<bool, Status> {
+        self.fresh().await?;
+        let current = call.kind.cache.get(call.namespace, call.name);
+        Ok(current.is_some_and(|current| current.revision == entry.revision))
+    }
+
+    async fn is_stale(&self, key: &str) -> Result<bool, Status> {
+        self.cache().store().is_stale(key).await.map_err(store_status)
     }
 
     /// A PUT or apply of something that is not there.
@@ -116,13 +130,13 @@ impl Registry {
         options: &WriteOptions,
         way: Way,
         make: &Make<'_>,
-        entry: Arc<Entry>,
+        entry: &Arc<Entry>,
     ) -> Result<Answer, Retry> {
-        let old = object::decode(&entry)?;
+        let old = object::decode(entry)?;
         let conversion = call.kind.strategy.conversion();
         let shown = conversion.map(|it| typed(call.kind, (it.from_storage)(old.clone())));
         let Draft { object, mut warnings, managed } = make(Some(shown.as_ref().unwrap_or(&old)))?;
-        let conditional = self.check_claims(call, &entry, &object).await?;
+        let conditional = self.check_claims(call, entry, &object)?;
         let mut object = object;
         write::check_namespace(call, &mut object)?;
         if way != Way::Made {
@@ -146,7 +160,7 @@ impl Registry {
             let (new, old, dry_run) = (Some(&object), Some(&old), options.dry_run);
             self.admit(call, Operation::Update, new, old, dry_run, &mut warnings).await?;
         }
-        self.store(call, options, &entry, (object, &old), (warnings, conditional)).await
+        self.store(call, options, entry, (object, &old), (warnings, conditional)).await
     }
 
     /// Defaults, admission, and what the kind keeps from the old object.
@@ -172,21 +186,11 @@ impl Registry {
 
     /// Compares the revision and uid that the new version claims with what is there. Whether it
     /// claims a revision.
-    async fn check_claims(
-        &self,
-        call: &Call<'_>,
-        entry: &Entry,
-        object: &Value,
-    ) -> Result<bool, Retry> {
+    fn check_claims(&self, call: &Call<'_>, entry: &Entry, object: &Value) -> Result<bool, Retry> {
         let claimed = object::claimed_revision(object)?;
         if let Some(revision) = claimed
             && revision != entry.revision
         {
-            self.fresh().await?;
-            let current = call.kind.cache.get(call.namespace, call.name);
-            if current.is_some_and(|current| current.revision != entry.revision) {
-                return Err(Retry::Again);
-            }
             return Err(Retry::Failed(call.modified()));
         }
         if claimed.is_none() && !call.kind.strategy.unconditional_update() {
@@ -215,7 +219,10 @@ impl Registry {
         (warnings, conditional): (Vec<String>, bool),
     ) -> Result<Answer, Retry> {
         object::meta_mut(&mut object).take_over("resourceVersion", object::meta(old));
-        if object == *old {
+        if object == *old && !self.is_stale(&entry.key).await? {
+            if !self.is_current(call, entry).await? {
+                return Err(Retry::Again);
+            }
             return Ok(Answer { warnings, ..Answer::ok(Content::Entry(entry.clone())) });
         }
         let gone = is_finished(call, &object);

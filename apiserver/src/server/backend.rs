@@ -2,12 +2,43 @@
 
 use std::sync::Arc;
 
-use client::Clock;
+use client::{Clock, Rng};
 
 use super::{Options, ServerError};
-use crate::store::{Store, embedded::EmbeddedStore, etcd::EtcdStore, memory::MemoryStore};
+use crate::store::{
+    Store,
+    embedded::EmbeddedStore,
+    encrypted::{EncryptedStore, Encryption},
+    etcd::EtcdStore,
+    memory::MemoryStore,
+};
 
-pub(super) async fn open(options: &Options, clock: &Clock) -> Result<Arc<dyn Store>, ServerError> {
+pub(super) async fn open(
+    options: &Options,
+    clock: &Clock,
+    rng: &Rng,
+) -> Result<Backend, ServerError> {
+    let encryption = options.encryption_provider_config.as_deref().map(Encryption::read);
+    let encryption = encryption.transpose().map_err(ServerError::Encryption)?;
+    let raw = plain(options, clock).await?;
+    let store: Arc<dyn Store> = match encryption {
+        Some(encryption) => {
+            let store = EncryptedStore::new(raw.clone(), encryption, rng.clone());
+            store.verify().await.map_err(ServerError::Store)?;
+            Arc::new(store)
+        }
+        None => raw.clone(),
+    };
+    Ok(Backend { store, raw })
+}
+
+pub(super) struct Backend {
+    pub store: Arc<dyn Store>,
+    /// The same below encryption.
+    pub raw: Arc<dyn Store>,
+}
+
+async fn plain(options: &Options, clock: &Clock) -> Result<Arc<dyn Store>, ServerError> {
     if options.ephemeral {
         return Ok(Arc::new(MemoryStore::new()));
     }

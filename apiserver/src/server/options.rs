@@ -3,9 +3,12 @@
 use std::{
     net::{IpAddr, Ipv4Addr, UdpSocket},
     path::PathBuf,
+    sync::Arc,
 };
 
+use super::ServerError;
 use crate::{
+    audit::{Audit, Log, LogOptions, Policy},
     kinds::service::range::{Addresses, Ports},
     store::etcd::EtcdOptions,
 };
@@ -44,6 +47,26 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub token_auth_file: Option<PathBuf>,
 
+    /// Requests that only read, in flight at a time; with the next one, the seats that priority
+    /// levels share.
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    pub max_requests_inflight: u32,
+
+    /// Requests that change something, in flight at a time.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub max_mutating_requests_inflight: u32,
+
+    /// An audit.k8s.io/v1 Policy: what of which requests the audit log keeps.
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    pub audit_policy_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub audit_log: LogOptions,
+
+    /// An EncryptionConfiguration: which resources are encrypted in the store, and with which keys.
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
+
     /// The addresses Services get theirs from.
     #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/12")]
     pub service_cluster_ip_range: Addresses,
@@ -66,6 +89,19 @@ pub struct Options {
 }
 
 impl Options {
+    /// What priority levels share.
+    pub(super) fn seats(&self) -> u32 {
+        self.max_requests_inflight + self.max_mutating_requests_inflight
+    }
+
+    pub(super) fn audit(&self) -> Result<Option<Arc<Audit>>, ServerError> {
+        let (Some(policy), Some(path)) = (&self.audit_policy_file, &self.audit_log.audit_log_path)
+        else {
+            return Ok(None);
+        };
+        Ok(Some(Audit::new(Policy::read(policy)?, Log::open(path, &self.audit_log)?)))
+    }
+
     /// The address that Endpoints and kubeconfigs name.
     pub fn advertised(&self) -> IpAddr {
         match self.advertise_address {

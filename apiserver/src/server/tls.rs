@@ -17,7 +17,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use crate::{authn, http::coalesce, pki::Pki};
+use crate::{
+    authn,
+    http::{Source, coalesce},
+    pki::Pki,
+};
 
 /// A handshake that takes longer is someone holding the line.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -160,6 +164,7 @@ async fn connection(
         authn::user_of_certificate(chain.first()?).map(|user| authn::Peer(Arc::new(user)))
     });
     let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(Source(peer));
         if let Some(user) = &user {
             request.extensions_mut().insert(user.clone());
         }

@@ -19,6 +19,7 @@ use file::File;
 use log::Log;
 use writer::{Pending, Request, Writer};
 
+pub mod backup;
 pub mod file;
 mod log;
 mod writer;

@@ -45,7 +45,7 @@ struct Check {
 impl Check {
     fn new(store: &Arc<dyn Store>, name: &str) -> Self {
         eprintln!("check {name}");
-        Self { store: store.clone(), prefix: format!("/registry/suite/{name}/") }
+        Self { store: store.clone(), prefix: format!("/registry/secrets/{name}/") }
     }
 
     fn key(&self, name: &str) -> Arc<str> {

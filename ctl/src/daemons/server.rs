@@ -1,14 +1,21 @@
 //! `ctl server`: API server, scheduler and controllers in one process. The latter two speak to the
 //! first through its router, without a network, as the users they would be over it.
 
+mod keep;
+
 use apiserver::server::Check;
 use client::{BoxError, CancellationToken, Clock, Informers, Rng};
 use proto::user::User;
 use proto::view::service_account::ServiceAccount;
 
+pub use keep::Keep;
+
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
+    #[command(subcommand)]
+    pub keep: Option<Keep>,
     #[command(flatten)]
     server: apiserver::Options,
     /// Controllers to run: '*' is all, 'foo' the one called foo, '-foo' not that one

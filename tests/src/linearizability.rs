@@ -1,0 +1,245 @@
+//! Whether a history of concurrent operations on one object can be explained by some order of them
+//! in which each happens at one moment between its call and its return (Wing and Gong's search,
+//! with Lowe's memory of the states that were tried).
+
+use std::collections::HashSet;
+
+/// One operation: what was asked, what was answered, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    pub ask: Ask,
+    pub answer: Answer,
+    pub called: u64,
+    /// `u64::MAX` where no answer came: it may still happen, or never.
+    pub returned: u64,
+}
+
+/// Values are never written twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    Read,
+    Create(u64),
+    /// Whatever is there.
+    Write(u64),
+    /// Only over this value.
+    Replace(u64, u64),
+    Delete,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    Value(u64),
+    NotFound,
+    /// It exists, or has another value than was expected.
+    Conflict,
+    /// None came.
+    Unknown,
+}
+
+type State = Option<u64>;
+
+impl Operation {
+    /// The state after it, where its answer fits the state before.
+    fn step(&self, state: State) -> Option<State> {
+        let (expected, after) = match (self.ask, state) {
+            (Ask::Read, None) => (Answer::NotFound, None),
+            (Ask::Read, Some(value)) => (Answer::Value(value), state),
+            (Ask::Create(value), None) => (Answer::Done, Some(value)),
+            (Ask::Create(_), Some(_)) => (Answer::Conflict, state),
+            (Ask::Write(_) | Ask::Replace(..) | Ask::Delete, None) => (Answer::NotFound, None),
+            (Ask::Write(value), Some(_)) => (Answer::Done, Some(value)),
+            (Ask::Replace(old, value), Some(current)) if old == current => {
+                (Answer::Done, Some(value))
+            }
+            (Ask::Replace(..), Some(_)) => (Answer::Conflict, state),
+            (Ask::Delete, Some(_)) => (Answer::Done, None),
+        };
+        (self.answer == Answer::Unknown || self.answer == expected).then_some(after)
+    }
+}
+
+/// Nothing, or the operations that no order explains: those that were left where the search came
+/// furthest. The object is absent at first.
+pub fn check(history: &[Operation]) -> Result<(), Vec<Operation>> {
+    let mut history: Vec<&Operation> = history.iter().collect();
+    history.sort_by_key(|operation| operation.called);
+    let mut search = Search {
+        done: vec![0; history.len().div_ceil(64)],
+        history,
+        tried: HashSet::new(),
+        furthest: Vec::new(),
+        most: 0,
+    };
+    match search.run() {
+        true => Ok(()),
+        false => Err(search.furthest),
+    }
+}
+
+struct Search<'a> {
+    history: Vec<&'a Operation>,
+    /// A bit per operation that has its place.
+    done: Vec<u64>,
+    tried: HashSet<(Vec<u64>, State)>,
+    furthest: Vec<Operation>,
+    most: usize,
+}
+
+impl Search<'_> {
+    /// Depth first, without recursion: histories are long.
+    fn run(&mut self) -> bool {
+        // What was placed, the state before it, and the candidates not yet tried there.
+        let mut path: Vec<(usize, State)> = Vec::new();
+        let mut state: State = None;
+        let mut candidates = vec![self.candidates()];
+        loop {
+            if self.is_explained() {
+                return true;
+            }
+            let next = candidates.last_mut().and_then(Vec::pop);
+            let Some(index) = next else {
+                candidates.pop();
+                let Some((index, before)) = path.pop() else { return false };
+                self.done[index / 64] &= !(1 << (index % 64));
+                state = before;
+                continue;
+            };
+            let Some(after) = self.history[index].step(state) else { continue };
+            self.done[index / 64] |= 1 << (index % 64);
+            if self.tried.insert((self.done.clone(), after)) {
+                path.push((index, state));
+                state = after;
+                self.remember(path.len());
+                candidates.push(self.candidates());
+            } else {
+                self.done[index / 64] &= !(1 << (index % 64));
+            }
+        }
+    }
+
+    fn has_place(&self, index: usize) -> bool {
+        self.done[index / 64] >> (index % 64) & 1 == 1
+    }
+
+    /// Those that may come next: called before any of the rest has returned.
+    fn candidates(&self) -> Vec<usize> {
+        let (mut found, mut first_return) = (Vec::new(), u64::MAX);
+        for (index, operation) in self.history.iter().enumerate() {
+            if self.has_place(index) {
+                continue;
+            }
+            if operation.called > first_return {
+                break;
+            }
+            first_return = first_return.min(operation.returned);
+            found.push(index);
+        }
+        // Popped from the end: those with answers are tried in the order of their calls first.
+        found.sort_by_key(|index| std::cmp::Reverse(self.history[*index].returned));
+        found
+    }
+
+    /// Operations without an answer need no place.
+    fn is_explained(&self) -> bool {
+        let mut rest = self.history.iter().enumerate();
+        rest.all(|(index, operation)| self.has_place(index) || operation.answer == Answer::Unknown)
+    }
+
+    fn remember(&mut self, placed: usize) {
+        if placed > self.most {
+            self.most = placed;
+            let rest = self.history.iter().enumerate();
+            let rest = rest.filter(|(index, _)| !self.has_place(*index));
+            self.furthest = rest.take(12).map(|(_, operation)| (*operation).clone()).collect();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Answer::{Conflict, Done, NotFound, Unknown, Value};
+    use super::Ask::{Create, Delete, Read, Replace, Write};
+    use super::*;
+
+    fn history(operations: &[(Ask, Answer, u64, u64)]) -> Vec<Operation> {
+        let operation = |(ask, answer, called, returned): &(Ask, Answer, u64, u64)| Operation {
+            ask: *ask,
+            answer: *answer,
+            called: *called,
+            returned: *returned,
+        };
+        operations.iter().map(operation).collect()
+    }
+
+    #[test]
+    fn what_an_order_explains_and_what_none_does() {
+        const NEVER: u64 = u64::MAX;
+        let cases: [(&str, &[(Ask, Answer, u64, u64)], bool); 9] = [
+            (
+                "in turn",
+                &[
+                    (Create(1), Done, 0, 1),
+                    (Read, Value(1), 2, 3),
+                    (Delete, Done, 4, 5),
+                    (Read, NotFound, 6, 7),
+                ],
+                true,
+            ),
+            (
+                "a stale read",
+                &[(Create(1), Done, 0, 1), (Write(2), Done, 2, 3), (Read, Value(1), 4, 5)],
+                false,
+            ),
+            (
+                "a read beside the write",
+                &[
+                    (Create(1), Done, 0, 1),
+                    (Write(2), Done, 2, 9),
+                    (Read, Value(2), 3, 4),
+                    (Read, Value(2), 5, 6),
+                ],
+                true,
+            ),
+            (
+                "back again",
+                &[
+                    (Create(1), Done, 0, 1),
+                    (Write(2), Done, 2, 9),
+                    (Read, Value(2), 3, 4),
+                    (Read, Value(1), 5, 6),
+                ],
+                false,
+            ),
+            ("two creates", &[(Create(1), Done, 0, 9), (Create(2), Done, 0, 9)], false),
+            ("one of two creates", &[(Create(1), Conflict, 0, 9), (Create(2), Done, 0, 9)], true),
+            (
+                "no answer, and it happened",
+                &[(Create(1), Unknown, 0, NEVER), (Read, NotFound, 1, 2), (Read, Value(1), 3, 4)],
+                true,
+            ),
+            (
+                "no answer, and it happened twice",
+                &[
+                    (Create(1), Unknown, 0, NEVER),
+                    (Read, Value(1), 1, 2),
+                    (Delete, Done, 3, 4),
+                    (Read, Value(1), 5, 6),
+                ],
+                false,
+            ),
+            (
+                "a lost update",
+                &[
+                    (Create(1), Done, 0, 1),
+                    (Replace(1, 2), Done, 2, 9),
+                    (Replace(1, 3), Done, 2, 9),
+                ],
+                false,
+            ),
+        ];
+        for (name, operations, explained) in cases {
+            assert_eq!(check(&history(operations)).is_ok(), explained, "{name}");
+        }
+    }
+}

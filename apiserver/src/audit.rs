@@ -99,7 +99,7 @@ impl Audit {
                 ("subresource", subresource),
             ];
             let parts = parts.into_iter().filter(|(_, text)| !text.is_empty());
-            event["objectRef"] = parts.map(|(field, text)| (field, text)).collect();
+            event["objectRef"] = parts.collect();
         }
         let record = Record {
             level: rule.level,

@@ -2,6 +2,7 @@
 //! it; it reaches Coracle through its command lines and its API, never around them.
 
 pub mod cluster;
+pub mod fuzz;
 pub mod image;
 pub mod kubectl;
 pub mod linearizability;

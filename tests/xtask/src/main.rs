@@ -2,6 +2,7 @@
 //! library, so that it is there within a second on a machine that has only a Rust toolchain.
 
 mod bench;
+mod fuzz;
 mod image;
 mod machine;
 mod step;
@@ -18,6 +19,7 @@ usage: cargo xtask COMMAND
   image   build the hello image archive and print its path
   test    install what is missing and pass all tests
   bench   print the measured figures, as ratios against references of the same run
+  fuzz    every parser of strangers' bytes under libFuzzer (--seconds N, TARGET…)
   soak    a hundred cluster lives, looking for leaks (--lives N)";
 
 fn main() -> ExitCode {
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Some("image") => image::build().map(|path| println!("{}", path.display())),
         Some("test") => test::test(rest),
         Some("bench") => bench::bench(rest),
+        Some("fuzz") => fuzz::fuzz(rest),
         Some("soak") => bench::soak(rest),
         _ => Err(USAGE.to_string()),
     };

@@ -21,6 +21,7 @@ use proto::user::User;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+#[allow(dead_code, reason = "every test program uses a part of it")]
 #[path = "store/etcd_process.rs"]
 mod etcd_process;
 #[allow(dead_code, reason = "only its observer of the store is used here")]

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tests::linearizability::{Answer, Ask, Operation, check};
 use tests::server::Server;
 
+#[allow(dead_code, reason = "every test program uses a part of it")]
 #[path = "../../apiserver/tests/store/etcd_process.rs"]
 mod etcd_process;
 

@@ -40,8 +40,8 @@ fn main() {
     let clone = per_pod(&clock, "clone", Some(parse), || drop(black_box(stored.clone())));
     println!("  (the next lines clone the object once each: {clone:?})");
     let strategy = kinds::strategy(&POD);
-    let (now, user) = (Time::from_unix(1), &proto::user::User::default());
-    let ctx = Context { row: &POD, now, random: 1, user, subresource: "" };
+    let user = &proto::user::User::default();
+    let ctx = Context { row: &POD, now: Time::from_unix(1), random: 1, user, subresource: "" };
     measure("the kind's defaults, preparation and rules", &mut || {
         let mut new = stored.clone();
         strategy.default(&mut new);

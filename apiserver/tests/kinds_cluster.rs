@@ -267,6 +267,14 @@ async fn priority_and_runtime_classes() {
     )
     .await;
 
+    kind.keeps(&[changed("/globalDefault", json!(true), &[])]).await;
+    let second = json!({"metadata": {"name": "low"}, "value": 1, "globalDefault": true});
+    assert_eq!(
+        api.post(kind.path, second).await.expect(403)["message"],
+        "priorityclasses.scheduling.k8s.io \"low\" is forbidden: PriorityClass high is already \
+         marked as default. Only one default can exist"
+    );
+
     let base = json!({"metadata": {"name": "sandboxed"}, "handler": "gvisor"});
     let kind = Kind { api: &api, path: "/apis/node.k8s.io/v1/runtimeclasses", base };
     kind.create().await;

@@ -33,14 +33,21 @@ pub fn priority_levels(mandatory: bool) -> Vec<Value> {
 
 /// The mandatory schemas, or the suggested ones.
 pub fn flow_schemas(mandatory: bool) -> Vec<Value> {
-    let everyone = || groups(&["system:unauthenticated", "system:authenticated"]);
-    if mandatory {
-        let masters = everything(groups(&["system:masters"]));
-        return vec![
-            schema("exempt", "exempt", 1, "", masters),
-            schema("catch-all", "catch-all", 10_000, "ByUser", everything(everyone())),
-        ];
+    if !mandatory {
+        return suggested_schemas();
     }
+    let masters = everything(groups(&["system:masters"]));
+    vec![
+        schema("exempt", "exempt", 1, "", masters),
+        schema("catch-all", "catch-all", 10_000, "ByUser", everything(everyone())),
+    ]
+}
+
+fn everyone() -> Value {
+    groups(&["system:unauthenticated", "system:authenticated"])
+}
+
+fn suggested_schemas() -> Vec<Value> {
     let nodes = || groups(&["system:nodes"]);
     let writes = ["get", "create", "update"];
     let leases = || resources(&writes, "coordination.k8s.io", &["leases"], "*", false);

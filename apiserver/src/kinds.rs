@@ -10,9 +10,12 @@ pub mod certificate;
 pub mod check;
 pub mod classes;
 pub mod cluster_ip;
+pub mod condition;
 pub mod config;
 pub mod controller_revision;
+pub mod cron_job;
 pub mod csi;
+pub mod daemon_set;
 pub mod deployment;
 pub mod described;
 pub mod device;
@@ -20,20 +23,28 @@ pub mod endpoints;
 pub mod event;
 pub mod flow;
 pub mod ingress;
+pub mod job;
 pub mod lease;
 pub mod lens;
+pub mod limit_range;
 pub mod metadata;
 pub mod name;
 pub mod namespace;
 pub mod network_policy;
 pub mod node;
 pub mod path;
+pub mod persistent_volume;
+pub mod persistent_volume_claim;
 pub mod pod;
+pub mod pod_disruption_budget;
 pub mod policy;
 pub mod rbac;
 pub mod replica_set;
+pub mod replication_controller;
+pub mod resource_quota;
 pub mod service;
 pub mod service_account;
+pub mod stateful_set;
 pub mod storage;
 pub mod table;
 pub mod template;
@@ -237,6 +248,16 @@ pub trait Strategy: Send + Sync {
     /// Called on an object that stays, in the write that sets its deletionTimestamp.
     fn begin_delete(&self, _object: &mut Value) {}
 
+    /// Deletion orphans the dependents unless its options say otherwise.
+    fn orphans(&self) -> bool {
+        false
+    }
+
+    /// The warning about a deletion whose options do not say what becomes of the dependents.
+    fn deletion_warning(&self) -> Option<&'static str> {
+        None
+    }
+
     fn fields(&self) -> &'static [Field] {
         &[]
     }
@@ -307,15 +328,15 @@ static KINDS: &[(&Row, &dyn Strategy)] = &[
     (&kind::CONFIG_MAP, &config::ConfigMap),
     (&kind::ENDPOINTS, &endpoints::Endpoints),
     (&kind::EVENT, &event::CoreEvent),
-    (&kind::LIMIT_RANGE, &Plain),
+    (&kind::LIMIT_RANGE, &limit_range::LimitRange),
     (&kind::NAMESPACE, &namespace::Namespace),
     (&kind::NODE, &node::Node),
-    (&kind::PERSISTENT_VOLUME_CLAIM, &Plain),
-    (&kind::PERSISTENT_VOLUME, &Plain),
+    (&kind::PERSISTENT_VOLUME_CLAIM, &persistent_volume_claim::PersistentVolumeClaim),
+    (&kind::PERSISTENT_VOLUME, &persistent_volume::PersistentVolume),
     (&kind::POD, &pod::Pod),
     (&kind::POD_TEMPLATE, &template::PodTemplate),
-    (&kind::REPLICATION_CONTROLLER, &Plain),
-    (&kind::RESOURCE_QUOTA, &Plain),
+    (&kind::REPLICATION_CONTROLLER, &replication_controller::ReplicationController),
+    (&kind::RESOURCE_QUOTA, &resource_quota::ResourceQuota),
     (&kind::SECRET, &config::Secret),
     (&kind::SERVICE_ACCOUNT, &service_account::ServiceAccount),
     (&kind::SERVICE, &service::Service),
@@ -326,15 +347,15 @@ static KINDS: &[(&Row, &dyn Strategy)] = &[
     (&kind::VALIDATING_ADMISSION_POLICY_BINDING, &policy::ValidatingAdmissionPolicyBinding),
     (&kind::VALIDATING_WEBHOOK_CONFIGURATION, &webhook::ValidatingWebhookConfiguration),
     (&kind::CONTROLLER_REVISION, &controller_revision::ControllerRevision),
-    (&kind::DAEMON_SET, &Plain),
+    (&kind::DAEMON_SET, &daemon_set::DaemonSet),
     (&kind::DEPLOYMENT, &deployment::Deployment),
     (&kind::REPLICA_SET, &replica_set::ReplicaSet),
-    (&kind::STATEFUL_SET, &Plain),
+    (&kind::STATEFUL_SET, &stateful_set::StatefulSet),
     (&kind::SELF_SUBJECT_REVIEW, &Plain),
     (&kind::HORIZONTAL_POD_AUTOSCALER_V1, &Plain),
     (&kind::HORIZONTAL_POD_AUTOSCALER, &Plain),
-    (&kind::CRON_JOB, &Plain),
-    (&kind::JOB, &Plain),
+    (&kind::CRON_JOB, &cron_job::CronJob),
+    (&kind::JOB, &job::Job),
     (&kind::CERTIFICATE_SIGNING_REQUEST, &certificate::CertificateSigningRequest),
     (&kind::LEASE, &lease::Lease),
     (&kind::ENDPOINT_SLICE, &endpoints::EndpointSlice),
@@ -347,7 +368,7 @@ static KINDS: &[(&Row, &dyn Strategy)] = &[
     (&kind::NETWORK_POLICY, &network_policy::NetworkPolicy),
     (&kind::SERVICE_CIDR, &cluster_ip::ServiceCidr),
     (&kind::RUNTIME_CLASS, &classes::RuntimeClass),
-    (&kind::POD_DISRUPTION_BUDGET, &Plain),
+    (&kind::POD_DISRUPTION_BUDGET, &pod_disruption_budget::PodDisruptionBudget),
     (&kind::CLUSTER_ROLE_BINDING, &rbac::ClusterRoleBinding),
     (&kind::CLUSTER_ROLE, &rbac::ClusterRole),
     (&kind::ROLE_BINDING, &rbac::RoleBinding),

@@ -1,81 +1,14 @@
 //! Kinds as the pipeline uses them: schema, defaults, preparation and validation together, on
 //! objects as users write them.
 
-use std::collections::BTreeMap;
+#[path = "kinds/pipeline.rs"]
+mod pipeline;
 
-use apiserver::kinds::{self, Context};
-use apiserver::schema;
-use proto::kind::{self, Row};
+use apiserver::{kinds, schema};
+use pipeline::{Case, context, create, refuse, update, with};
+use proto::kind;
 use proto::time::Time;
-use proto::user::User;
 use serde_json::{Value, json};
-
-fn context(row: &Row) -> Context<'_> {
-    static USER: User = User {
-        name: String::new(),
-        uid: String::new(),
-        groups: Vec::new(),
-        extra: BTreeMap::new(),
-    };
-    Context { row, now: Time::from_unix(0), random: 7, user: &USER, subresource: "" }
-}
-
-/// The object after defaulting, and what is wrong with it.
-fn create(row: &Row, mut object: Value) -> (Value, Vec<String>) {
-    let strict = schema::check(row, &mut object).expect("well typed");
-    assert_eq!(strict, Vec::<String>::new());
-    schema::default(row, &mut object);
-    let strategy = kinds::strategy(row);
-    strategy.default(&mut object);
-    strategy.prepare_create(&mut object, &context(row));
-    let errors = kinds::validate_create(&object, &context(row));
-    (object, errors.iter().map(ToString::to_string).collect())
-}
-
-fn update(row: &Row, old: &Value, mut new: Value) -> (Value, Vec<String>) {
-    schema::check(row, &mut new).expect("well typed");
-    schema::default(row, &mut new);
-    let strategy = kinds::strategy(row);
-    strategy.default(&mut new);
-    strategy.prepare_update(&mut new, old, &context(row));
-    let errors = kinds::validate_update(&new, old, &context(row));
-    (new, errors.iter().map(ToString::to_string).collect())
-}
-
-/// `base` with the value at each JSON pointer replaced, inserted, or (null) removed.
-fn with(base: &Value, changes: &[(&str, Value)]) -> Value {
-    let mut object = base.clone();
-    for (pointer, value) in changes {
-        let (parent, last) = pointer.rsplit_once('/').expect("a pointer");
-        let parent = object.pointer_mut(parent).unwrap_or_else(|| panic!("no {pointer}"));
-        match (parent, value) {
-            (Value::Object(map), Value::Null) => {
-                map.remove(last);
-            }
-            (Value::Object(map), value) => {
-                map.insert(last.replace("~1", "/"), value.clone());
-            }
-            (Value::Array(items), value) => match last {
-                "-" => items.push(value.clone()),
-                index => items[index.parse::<usize>().expect("an index")] = value.clone(),
-            },
-            (other, _) => panic!("{pointer}: {other}"),
-        }
-    }
-    object
-}
-
-/// A change to an object and the errors that it must give, in order.
-type Case = (&'static str, Value, &'static [&'static str]);
-
-fn refuse(row: &Row, base: &Value, cases: &[Case]) {
-    let (_, errors) = create(row, base.clone());
-    assert_eq!(errors, Vec::<String>::new(), "the base is fine");
-    for (pointer, value, expected) in cases {
-        let (_, errors) = create(row, with(base, &[(pointer, value.clone())]));
-        assert_eq!(errors, *expected, "{pointer} = {value}");
-    }
-}
 
 fn pod() -> Value {
     json!({

@@ -75,6 +75,8 @@ pub enum Problem {
     Required,
     Duplicate(Value),
     Invalid(Value),
+    /// Invalid as a whole: the value would tell nothing, and is not shown.
+    InvalidWhole,
     NotSupported(Value),
     NotFound(Value),
     Forbidden,
@@ -128,7 +130,7 @@ impl FieldError {
         match self.problem {
             Problem::Required => "FieldValueRequired",
             Problem::Duplicate(_) => "FieldValueDuplicate",
-            Problem::Invalid(_) => "FieldValueInvalid",
+            Problem::Invalid(_) | Problem::InvalidWhole => "FieldValueInvalid",
             Problem::NotSupported(_) => "FieldValueNotSupported",
             Problem::NotFound(_) => "FieldValueNotFound",
             Problem::Forbidden => "FieldValueForbidden",
@@ -144,6 +146,7 @@ impl FieldError {
             Problem::Required => "Required value".to_string(),
             Problem::Duplicate(value) => format!("Duplicate value: {value}"),
             Problem::Invalid(value) => format!("Invalid value: {value}"),
+            Problem::InvalidWhole => "Invalid value".to_string(),
             Problem::NotSupported(value) => format!("Unsupported value: {value}"),
             Problem::NotFound(value) => format!("Not found: {value}"),
             Problem::Forbidden => "Forbidden".to_string(),

@@ -80,6 +80,51 @@ pub fn counts(path: &Path, status: &Value, pairs: &[(&str, &str)], errors: &mut 
     }
 }
 
+/// A number or a percentage, not negative (IntOrString).
+pub fn share(path: &Path, value: &Value, errors: &mut Errors) {
+    match value {
+        Value::String(text) if percent(value).is_none() => {
+            let detail = "a valid percent string must be a numeric string followed by an ending \
+                          '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
+            errors.push(FieldError::invalid(path, text.as_str(), detail));
+        }
+        Value::Number(number) if number.as_i64().is_some_and(|number| number < 0) => {
+            let detail = "must be greater than or equal to 0";
+            errors.push(FieldError::invalid(path, value.clone(), detail));
+        }
+        _ => {}
+    }
+}
+
+/// The number of `25%`.
+pub fn percent(value: &Value) -> Option<u64> {
+    let digits = value.as_str()?.strip_suffix('%')?;
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    Some(digits.parse().unwrap_or(u64::MAX))
+}
+
+/// Nothing, 0 or `0%`.
+pub fn is_zero(value: &Value) -> bool {
+    value.as_i64() == Some(0) || percent(value) == Some(0) || value.is_null()
+}
+
+/// `must not be greater than 100%`.
+pub fn at_most_all(path: &Path, value: &Value, errors: &mut Errors) {
+    if percent(value).is_some_and(|percent| percent > 100) {
+        errors.push(FieldError::invalid(path, value.clone(), "must not be greater than 100%"));
+    }
+}
+
+/// `cannot be decremented`, of a counter in the status at `path`.
+pub fn not_decremented(path: &Path, new: &Value, old: &Value, field: &str, errors: &mut Errors) {
+    let (count, before) = (new.int(field).unwrap_or(0), old.int(field).unwrap_or(0));
+    if count < before {
+        errors.push(FieldError::invalid(path.field(field), count, "cannot be decremented"));
+    }
+}
+
 pub fn between(path: &Path, number: i64, low: i64, high: i64, errors: &mut Errors) {
     if !(low..=high).contains(&number) {
         let detail = format!("must be between {low} and {high}, inclusive");

@@ -123,16 +123,16 @@ fn strategy(path: &Path, strategy: &Value, errors: &mut Errors) {
                 return;
             }
             for field in ["maxUnavailable", "maxSurge"] {
-                share(&path_rolling.field(field), rolling.at(field), errors);
+                check::share(&path_rolling.field(field), rolling.at(field), errors);
             }
-            let zero = |field| is_zero(rolling.at(field));
+            let zero = |field| check::is_zero(rolling.at(field));
             let field = path_rolling.field("maxUnavailable");
             if zero("maxUnavailable") && zero("maxSurge") {
                 let detail = "may not be 0 when `maxSurge` is 0";
                 let value = rolling.at("maxUnavailable").clone();
                 errors.push(FieldError::invalid(field, value, detail));
             }
-            if percent(rolling.at("maxUnavailable")).is_some_and(|percent| percent > 100) {
+            if check::percent(rolling.at("maxUnavailable")).is_some_and(|percent| percent > 100) {
                 let value = rolling.at("maxUnavailable").clone();
                 errors.push(FieldError::invalid(field, value, "must not be greater than 100%"));
             }
@@ -142,34 +142,6 @@ fn strategy(path: &Path, strategy: &Value, errors: &mut Errors) {
             errors.push(FieldError::not_supported(path.field("type"), other, &supported));
         }
     }
-}
-
-/// A number or a percentage, not negative (IntOrString).
-fn share(path: &Path, value: &Value, errors: &mut Errors) {
-    match value {
-        Value::String(text) if percent(value).is_none() => {
-            let detail = "a valid percent string must be a numeric string followed by an ending \
-                          '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
-            errors.push(FieldError::invalid(path, text.as_str(), detail));
-        }
-        Value::Number(number) if number.as_i64().is_some_and(|number| number < 0) => {
-            let detail = "must be greater than or equal to 0";
-            errors.push(FieldError::invalid(path, value.clone(), detail));
-        }
-        _ => {}
-    }
-}
-
-fn percent(value: &Value) -> Option<u64> {
-    let digits = value.as_str()?.strip_suffix('%')?;
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    Some(digits.parse().unwrap_or(u64::MAX))
-}
-
-fn is_zero(value: &Value) -> bool {
-    value.as_i64() == Some(0) || percent(value) == Some(0) || value.is_null()
 }
 
 const SELECTOR: Column = column("Selector", "string", 1, super::SELECTOR_DESCRIPTION);

@@ -109,6 +109,9 @@ pub fn or_none(text: &str) -> &str {
 
 /// A label selector as queries write it: `app=web,tier in (a,b),!canary`, or `<none>`.
 pub fn selector(selector: &Value) -> String {
+    if selector.is_null() {
+        return "<none>".into();
+    }
     let parsed = LabelSelector::deserialize(selector).ok().map(|selector| selector.selector());
     match parsed {
         Some(Ok(selector)) => or_none(&selector.to_string()).to_string(),

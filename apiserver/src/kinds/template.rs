@@ -61,13 +61,16 @@ pub fn validate_workload(path: &Path, spec: &Value, errors: &mut Errors) {
     }
     let template = spec.at("template");
     let path = path.field("template");
-    if !empty && !selects(selector, template) {
-        let path = path.field("metadata");
-        let labels = template.at("metadata").at("labels").clone();
-        let detail = "`selector` does not match template `labels`";
-        errors.push(FieldError::invalid(path.field("labels"), labels, detail));
+    if !empty {
+        validate_labels(&path, template, selector, errors);
     }
     validate(&path, template, errors);
+    validate_forever(&path, template, "ReplicaSet", errors);
+}
+
+/// That the pods of the template at `path` run for ever: they are restarted, and have no deadline.
+/// `kind` is the workload's.
+pub fn validate_forever(path: &Path, template: &Value, kind: &str, errors: &mut Errors) {
     let path = path.field("spec");
     let policy = template.at("spec").text("restartPolicy");
     if !matches!(policy, "" | "Always") {
@@ -75,13 +78,26 @@ pub fn validate_workload(path: &Path, spec: &Value, errors: &mut Errors) {
         errors.push(FieldError::not_supported(path, policy, &["Always"]));
     }
     if template.at("spec").has("activeDeadlineSeconds") {
-        let detail = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
         errors.push(FieldError::forbidden(path.field("activeDeadlineSeconds"), detail));
     }
 }
 
-/// Whether the selector, where it is valid, selects the template's labels.
-fn selects(selector: &Value, template: &Value) -> bool {
+/// That the selector selects the labels of the template at `path`.
+pub fn validate_labels(path: &Path, template: &Value, selector: &Value, errors: &mut Errors) {
+    if !selects(selector, template) {
+        let path = path.field("metadata");
+        let labels = template.at("metadata").at("labels").clone();
+        let detail = "`selector` does not match template `labels`";
+        errors.push(FieldError::invalid(path.field("labels"), labels, detail));
+    }
+}
+
+/// Whether the selector, where it is valid, selects the template's labels; none selects nothing.
+pub fn selects(selector: &Value, template: &Value) -> bool {
+    if selector.is_null() {
+        return false;
+    }
     let labels = template.at("metadata").at("labels");
     let label = |key: &str| labels.get(key).and_then(Value::as_str);
     let equal = selector

@@ -70,7 +70,8 @@ enum Step {
 impl Registry {
     pub async fn delete(&self, call: &Call<'_>, body: Bytes) -> Result<Answer, Status> {
         let options = options(call, &body)?;
-        self.delete_with(call, &options).await
+        let answer = self.delete_with(call, &options).await?;
+        Ok(Answer { warnings: warnings(call, &options), ..answer })
     }
 
     pub(super) async fn delete_with(
@@ -187,8 +188,16 @@ impl Registry {
             continue_token: String::new(),
             remaining: None,
         };
-        Ok(Answer::ok(Content::List(list)))
+        let answer = Answer::ok(Content::List(list));
+        Ok(Answer { warnings: warnings(call, options), ..answer })
     }
+}
+
+/// What options that are silent about dependents may not have meant.
+fn warnings(call: &Call, options: &DeleteOptions) -> Vec<String> {
+    let silent = options.propagation_policy.is_none() && options.orphan_dependents.is_none();
+    let warning = call.kind.strategy.deletion_warning().filter(|_| silent);
+    warning.map(String::from).into_iter().collect()
 }
 
 /// What this deletion does to `old` (kubernetes.io/docs, "Garbage collection" and "Finalizers").
@@ -204,7 +213,7 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, context: &Context) ->
         Grace::Seconds(seconds) => Some(seconds),
         Grace::None => None,
     };
-    set_finalizers(&mut object, options);
+    set_finalizers(&mut object, options, strategy.orphans());
     if strategy.held(old) {
         object::meta_mut(&mut object).set("deletionTimestamp", object::time(context.now));
         strategy.begin_delete(&mut object);
@@ -266,17 +275,20 @@ fn terminate(object: &mut Value, seconds: i64, now: Time) {
 }
 
 /// Replaces the garbage collector's finalizers by what the options ask for; silent options leave
-/// them.
-fn set_finalizers(object: &mut Value, options: &DeleteOptions) {
+/// them, and where there are none do what is usual for the kind.
+fn set_finalizers(object: &mut Value, options: &DeleteOptions, orphans: bool) {
+    let collected = |finalizer: &Value| *finalizer == ORPHAN || *finalizer == FOREGROUND;
+    let decided = object::meta(object).items("finalizers").iter().any(collected);
     let wanted = match (options.propagation_policy.as_deref(), options.orphan_dependents) {
         (Some("Orphan"), _) | (None, Some(true)) => Some(ORPHAN),
         (Some("Foreground"), _) => Some(FOREGROUND),
         (Some(_), _) | (None, Some(false)) => None,
+        (None, None) if orphans && !decided => Some(ORPHAN),
         (None, None) => return,
     };
     let metadata = object::meta_mut(object);
     let mut finalizers: Vec<Value> = metadata.items("finalizers").to_vec();
-    finalizers.retain(|finalizer| finalizer != ORPHAN && finalizer != FOREGROUND);
+    finalizers.retain(|finalizer| !collected(finalizer));
     finalizers.extend(wanted.map(Value::from));
     match finalizers.is_empty() {
         true => metadata.drop("finalizers"),
@@ -412,14 +424,17 @@ mod tests {
             ..DeleteOptions::default()
         };
         let cases = [
-            (None, json!(["a", "orphan"]), json!(["a", "orphan"])),
-            (Some("Orphan"), json!(["a"]), json!(["a", "orphan"])),
-            (Some("Foreground"), json!(["orphan"]), json!(["foregroundDeletion"])),
-            (Some("Background"), json!(["orphan"]), Value::Null),
+            (None, false, json!(["a"]), json!(["a"])),
+            (None, false, json!(["a", "orphan"]), json!(["a", "orphan"])),
+            (None, true, json!(["a"]), json!(["a", "orphan"])),
+            (None, true, json!(["foregroundDeletion"]), json!(["foregroundDeletion"])),
+            (Some("Orphan"), false, json!(["a"]), json!(["a", "orphan"])),
+            (Some("Foreground"), false, json!(["orphan"]), json!(["foregroundDeletion"])),
+            (Some("Background"), true, json!(["orphan"]), Value::Null),
         ];
-        for (policy, before, after) in cases {
+        for (policy, orphans, before, after) in cases {
             let mut object = json!({"metadata": {"finalizers": before}});
-            set_finalizers(&mut object, &options(policy));
+            set_finalizers(&mut object, &options(policy), orphans);
             assert_eq!(object["metadata"]["finalizers"], after, "{policy:?}");
         }
     }

@@ -171,9 +171,11 @@ fn scale_of(object: &Value) -> Value {
         shown.take_over(field, metadata);
     }
     let mut status = json!({"replicas": object.at("status").int("replicas").unwrap_or(0)});
-    let selector = serde_json::from_value::<proto::selector::LabelSelector>(
-        object.at("spec").at("selector").clone(),
-    );
+    let mut selector = object.at("spec").at("selector").clone();
+    if object.text("kind") == "ReplicationController" {
+        selector = json!({ "matchLabels": selector }); // the one kind whose selector is a map
+    }
+    let selector = serde_json::from_value::<proto::selector::LabelSelector>(selector);
     if let Ok(Ok(selector)) = selector.map(|selector| selector.selector()) {
         status["selector"] = selector.to_string().into();
     }

@@ -76,7 +76,8 @@ pub fn resource(path: &Path, name: &str, errors: &mut Errors) {
     }
 }
 
-fn container_resource(path: &Path, name: &str, errors: &mut Errors) {
+/// Validates the name of a resource that containers may have.
+pub fn container_resource(path: &Path, name: &str, errors: &mut Errors) {
     resource(path, name, errors);
     if !name.contains('/') {
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !huge(name) {
@@ -110,7 +111,8 @@ fn huge(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 
-fn overcommits(name: &str) -> bool {
+/// Whether more of it may be promised than there is.
+pub fn overcommits(name: &str) -> bool {
     native(name) && !huge(name)
 }
 

@@ -50,20 +50,24 @@ fn source(path: &Path, volume: &Value, errors: &mut Errors) {
     for (other, _) in sources {
         errors.push(FieldError::forbidden(path.field(other), ONE_TYPE));
     }
-    let path = path.field(kind);
-    match kind.as_str() {
-        "emptyDir" => empty_dir(&path, first, errors),
-        "hostPath" => host_path(&path, first, errors),
+    of_kind(&path.field(kind), kind, first, errors);
+}
+
+/// Validates the source at `path`, which is of this kind.
+pub fn of_kind(path: &Path, kind: &str, first: &Value, errors: &mut Errors) {
+    match kind {
+        "emptyDir" => empty_dir(path, first, errors),
+        "hostPath" => host_path(path, first, errors),
         "secret" | "configMap" => {
             let name = if kind == "secret" { "secretName" } else { "name" };
-            check::required(&path, first, name, errors);
-            keyed_files(&path, first, errors);
+            check::required(path, first, name, errors);
+            keyed_files(path, first, errors);
         }
-        "downwardAPI" => downward(&path, first, errors),
-        "projected" => projected(&path, first, errors),
+        "downwardAPI" => downward(path, first, errors),
+        "projected" => projected(path, first, errors),
         "nfs" => {
-            check::required(&path, first, "server", errors);
-            check::required(&path, first, "path", errors);
+            check::required(path, first, "server", errors);
+            check::required(path, first, "path", errors);
             let target = first.text("path");
             if !target.is_empty() && !target.starts_with('/') {
                 let detail = "must be an absolute path";
@@ -73,7 +77,7 @@ fn source(path: &Path, volume: &Value, errors: &mut Errors) {
         kind => {
             let needed = NEEDED.iter().find(|(known, _)| *known == kind);
             for field in needed.map_or(&[][..], |(_, fields)| fields) {
-                check::required(&path, first, field, errors);
+                check::required(path, first, field, errors);
             }
         }
     }

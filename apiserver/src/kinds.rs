@@ -6,6 +6,7 @@
 //! Objects that arrive have been through `schema::check` and `schema::default`: they hold known,
 //! correctly typed fields and the static defaults; nulls are gone.
 
+pub mod autoscaler;
 pub mod certificate;
 pub mod check;
 pub mod classes;
@@ -134,6 +135,8 @@ pub struct Column {
 /// The two shapes of a kind that shares its storage with another (Events).
 #[derive(Clone, Copy)]
 pub struct Conversion {
+    /// The row whose shape is stored.
+    pub stored: &'static Row,
     pub to_storage: fn(Value) -> Value,
     pub from_storage: fn(Value) -> Value,
 }
@@ -277,7 +280,9 @@ pub trait Strategy: Send + Sync {
 pub fn strategy(row: &Row) -> &'static dyn Strategy {
     all()
         .iter()
-        .find(|(known, _)| known.kind == row.kind && known.group == row.group)
+        .find(|(known, _)| {
+            (&known.kind, &known.group, &known.version) == (&row.kind, &row.group, &row.version)
+        })
         .map_or(&Plain, |(_, strategy)| *strategy)
 }
 
@@ -352,8 +357,8 @@ static KINDS: &[(&Row, &dyn Strategy)] = &[
     (&kind::REPLICA_SET, &replica_set::ReplicaSet),
     (&kind::STATEFUL_SET, &stateful_set::StatefulSet),
     (&kind::SELF_SUBJECT_REVIEW, &Plain),
-    (&kind::HORIZONTAL_POD_AUTOSCALER_V1, &Plain),
-    (&kind::HORIZONTAL_POD_AUTOSCALER, &Plain),
+    (&kind::HORIZONTAL_POD_AUTOSCALER_V1, &autoscaler::AutoscalerV1),
+    (&kind::HORIZONTAL_POD_AUTOSCALER, &autoscaler::Autoscaler),
     (&kind::CRON_JOB, &cron_job::CronJob),
     (&kind::JOB, &job::Job),
     (&kind::CERTIFICATE_SIGNING_REQUEST, &certificate::CertificateSigningRequest),

@@ -1,5 +1,6 @@
 //! Events: one storage, in the shape of the core group, with two shapes on the wire.
 
+use proto::kind::EVENT;
 use proto::status::FieldError;
 use proto::time::Time;
 use serde_json::{Map, Value};
@@ -45,7 +46,7 @@ impl Strategy for NewEvent {
     }
 
     fn conversion(&self) -> Option<Conversion> {
-        Some(Conversion { to_storage, from_storage })
+        Some(Conversion { stored: &EVENT, to_storage, from_storage })
     }
 
     /// Stricter than the old shape: nothing deprecated may be set.

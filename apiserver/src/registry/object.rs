@@ -5,7 +5,10 @@ use proto::{kind::Row, status::Status, time::Time};
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 
-use crate::{cache::Entry, kinds::lens::Lens};
+use crate::{
+    cache::Entry,
+    kinds::{self, lens::Lens},
+};
 
 /// The object of an entry, resourceVersion included.
 pub fn decode(entry: &Entry) -> Result<Value, Status> {
@@ -14,8 +17,9 @@ pub fn decode(entry: &Entry) -> Result<Value, Status> {
 }
 
 /// The bytes to store: kind and apiVersion first, as everyone who reads them expects, and no
-/// resourceVersion.
+/// resourceVersion. A row that shares another's storage stores that one's kind.
 pub fn encode(row: &Row, object: &Value) -> Bytes {
+    let row = kinds::strategy(row).conversion().map_or(row, |conversion| conversion.stored);
     let mut bytes = Vec::with_capacity(1024);
     let mut serializer = serde_json::Serializer::new(&mut bytes);
     let written = (|| {

@@ -29,6 +29,7 @@ mod hooks;
 mod image;
 mod objects;
 mod publish;
+mod tokens;
 
 pub use image::Pulls;
 pub use objects::Objects;

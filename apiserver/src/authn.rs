@@ -1,72 +1,209 @@
 //! Who is asking: from the request's extension (in one process), the client certificate, or a
-//! bearer token. The edge calls it before anything else reads the request; nothing here may look at
-//! what is asked for.
+//! bearer token (static, of a ServiceAccount, for bootstrapping, or of an OpenID issuer). The edge
+//! calls it before anything else reads the request; nothing here may look at what is asked for, and
+//! no token may reach a log or an answer.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::sync::Arc;
 
+use client::Clock;
 use http::{HeaderMap, header::AUTHORIZATION, request::Parts};
 use proto::{status::Status, user::User};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::registry::Registry;
+
+mod bootstrap_token;
+pub mod keys;
+mod oidc;
+mod options;
+pub mod service_account;
+mod token_file;
+
+pub use keys::{Keys, KeysError};
+pub use oidc::{Oidc, OidcError};
+pub use options::{AuthnOptions, OidcOptions};
+pub use token_file::{TokenFile, TokenFileError};
+
+use service_account::Claims;
 
 /// The group of everyone who proved who they are.
 pub const AUTHENTICATED: &str = "system:authenticated";
+/// The group of everyone else.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// Who asks without saying who they are.
+pub const ANONYMOUS: &str = "system:anonymous";
+/// Under which a user's extra tells which credential it was.
+pub const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
 
 /// The identity in the certificate that a connection presented. Set on every request of the
 /// connection; the certificate has been verified against the authority by then.
 #[derive(Clone, Debug)]
 pub struct Peer(pub Arc<User>);
 
-/// Who asks, as later steps see it. `None` in it means nobody in particular.
+/// What a token proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
-    Known(Arc<User>),
-    Anonymous,
+pub struct Proof {
+    pub user: Arc<User>,
+    /// Those of the asked audiences for which it does.
+    pub audiences: Vec<String>,
 }
+
+/// Why a token proves nothing, as TokenReview tells it; `None` where nobody knows the token.
+pub type Refusal = Option<String>;
 
 #[derive(Debug, thiserror::Error)]
-pub enum TokenFileError {
-    #[error("reading the token file {path}")]
-    Read { path: String, source: std::io::Error },
-    #[error("line {line} of the token file {path} must have at least token, user name and uid")]
-    Columns { path: String, line: usize },
-    #[error("line {line} of the token file {path} has an unfinished quote")]
-    Quote { path: String, line: usize },
+pub enum AuthnError {
+    #[error("reading tokens")]
+    Tokens(#[from] TokenFileError),
+    #[error("reading the keys of ServiceAccount tokens")]
+    Keys(#[from] KeysError),
+    #[error("preparing OpenID Connect")]
+    Oidc(#[from] OidcError),
 }
 
-/// Knows the tokens.
-#[derive(Debug, Default)]
+/// Knows the credentials that count.
 pub struct Authenticator {
-    tokens: HashMap<String, Arc<User>>,
+    options: AuthnOptions,
+    tokens: TokenFile,
+    oidc: Option<Oidc>,
+    keys: Keys,
+    clock: Clock,
 }
 
 impl Authenticator {
-    /// `tokens` is a CSV file of `token,user,uid,"group1,group2"`.
-    pub fn new(tokens: Option<&Path>) -> Result<Authenticator, TokenFileError> {
-        let Some(path) = tokens else { return Ok(Authenticator::default()) };
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| TokenFileError::Read { path: name.clone(), source })?;
-        Ok(Authenticator { tokens: parse_tokens(&name, &text)? })
+    pub fn new(
+        options: &AuthnOptions,
+        keys: Keys,
+        clock: &Clock,
+    ) -> Result<Authenticator, AuthnError> {
+        let tokens = options.token_auth_file.as_deref().map(TokenFile::read).transpose()?;
+        Ok(Authenticator {
+            options: options.clone(),
+            tokens: tokens.unwrap_or_default(),
+            oidc: Oidc::new(&options.oidc, clock)?,
+            keys,
+            clock: clock.clone(),
+        })
     }
 
-    /// 401 where a credential is there and wrong.
-    pub fn identify(&self, parts: &Parts) -> Result<Identity, Status> {
+    /// 401 where a credential is there and wrong, or where there must be one.
+    pub async fn identify(
+        &self,
+        parts: &Parts,
+        registry: &Registry,
+    ) -> Result<Arc<User>, Status> {
         if let Some(user) = parts.extensions.get::<Arc<User>>() {
-            return Ok(Identity::Known(user.clone()));
+            return Ok(user.clone());
         }
         if let Some(user) = parts.extensions.get::<User>() {
-            return Ok(Identity::Known(Arc::new(authenticated(user.clone()))));
+            return Ok(Arc::new(authenticated(user.clone())));
         }
         if let Some(Peer(user)) = parts.extensions.get::<Peer>() {
-            return Ok(Identity::Known(user.clone()));
+            return Ok(user.clone());
         }
         match bearer(&parts.headers) {
-            Some(token) => match self.tokens.get(token) {
-                Some(user) => Ok(Identity::Known(user.clone())),
-                None => Err(Status::unauthorized()),
+            Some(token) => match self.token(token, self.audiences(), registry).await {
+                Ok(proof) => Ok(proof.user),
+                Err(why) => {
+                    let why = refusal(why);
+                    tracing::debug!(why, "Unable to authenticate the request");
+                    Err(Status::unauthorized())
+                }
             },
-            None if parts.headers.contains_key(AUTHORIZATION) => Err(Status::unauthorized()),
-            None => Ok(Identity::Anonymous),
+            None if parts.headers.contains_key(AUTHORIZATION) || !self.options.anonymous_auth => {
+                Err(Status::unauthorized())
+            }
+            None => Ok(Arc::new(User::new(ANONYMOUS, &[UNAUTHENTICATED]))),
         }
+    }
+
+    /// Whom a bearer token speaks for, towards one of `audiences`.
+    pub async fn token(
+        &self,
+        token: &str,
+        audiences: &[String],
+        registry: &Registry,
+    ) -> Result<Proof, Refusal> {
+        // Tokens without an audience of their own are for this API.
+        let common = intersection(self.audiences(), audiences);
+        let ours = |user: Arc<User>| match common.is_empty() {
+            true => Err(None),
+            false => Ok(Proof { user, audiences: common.clone() }),
+        };
+        if let Some(user) = self.tokens.find(token) {
+            return ours(user.clone());
+        }
+        let now = self.clock.now();
+        if self.options.enable_bootstrap_token_auth {
+            if let Some(user) = bootstrap_token::user(token, registry, now) {
+                return ours(Arc::new(authenticated(user)));
+            }
+        }
+        let Some(issuer) = issuer(token) else { return Err(None) };
+        if self.options.service_account_issuer.contains(&issuer) {
+            let claims: Claims = self.keys.verify(token).map_err(|_| None)?;
+            let audiences = intersection(&claims.aud, audiences);
+            if audiences.is_empty() {
+                return Err(Some(format!(
+                    "token audiences {:?} is invalid for the target audiences {:?}",
+                    claims.aud, self.audiences()
+                )));
+            }
+            claims.check(registry, now).await.map_err(Some)?;
+            return Ok(Proof { user: Arc::new(authenticated(claims.user())), audiences });
+        }
+        match &self.oidc {
+            Some(oidc) if oidc.issuer() == issuer => {
+                ours(Arc::new(authenticated(oidc.user(token).await.map_err(Some)?)))
+            }
+            _ => Err(None),
+        }
+    }
+
+    /// Whom tokens for this API are addressed to.
+    pub fn audiences(&self) -> &[String] {
+        match self.options.api_audiences.as_slice() {
+            [] => &self.options.service_account_issuer,
+            named => named,
+        }
+    }
+
+    /// The issuer of new ServiceAccount tokens.
+    pub fn issuer(&self) -> &str {
+        self.options.service_account_issuer.first().map_or("", String::as_str)
+    }
+
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    pub fn options(&self) -> &AuthnOptions {
+        &self.options
+    }
+
+    /// `/.well-known/openid-configuration`; `server` is this server's address. `None` where the
+    /// issuer is no https URL, as OpenID Connect demands.
+    pub fn configuration(&self, server: &str) -> Option<Value> {
+        let issuer = self.issuer();
+        let uri = self.options.service_account_jwks_uri.clone();
+        issuer.starts_with("https://").then(|| {
+            json!({
+                "issuer": issuer,
+                "jwks_uri": uri.unwrap_or_else(|| format!("https://{server}/openid/v1/jwks")),
+                "response_types_supported": ["id_token"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": self.keys.algorithms(),
+            })
+        })
+    }
+}
+
+/// As upstream joins what its authenticators say.
+pub fn refusal(why: Refusal) -> String {
+    match why {
+        Some(why) => format!("[invalid bearer token, {why}]"),
+        None => "invalid bearer token".into(),
     }
 }
 
@@ -77,7 +214,10 @@ pub fn user_of_certificate(der: &[u8]) -> Option<User> {
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_string();
     let groups =
         subject.iter_organization().filter_map(|group| group.as_str().ok()).map(String::from);
-    Some(authenticated(User { name, groups: groups.collect(), ..User::default() }))
+    let mut user = User { name, groups: groups.collect(), ..User::default() };
+    let id = format!("X509SHA256={}", hex::encode(Sha256::digest(der)));
+    user.extra.insert(CREDENTIAL.into(), vec![id]);
+    Some(authenticated(user))
 }
 
 fn authenticated(mut user: User) -> User {
@@ -93,88 +233,15 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn parse_tokens(path: &str, text: &str) -> Result<HashMap<String, Arc<User>>, TokenFileError> {
-    let mut tokens = HashMap::new();
-    for (index, line) in text.lines().enumerate() {
-        let line_number = index + 1;
-        if line.trim().is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let columns = columns(line)
-            .ok_or_else(|| TokenFileError::Quote { path: path.into(), line: line_number })?;
-        let [token, name, uid, rest @ ..] = columns.as_slice() else {
-            return Err(TokenFileError::Columns { path: path.into(), line: line_number });
-        };
-        if token.is_empty() {
-            continue;
-        }
-        let groups = rest.first().map(String::as_str).unwrap_or_default();
-        let groups = groups.split(',').map(str::trim).filter(|group| !group.is_empty());
-        let user = User {
-            name: name.clone(),
-            uid: uid.clone(),
-            groups: groups.map(String::from).collect(),
-            ..User::default()
-        };
-        tokens.insert(token.clone(), Arc::new(authenticated(user)));
-    }
-    Ok(tokens)
+/// Who claims to have issued a JSON Web Token; nothing of it has been verified.
+fn issuer(token: &str) -> Option<String> {
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    let (_, rest) = token.split_once('.')?;
+    let (claims, _) = rest.split_once('.')?;
+    let claims: Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    claims.get("iss")?.as_str().map(String::from)
 }
 
-/// The columns of a CSV line; `None` for a quote that does not end.
-fn columns(line: &str) -> Option<Vec<String>> {
-    let mut columns = vec![String::new()];
-    let mut quoted = false;
-    let mut chars = line.chars().peekable();
-    while let Some(c) = chars.next() {
-        let column = columns.last_mut().expect("there is always one");
-        match c {
-            '"' if quoted && chars.peek() == Some(&'"') => {
-                chars.next();
-                column.push('"');
-            }
-            '"' => quoted = !quoted,
-            ',' if !quoted => columns.push(String::new()),
-            ' ' if !quoted && column.is_empty() => {}
-            c => column.push(c),
-        }
-    }
-    (!quoted).then_some(columns)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn token_files() {
-        let tokens = parse_tokens("f", "t1,alice,1,\"devs,ops\"\n\n# no one\nt2,bob,2\n").unwrap();
-        assert_eq!(tokens["t1"].groups, ["devs", "ops", AUTHENTICATED]);
-        assert_eq!(tokens["t2"].name, "bob");
-        assert_eq!(
-            parse_tokens("f", "t1,alice\n").unwrap_err().to_string(),
-            "line 1 of the token file f must have at least token, user name and uid"
-        );
-        assert!(parse_tokens("f", "t1,alice,1,\"devs").is_err());
-    }
-
-    #[test]
-    fn a_wrong_credential_is_not_nobody() {
-        let tokens = parse_tokens("f", "t1,alice,1").unwrap();
-        let authenticator = Authenticator { tokens };
-        let identify = |value: Option<&str>| {
-            let mut request = http::Request::builder();
-            if let Some(value) = value {
-                request = request.header(AUTHORIZATION, value);
-            }
-            let (parts, ()) = request.body(()).unwrap().into_parts();
-            authenticator.identify(&parts)
-        };
-        assert!(
-            matches!(identify(Some("Bearer t1")), Ok(Identity::Known(user)) if user.name == "alice")
-        );
-        assert_eq!(identify(None), Ok(Identity::Anonymous));
-        assert_eq!(identify(Some("Bearer other")).unwrap_err().code, 401);
-        assert_eq!(identify(Some("Basic YTpi")).unwrap_err().code, 401);
-    }
+fn intersection(some: &[String], others: &[String]) -> Vec<String> {
+    some.iter().filter(|one| others.contains(one)).cloned().collect()
 }

@@ -11,7 +11,7 @@ use proto::status::Status;
 
 use crate::{
     audit::Audit,
-    authn::{Authenticator, Identity},
+    authn::{ANONYMOUS, Authenticator},
     authz::{self, Attributes, What},
     discovery::Discovery,
     flow::Flow,
@@ -58,6 +58,8 @@ pub struct Api {
     pub flow: Arc<Flow>,
     pub metrics: Arc<Metrics>,
     pub audit: Option<Arc<Audit>>,
+    /// Where others reach this server: `HOST:PORT`.
+    pub address: String,
     pub clock: Clock,
     pub rng: Rng,
 }
@@ -94,33 +96,22 @@ async fn dispatch(
 ) -> Result<Response, Status> {
     let path = parts.uri.path().to_string();
     let target = Target::parse(&path);
-    let known = match api.authenticator.identify(parts)? {
-        Identity::Known(user) => {
-            let acting = impersonate::resolve(user.clone(), &parts.headers, &api.registry)?;
-            Some((user, acting))
-        }
-        Identity::Anonymous => None,
-    };
+    let user = api.authenticator.identify(parts, &api.registry).await?;
+    let acting = impersonate::resolve(user.clone(), &parts.headers, &api.registry)?;
     if let Target::Resource(resource) = &target {
-        let (user, acting) = known.ok_or_else(Status::unauthorized)?;
         return resource::handle(api, parts, body, resource, (&user, &acting), exchange).await;
     }
-    match known {
-        Some((user, acting)) => {
-            let (verb, what) = (lower_case(&parts.method), What::Path(&path));
-            let uri = parts.uri.clone();
-            let query = &Query::parse(uri.query());
-            let asked = Asked { user: &user, acting: &acting, verb, what, version: "", query };
-            exchange.admit(api, parts, asked).await?;
-            let attributes = Attributes { user: &acting, verb, what };
-            let verdict = authz::authorize(&attributes, &api.registry);
-            exchange.decided(&verdict);
-            verdict
-                .map_err(|why| Status::failure(403, "Forbidden", format!("forbidden: {why}")))?;
-        }
-        None if is_public(&target) => {}
-        None => return Err(Status::unauthorized()),
+    let (verb, what) = (lower_case(&parts.method), What::Path(&path));
+    // Probes never wait.
+    if user.name != ANONYMOUS || !is_public(&target) {
+        let uri = parts.uri.clone();
+        let query = &Query::parse(uri.query());
+        let asked = Asked { user: &user, acting: &acting, verb, what, version: "", query };
+        exchange.admit(api, parts, asked).await?;
     }
+    let verdict = authz::authorize(&Attributes { user: &acting, verb, what }, &api.registry);
+    exchange.decided(&verdict);
+    verdict.map_err(|why| Status::failure(403, "Forbidden", format!("forbidden: {why}")))?;
     documents::handle(api, parts, &path, &target).await
 }
 

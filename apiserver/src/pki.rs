@@ -179,3 +179,16 @@ impl Pki {
         &self.dir
     }
 }
+
+/// The private key (ECDSA P-256) of ServiceAccount tokens, `DIR/sa.key`, made with its public half
+/// `sa.pub` where it is absent.
+pub fn service_account_key(dir: &Path) -> Result<PathBuf, PkiError> {
+    let path = dir.join("sa.key");
+    if files::read(&path)?.is_none() {
+        files::create_private_dir(dir)?;
+        let key = authority::generate("ServiceAccount tokens")?;
+        files::write_public(&dir.join("sa.pub"), key.public_key_pem().as_bytes())?;
+        write_private(&path, key.serialize_pem().as_bytes())?;
+    }
+    Ok(path)
+}

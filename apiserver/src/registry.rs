@@ -31,12 +31,13 @@ mod render;
 pub mod review;
 mod select;
 mod subresource;
+pub mod token;
 mod update;
 mod watch;
 mod write;
 
 pub use list::List;
-pub use object::encode;
+pub use object::{decode, encode};
 pub use render::{Renderer, protobuf};
 pub use select::Selection;
 

@@ -17,7 +17,7 @@ use tower::ServiceExt;
 
 use crate::{
     admission, audit,
-    authn::{Authenticator, TokenFileError},
+    authn::{Authenticator, AuthnError, Keys},
     discovery::Discovery,
     flow::{self, Flow},
     http::{self, Api, Backup, GIT_VERSION, Health, OpenApi, platform},
@@ -55,8 +55,8 @@ pub enum ServerError {
     Pki(#[from] PkiError),
     #[error("preparing TLS")]
     Tls(#[from] TlsError),
-    #[error("reading tokens")]
-    Tokens(#[from] TokenFileError),
+    #[error("preparing authentication")]
+    Authn(#[from] AuthnError),
     #[error("choosing admission plugins")]
     Admission(#[from] admission::ChoiceError),
     #[error("preparing the audit log")]
@@ -105,7 +105,6 @@ impl Server {
         let (on, off) = (&options.enable_admission_plugins, &options.disable_admission_plugins);
         let admission = admission::Chain::choose(on, off)?;
         tracing::debug!(plugins = admission.names().join(","), "admission");
-        let authenticator = Authenticator::new(options.token_auth_file.as_deref())?;
         std::fs::create_dir_all(&options.data_dir)
             .map_err(|source| ServerError::DataDir { path: options.data_dir.clone(), source })?;
         let listener = listen(&options).await?;
@@ -116,7 +115,14 @@ impl Server {
         let identities = {
             let (dir, names) = (options.data_dir.join("pki"), network::serving_names(&options));
             let (clock, rng) = (clock.clone(), rng.clone());
-            tokio::task::spawn_blocking(move || Pki::open(&dir, &names, &clock, &rng))
+            let authn = options.authn.clone();
+            tokio::task::spawn_blocking(move || -> Result<_, ServerError> {
+                let pki = Pki::open(&dir, &names, &clock, &rng)?;
+                let signing = authn.service_account_signing_key_file.as_deref();
+                let keys = Keys::open(&dir, signing, &authn.service_account_key_file)
+                    .map_err(AuthnError::Keys)?;
+                Ok((pki, Authenticator::new(&authn, keys, &clock)?))
+            })
         };
         let stop = CancellationToken::new();
         let flow = Flow::new(options.seats(), clock.clone());
@@ -132,7 +138,8 @@ impl Server {
         let registry = Registry::open(store, admission, pool, inputs, watches)
             .await
             .map_err(ServerError::Store)?;
-        let pki = identities.await.expect("reading certificates does not panic")?;
+        let (pki, authenticator) =
+            identities.await.expect("reading certificates does not panic")?;
         let (tls, nodes) = (Tls::new(&pki)?, Nodes::new(&pki, &clock)?);
         let url = format!("https://{}", SocketAddr::new(options.local(), address.port()));
         pki.write_kubeconfigs(&options.data_dir, &url)?;
@@ -151,6 +158,7 @@ impl Server {
             flow: flow.clone(),
             metrics: Metrics::new(&clock, GIT_VERSION, platform()),
             audit,
+            address: advertised.to_string(),
             clock: clock.clone(),
             rng: rng.clone(),
         });

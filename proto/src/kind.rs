@@ -197,7 +197,7 @@ rows! {
     SECRET: ""/"v1" "Secret" "secrets"/"secret", NAMESPACED,
         [], [], [], STANDARD, "secrets";
     SERVICE_ACCOUNT: ""/"v1" "ServiceAccount" "serviceaccounts"/"serviceaccount", NAMESPACED,
-        ["sa"], [], [], STANDARD, "serviceaccounts";
+        ["sa"], [], ["token"], STANDARD, "serviceaccounts";
     SERVICE: ""/"v1" "Service" "services"/"service", NAMESPACED,
         ["svc"], ["all"], ["status"], STANDARD, "services/specs";
     MUTATING_ADMISSION_POLICY:

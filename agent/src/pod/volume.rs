@@ -25,6 +25,8 @@ pub enum VolumeSource {
     Secret(Files),
     DownwardApi(Files),
     Projected(Projected),
+    /// Within a projected volume only.
+    Token(Token),
     /// The field's name, as `persistentVolumeClaim`.
     Unsupported(String),
 }
@@ -75,6 +77,18 @@ pub struct Projected {
     pub default_mode: Option<u32>,
 }
 
+/// A ServiceAccount token, bound to the pod.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Token {
+    /// Empty: the API server.
+    #[serde(default, deserialize_with = "or_default")]
+    pub audience: String,
+    #[serde(default = "hour")]
+    pub expiration_seconds: i64,
+    pub path: String,
+}
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Projection {
@@ -103,10 +117,24 @@ impl Volume {
     }
 }
 
+impl Token {
+    /// Tokens with the same key are the same token.
+    pub fn key(&self) -> (String, i64) {
+        (self.audience.clone(), self.expiration_seconds)
+    }
+}
+
+fn hour() -> i64 {
+    3600
+}
+
 impl Projection {
-    /// A configMap, secret or downwardAPI, or `Unsupported`.
+    /// A configMap, secret, downwardAPI or token, or `Unsupported`.
     pub fn source(&self) -> Result<VolumeSource, serde_json::Error> {
         match self.source.iter().find(|(_, value)| !value.is_null()) {
+            Some((kind, value)) if kind == "serviceAccountToken" => {
+                serde_json::from_value(value.clone()).map(VolumeSource::Token)
+            }
             Some((kind, value)) => files(kind, value.clone()),
             None => Ok(VolumeSource::Unsupported(String::new())),
         }

@@ -166,7 +166,7 @@ pub(super) fn volume_dir(
         VolumeSource::ConfigMap(_) => "configmap",
         VolumeSource::Secret(_) => "secret",
         VolumeSource::DownwardApi(_) => "downward-api",
-        VolumeSource::Projected(_) => "projected",
+        VolumeSource::Projected(_) | VolumeSource::Token(_) => "projected",
         VolumeSource::Unsupported(_) => "unsupported",
     };
     let volumes = config.pod_dir(&pod.metadata.uid).join("volumes");
@@ -229,7 +229,9 @@ fn holds_secrets(source: &VolumeSource) -> bool {
         VolumeSource::Projected(projected) => projected
             .sources
             .iter()
-            .any(|part| matches!(part.source(), Ok(VolumeSource::Secret(_)))),
+            .any(|part| {
+                matches!(part.source(), Ok(VolumeSource::Secret(_) | VolumeSource::Token(_)))
+            }),
         _ => false,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::SetUpError;
 use crate::downward::{Facts, field, resource};
 use crate::environment::Sources;
-use crate::pod::volume::{Files, Item};
+use crate::pod::volume::{Files, Item, Token};
 use crate::pod::{Pod, VolumeSource};
 
 /// Content and mode by path within the volume.
@@ -46,6 +46,7 @@ fn one(
         VolumeSource::ConfigMap(files) => ("config", files, sources.config_maps.get(&files.name)),
         VolumeSource::Secret(files) => ("secret", files, sources.secrets.get(&files.name)),
         VolumeSource::DownwardApi(files) => return downward(files, mode, pod, facts).map(Some),
+        VolumeSource::Token(wanted) => return token(wanted, mode, pod, sources).map(Some),
         _ => return Ok(None),
     };
     let mode = mode.or(files.default_mode).unwrap_or(DEFAULT_MODE);
@@ -73,6 +74,23 @@ fn one(
     Ok(Some(payload))
 }
 
+/// With a group of the pod's own the token is nobody else's to read.
+fn token(
+    wanted: &Token,
+    mode: Option<u32>,
+    pod: &Pod,
+    sources: &Sources,
+) -> Result<Payload, SetUpError> {
+    let found = sources.tokens.get(&wanted.key());
+    let content = found.ok_or_else(|| SetUpError::Missing {
+        kind: "token",
+        name: pod.spec.service_account_name.clone(),
+    })?;
+    let grouped = pod.spec.security_context.fs_group.is_some();
+    let mode = if grouped { 0o600 } else { mode.unwrap_or(DEFAULT_MODE) };
+    Ok(Payload::from([(inside(&wanted.path)?, (content.clone(), mode))]))
+}
+
 fn downward(
     files: &Files,
     mode: Option<u32>,
@@ -92,14 +110,17 @@ fn downward(
     Ok(payload)
 }
 
-/// A relative path that stays within the volume and leaves our own names alone.
 fn path(item: &Item) -> Result<String, SetUpError> {
-    let path = &item.path;
+    inside(&item.path)
+}
+
+/// A relative path that stays within the volume and leaves our own names alone.
+fn inside(path: &str) -> Result<String, SetUpError> {
     let bad = path.is_empty()
         || path.starts_with("..")
         || path.starts_with('/')
         || path.split('/').any(|part| part == ".." || part.is_empty());
-    if bad { Err(SetUpError::Path(path.clone())) } else { Ok(path.clone()) }
+    if bad { Err(SetUpError::Path(path.into())) } else { Ok(path.into()) }
 }
 
 #[cfg(test)]
@@ -116,6 +137,7 @@ mod tests {
         let data = [("k".to_string(), b"v".to_vec()), ("l".to_string(), b"w".to_vec())];
         sources.config_maps.insert("cm".into(), data.clone().into());
         sources.secrets.insert("s".into(), data.into());
+        sources.tokens.insert((String::new(), 600), b"jwt".to_vec());
         let source = Volume::new("x", source).source().unwrap();
         match payload(&source, &pod, &Facts::default(), &sources) {
             Ok(Some(files)) => {
@@ -157,9 +179,19 @@ mod tests {
                 Ok("labels=a=\"b\" 440, one=v 440, two=w 440"),
             ),
             (
-                json!({"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}),
+                json!({"projected": {"sources": [
+                    {"serviceAccountToken": {"path": "t", "expirationSeconds": 600}}]}}),
+                Ok("t=jwt 644"),
+            ),
+            (
+                json!({"projected": {"sources": [
+                    {"serviceAccountToken": {"path": "t", "audience": "other"}}]}}),
+                Err("token \"\" not found"),
+            ),
+            (
+                json!({"projected": {"sources": [{"clusterTrustBundle": {"path": "t"}}]}}),
                 Err(
-                    "volumes of type \"projected serviceAccountToken\" are not supported by this node",
+                    "volumes of type \"projected clusterTrustBundle\" are not supported by this node",
                 ),
             ),
             (json!({"emptyDir": {}}), Ok("none")),

@@ -1,5 +1,6 @@
 //! The ConfigMaps and Secrets that the pods of this node refer to: each is watched by itself, once,
-//! for as long as a pod needs it. A node has no business with the others.
+//! for as long as a pod needs it. A node has no business with the others. Tokens are kept up to
+//! date in the same way.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
@@ -15,6 +16,7 @@ use proto::view::secret::Secret;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
+use super::tokens::{self, Renewal};
 use crate::environment::Sources;
 use crate::pod::{Pod, VolumeSource};
 
@@ -38,19 +40,25 @@ pub enum Kind {
 /// One pod's objects, by kind and name.
 #[derive(Default)]
 pub struct Watched {
-    objects: BTreeMap<(Kind, String), (Arc<Watch>, watch::Receiver<State>)>,
+    objects: BTreeMap<(Kind, String), Known>,
+    /// By audience and life.
+    tokens: BTreeMap<(String, i64), Known>,
     changed: bool,
 }
 
+/// Keeps it watched; what is known of it.
+type Known = (Arc<Watch>, watch::Receiver<State>);
+
 #[derive(Clone, Default)]
-enum State {
+pub enum State {
     #[default]
     Unknown,
     Missing,
+    Failed(String),
     Present(Arc<Data>),
 }
 
-struct Watch {
+pub struct Watch {
     state: watch::Receiver<State>,
     wakers: Arc<Mutex<Vec<Weak<Notify>>>>,
     task: AbortHandle,
@@ -77,19 +85,20 @@ impl Objects {
         if let Some(known) = all.get(&key).and_then(Weak::upgrade) {
             return known;
         }
-        let (sender, state) = watch::channel(State::Unknown);
-        let wakers: Arc<Mutex<Vec<Weak<Notify>>>> = Arc::default();
-        let tell = Tell { sender, wakers: wakers.clone() };
         let (this, namespace, name) = (self.clone(), namespace.to_string(), name.to_string());
-        let task = tokio::spawn(async move {
+        let watch = Watch::start(|tell| async move {
             match kind {
                 Kind::ConfigMap => this.follow::<ConfigMap>(namespace, name, tell).await,
                 Kind::Secret => this.follow::<Secret>(namespace, name, tell).await,
             }
         });
-        let watch = Arc::new(Watch { state, wakers, task: task.abort_handle() });
         all.insert(key, Arc::downgrade(&watch));
         watch
+    }
+
+    fn renew(&self, renewal: Renewal) -> Arc<Watch> {
+        let (client, clock) = (self.client.clone(), self.clock.clone());
+        Watch::start(|tell| renewal.run(client, clock, tell))
     }
 
     /// Lists and watches one object for ever.
@@ -119,19 +128,38 @@ impl Objects {
             ..ListOptions::default()
         };
         let list = self.client.list::<T>(&options).await?;
-        tell.state(list.items.first().map(|entry| entry.view.content()));
+        tell.content(list.items.first().map(|entry| entry.view.content()));
         options.resource_version = list.revision.to_string();
         let mut events = self.client.watch::<T>(&options);
         while let Some(event) = events.next().await {
             match event? {
                 WatchEvent::Added(entry) | WatchEvent::Modified(entry) => {
-                    tell.state(Some(entry.view.content()));
+                    tell.content(Some(entry.view.content()));
                 }
-                WatchEvent::Deleted(_) => tell.state(None),
+                WatchEvent::Deleted(_) => tell.content(None),
                 WatchEvent::Bookmark { .. } => {}
             }
         }
         Ok(())
+    }
+}
+
+impl Watch {
+    /// `task` tells what it finds until nobody wants to know any longer.
+    fn start<F>(task: impl FnOnce(Tell) -> F) -> Arc<Watch>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (sender, state) = watch::channel(State::Unknown);
+        let wakers: Arc<Mutex<Vec<Weak<Notify>>>> = Arc::default();
+        let task = tokio::spawn(task(Tell { sender, wakers: wakers.clone() }));
+        Arc::new(Watch { state, wakers, task: task.abort_handle() })
+    }
+
+    fn woken(self: Arc<Self>, wake: &Arc<Notify>) -> Known {
+        self.wakers.lock().push(Arc::downgrade(wake));
+        let state = self.state.clone();
+        (self, state)
     }
 }
 
@@ -144,11 +172,13 @@ impl Watched {
                 continue;
             }
             let watch = objects.watch(kind, &pod.metadata.namespace, &key.1);
-            watch.wakers.lock().push(Arc::downgrade(wake));
-            let state = watch.state.clone();
-            self.objects.insert(key, (watch, state));
+            self.objects.insert(key, watch.woken(wake));
         }
-        for (_, state) in self.objects.values_mut() {
+        for (key, token) in tokens::wanted(pod) {
+            let start = || objects.renew(Renewal::new(pod, &token)).woken(wake);
+            self.tokens.entry(key).or_insert_with(start);
+        }
+        for (_, state) in self.objects.values_mut().chain(self.tokens.values_mut()) {
             if state.has_changed().unwrap_or(false) {
                 state.mark_unchanged();
                 self.changed = true;
@@ -165,16 +195,10 @@ impl Watched {
     pub async fn sources(&self, clock: &Clock) -> Result<Sources, String> {
         let mut sources = Sources::default();
         for ((kind, name), (_, state)) in &self.objects {
-            let mut state = state.clone();
-            let known = state.wait_for(|state| !matches!(state, State::Unknown));
-            let known = match clock.timeout(PATIENCE, known).await {
-                Ok(Ok(known)) => known.clone(),
-                _ => {
-                    let kind = format!("{kind:?}").to_lowercase();
-                    let why = "timed out waiting for the condition";
-                    return Err(format!("failed to sync {kind} cache: {why}"));
-                }
-            };
+            let known = known(state, clock).await.ok_or_else(|| {
+                let kind = format!("{kind:?}").to_lowercase();
+                format!("failed to sync {kind} cache: timed out waiting for the condition")
+            })?;
             let State::Present(data) = known else { continue };
             let map = match kind {
                 Kind::ConfigMap => &mut sources.config_maps,
@@ -182,21 +206,39 @@ impl Watched {
             };
             map.insert(name.clone(), (*data).clone());
         }
+        for (key, (_, state)) in &self.tokens {
+            match known(state, clock).await {
+                Some(State::Present(data)) => {
+                    let token = data.get(tokens::KEY).cloned().unwrap_or_default();
+                    sources.tokens.insert(key.clone(), token);
+                }
+                Some(State::Failed(why)) => return Err(why),
+                _ => return Err("failed to fetch token: timed out".into()),
+            }
+        }
         Ok(sources)
     }
 }
 
-struct Tell {
+/// The state, once there is one; `None` if that takes too long.
+async fn known(state: &watch::Receiver<State>, clock: &Clock) -> Option<State> {
+    let mut state = state.clone();
+    let known = state.wait_for(|state| !matches!(state, State::Unknown));
+    Some(clock.timeout(PATIENCE, known).await.ok()?.ok()?.clone())
+}
+
+pub struct Tell {
     sender: watch::Sender<State>,
     wakers: Arc<Mutex<Vec<Weak<Notify>>>>,
 }
 
 impl Tell {
-    fn state(&self, data: Option<Data>) {
-        self.sender.send_replace(match data {
-            Some(data) => State::Present(Arc::new(data)),
-            None => State::Missing,
-        });
+    fn content(&self, data: Option<Data>) {
+        self.state(data.map_or(State::Missing, |data| State::Present(Arc::new(data))));
+    }
+
+    pub fn state(&self, state: State) {
+        self.sender.send_replace(state);
         self.wakers.lock().retain(|waker| match waker.upgrade() {
             Some(waker) => {
                 waker.notify_one();

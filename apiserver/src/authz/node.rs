@@ -34,6 +34,9 @@ pub(super) fn allows(attributes: &Attributes, view: &dyn NodeView) -> bool {
         ("", "pods", "status") => {
             matches!(verb, "get" | "update" | "patch") && view.on_node(namespace, name, node)
         }
+        ("", "serviceaccounts", "token") => {
+            verb == "create" && view.needs(node, "serviceaccounts", namespace, name)
+        }
         ("", "secrets" | "configmaps" | "serviceaccounts", "") => {
             matches!(verb, "get" | "list" | "watch")
                 && !name.is_empty()

@@ -1,6 +1,7 @@
 //! What the components may do, after upstream's bootstrap roles.
 
 use super::{Attributes, What};
+use crate::authn;
 
 /// Who a rule speaks of.
 enum Subject {
@@ -67,18 +68,24 @@ static RULES: &[Rule] = &[
 ];
 
 /// What everyone who is known may read: discovery.
-const DISCOVERY: &[&str] =
-    &["/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz"];
+const DISCOVERY: &[&str] = &["/api", "/apis", "/openapi"];
+/// What anybody may read.
+const PUBLIC: &[&str] = &["/version", "/healthz", "/livez", "/readyz"];
+/// What ServiceAccounts may read, to verify each other's tokens.
+const ISSUER: &[&str] = &["/.well-known/openid-configuration", "/openid/v1/jwks"];
 
 pub(super) fn allows(attributes: &Attributes) -> bool {
     match attributes.what {
         What::Path(path) => {
-            let known = attributes.user.groups.iter().any(|g| g == crate::authn::AUTHENTICATED);
+            let member = |name: &str| attributes.user.groups.iter().any(|group| group == name);
             let below = |root: &&str| {
                 path.strip_prefix(*root)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             };
-            known && matches!(attributes.verb, "get" | "head") && DISCOVERY.iter().any(below)
+            matches!(attributes.verb, "get" | "head")
+                && (PUBLIC.iter().any(below)
+                    || member(authn::AUTHENTICATED) && DISCOVERY.iter().any(below)
+                    || member(authn::service_account::GROUP) && ISSUER.contains(&path))
         }
         What::Resource { group, resource, subresource, .. } => RULES.iter().any(|rule| {
             speaks_of(&rule.subject, attributes)

@@ -29,6 +29,7 @@ impl<'a> Subresource<'a> {
             "portforward" => other("", "v1", "PodPortForwardOptions", &["create", "get"]),
             "log" => own(&["get"]),
             "finalize" => own(&["update"]),
+            "token" => other("authentication.k8s.io", "v1", "TokenRequest", &["create"]),
             _ => own(&["get", "patch", "update"]),
         }
     }

@@ -105,6 +105,15 @@ pub(super) fn json(value: &Value) -> Response {
     response(200, JSON, Body::from(value.to_string()))
 }
 
+/// A document that anybody may keep for an hour.
+pub(super) fn public(content_type: &'static str, value: &Value) -> Response {
+    let content_type = HeaderValue::from_static(content_type);
+    let mut response = response(200, content_type, Body::from(value.to_string()));
+    let public = HeaderValue::from_static("public, max-age=3600");
+    response.headers_mut().insert(header::CACHE_CONTROL, public);
+    response
+}
+
 pub(super) fn text(code: u16, text: impl Into<Bytes>) -> Response {
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     let mut response = response(code, plain, Body::from(text.into()));

@@ -42,6 +42,14 @@ pub(super) async fn handle(
             Ok(answer::metrics(text))
         }
         Target::Backup => api.backup.answer().await,
+        Target::Issuer => match api.authenticator.configuration(&api.address) {
+            Some(document) => Ok(answer::public("application/json", &document)),
+            None => Err(Status::no_such_path()),
+        },
+        Target::IssuerKeys => {
+            let keys = api.authenticator.keys().jwks();
+            Ok(answer::public("application/jwk-set+json", &keys))
+        }
         Target::LegacyVersions | Target::Groups => {
             Ok(answer::document(api.discovery.root(path, accept)?, known))
         }
@@ -68,9 +76,10 @@ pub(super) async fn handle(
 
 fn index(api: &Api) -> Vec<String> {
     let mut paths: Vec<String> =
-        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks"]
             .map(String::from)
             .to_vec();
+    paths.extend(["/readyz", "/version", "/.well-known/openid-configuration"].map(String::from));
     paths.extend(api.discovery.paths());
     paths.sort();
     paths

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     authz::{self, Attributes},
     node,
-    registry::{Call, Kind, review},
+    registry::{Call, Kind, review, token},
     schema,
 };
 
@@ -87,6 +87,7 @@ pub(super) async fn handle(
             }
             match (verb, &*path.subresource) {
                 ("create", "") if !kind.row.is_stored() => review::answer(api, &call, body).await,
+                ("create", "token") => token::create(api, &call, body).await,
                 ("create", "") => registry.create(&call, body).await,
                 ("update", "" | "status" | "approval") => registry.update(&call, body).await,
                 ("patch", "" | "status" | "approval") => registry.patch(&call, body).await,

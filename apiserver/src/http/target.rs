@@ -18,6 +18,10 @@ pub enum Target<'a> {
     Metrics,
     /// `/coracle/backup`.
     Backup,
+    /// `/.well-known/openid-configuration`: who issues ServiceAccount tokens.
+    Issuer,
+    /// `/openid/v1/jwks`: the keys of ServiceAccount tokens.
+    IssuerKeys,
     /// `/api`.
     LegacyVersions,
     /// `/apis`.
@@ -68,6 +72,8 @@ impl<'a> Target<'a> {
             ("version", 1) => Target::Version,
             ("metrics", 1) => Target::Metrics,
             ("coracle", 2) if parts[1] == "backup" => Target::Backup,
+            (".well-known", 2) if parts[1] == "openid-configuration" => Target::Issuer,
+            ("openid", 3) if parts[1] == "v1" && parts[2] == "jwks" => Target::IssuerKeys,
             ("api", 1) => Target::LegacyVersions,
             ("apis", 1) => Target::Groups,
             ("openapi", _) => openapi(parts),
@@ -137,7 +143,7 @@ fn nth(parts: Vec<Part>, index: usize) -> Part {
 }
 
 /// Percent-decoding; what is not UTF-8 stays as it is, and will name nothing.
-fn decode(part: &str) -> Part<'_> {
+pub(super) fn decode(part: &str) -> Part<'_> {
     if !part.contains('%') {
         return Cow::Borrowed(part);
     }
@@ -196,6 +202,9 @@ mod tests {
             ),
             ("/apis/", Target::Groups),
             ("/api/", Target::LegacyVersions),
+            ("/openid/v1/jwks", Target::IssuerKeys),
+            ("/.well-known/openid-configuration", Target::Issuer),
+            ("/.well-known/other", Target::Unknown),
             ("/apis/apps", Target::Group("apps".into())),
             ("/api/v1/", Target::Resources { group: "".into(), version: "v1".into() }),
             ("/readyz/store", Target::Health { endpoint: "readyz", check: Some("store".into()) }),

@@ -252,7 +252,7 @@ fn set_validity(
     params.not_after = epoch + std::time::Duration::from_secs(seconds) + validity;
 }
 
-fn generate(name: &str) -> Result<KeyPair, PkiError> {
+pub(super) fn generate(name: &str) -> Result<KeyPair, PkiError> {
     KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
         .map_err(|source| PkiError::Generate { name: name.into(), source })
 }

@@ -9,6 +9,7 @@ use std::{
 use super::ServerError;
 use crate::{
     audit::{Audit, Log, LogOptions, Policy},
+    authn::AuthnOptions,
     kinds::service::range::{Addresses, Ports},
     store::etcd::EtcdOptions,
 };
@@ -43,9 +44,8 @@ pub struct Options {
     #[command(flatten)]
     pub etcd: EtcdOptions,
 
-    /// A CSV file of bearer tokens: token,user,uid,"group1,group2".
-    #[arg(long, value_name = "FILE")]
-    pub token_auth_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub authn: AuthnOptions,
 
     /// Requests that only read, in flight at a time; with the next one, the seats that priority
     /// levels share.

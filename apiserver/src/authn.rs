@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use client::Clock;
+use futures::future::BoxFuture;
 use http::{HeaderMap, header::AUTHORIZATION, request::Parts};
 use proto::{status::Status, user::User};
 use serde_json::{Value, json};
@@ -88,11 +89,7 @@ impl Authenticator {
     }
 
     /// 401 where a credential is there and wrong, or where there must be one.
-    pub async fn identify(
-        &self,
-        parts: &Parts,
-        registry: &Registry,
-    ) -> Result<Arc<User>, Status> {
+    pub async fn identify(&self, parts: &Parts, registry: &Registry) -> Result<Arc<User>, Status> {
         if let Some(user) = parts.extensions.get::<Arc<User>>() {
             return Ok(user.clone());
         }
@@ -119,7 +116,16 @@ impl Authenticator {
     }
 
     /// Whom a bearer token speaks for, towards one of `audiences`.
-    pub async fn token(
+    pub fn token<'a>(
+        &'a self,
+        token: &'a str,
+        audiences: &'a [String],
+        registry: &'a Registry,
+    ) -> BoxFuture<'a, Result<Proof, Refusal>> {
+        Box::pin(self.prove(token, audiences, registry))
+    }
+
+    async fn prove(
         &self,
         token: &str,
         audiences: &[String],
@@ -127,17 +133,13 @@ impl Authenticator {
     ) -> Result<Proof, Refusal> {
         // Tokens without an audience of their own are for this API.
         let common = intersection(self.audiences(), audiences);
-        let ours = |user: Arc<User>| match common.is_empty() {
-            true => Err(None),
-            false => Ok(Proof { user, audiences: common.clone() }),
-        };
         if let Some(user) = self.tokens.find(token) {
-            return ours(user.clone());
+            return proof(user.clone(), common);
         }
         let now = self.clock.now();
         if self.options.enable_bootstrap_token_auth {
             if let Some(user) = bootstrap_token::user(token, registry, now) {
-                return ours(Arc::new(authenticated(user)));
+                return proof(Arc::new(authenticated(user)), common);
             }
         }
         let Some(issuer) = issuer(token) else { return Err(None) };
@@ -147,7 +149,8 @@ impl Authenticator {
             if audiences.is_empty() {
                 return Err(Some(format!(
                     "token audiences {:?} is invalid for the target audiences {:?}",
-                    claims.aud, self.audiences()
+                    claims.aud,
+                    self.audiences()
                 )));
             }
             claims.check(registry, now).await.map_err(Some)?;
@@ -155,7 +158,8 @@ impl Authenticator {
         }
         match &self.oidc {
             Some(oidc) if oidc.issuer() == issuer => {
-                ours(Arc::new(authenticated(oidc.user(token).await.map_err(Some)?)))
+                let user = oidc.user(token).await.map_err(Some)?;
+                proof(Arc::new(authenticated(user)), common)
             }
             _ => Err(None),
         }
@@ -199,6 +203,11 @@ impl Authenticator {
     }
 }
 
+/// Proves nothing towards nobody.
+fn proof(user: Arc<User>, audiences: Vec<String>) -> Result<Proof, Refusal> {
+    if audiences.is_empty() { Err(None) } else { Ok(Proof { user, audiences }) }
+}
+
 /// As upstream joins what its authenticators say.
 pub fn refusal(why: Refusal) -> String {
     match why {
@@ -238,7 +247,8 @@ fn issuer(token: &str) -> Option<String> {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
     let (_, rest) = token.split_once('.')?;
     let (claims, _) = rest.split_once('.')?;
-    let claims: Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    let claims: Value =
+        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
     claims.get("iss")?.as_str().map(String::from)
 }
 

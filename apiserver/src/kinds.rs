@@ -357,6 +357,7 @@ static KINDS: &[(&Row, &dyn Strategy)] = &[
     (&kind::REPLICA_SET, &replica_set::ReplicaSet),
     (&kind::STATEFUL_SET, &stateful_set::StatefulSet),
     (&kind::SELF_SUBJECT_REVIEW, &Plain),
+    (&kind::TOKEN_REVIEW, &Plain),
     (&kind::HORIZONTAL_POD_AUTOSCALER_V1, &autoscaler::AutoscalerV1),
     (&kind::HORIZONTAL_POD_AUTOSCALER, &autoscaler::Autoscaler),
     (&kind::CRON_JOB, &cron_job::CronJob),

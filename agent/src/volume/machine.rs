@@ -226,12 +226,9 @@ fn host_path(host: &HostPath) -> Result<(), SetUpError> {
 fn holds_secrets(source: &VolumeSource) -> bool {
     match source {
         VolumeSource::Secret(_) => true,
-        VolumeSource::Projected(projected) => projected
-            .sources
-            .iter()
-            .any(|part| {
-                matches!(part.source(), Ok(VolumeSource::Secret(_) | VolumeSource::Token(_)))
-            }),
+        VolumeSource::Projected(projected) => projected.sources.iter().any(|part| {
+            matches!(part.source(), Ok(VolumeSource::Secret(_) | VolumeSource::Token(_)))
+        }),
         _ => false,
     }
 }

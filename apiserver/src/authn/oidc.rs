@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use client::{Client, Clock, Config};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use jsonwebtoken::{Algorithm, DecodingKey, jwk::Jwk};
 use parking_lot::Mutex;
 use proto::{time::Time, user::User};
@@ -225,7 +225,8 @@ impl Oidc {
         }
         let keys = self.get(document.text("jwks_uri")).await?;
         // A key of a kind that we do not know is none of ours.
-        let keys = keys.items("keys").iter().filter_map(|key| serde_json::from_value(key.clone()).ok());
+        let keys =
+            keys.items("keys").iter().filter_map(|key| serde_json::from_value(key.clone()).ok());
         Ok(keys.collect())
     }
 
@@ -245,8 +246,15 @@ impl Oidc {
         if !status.is_success() {
             return Err(failed(&status));
         }
-        let body = Limited::new(response.into_body(), LIMIT).collect().await;
-        let body = body.map_err(|error| failed(&error))?.to_bytes();
+        let (mut frames, mut body) = (response.into_body(), Vec::new());
+        while let Some(frame) = frames.frame().await {
+            if let Ok(data) = frame.map_err(|error| failed(&error))?.into_data() {
+                body.extend_from_slice(&data);
+            }
+            if body.len() > LIMIT {
+                return Err(failed(&"the document is too large"));
+            }
+        }
         serde_json::from_slice(&body).map_err(|error| failed(&error))
     }
 

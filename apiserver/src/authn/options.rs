@@ -115,7 +115,9 @@ fn https(text: &str) -> Result<String, String> {
     let url = url::Url::parse(text).map_err(|error| error.to_string())?;
     match url.scheme() {
         "https" => Ok(text.into()),
-        scheme => Err(format!("'oidc-issuer-url' has invalid scheme ({scheme:?}), require 'https'")),
+        scheme => {
+            Err(format!("'oidc-issuer-url' has invalid scheme ({scheme:?}), require 'https'"))
+        }
     }
 }
 

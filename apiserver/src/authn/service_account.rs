@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use futures::future::BoxFuture;
 use proto::{kind, kind::Row, meta::ObjectMeta, time::Time, user::User};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -55,6 +56,14 @@ pub struct Reference {
     pub uid: String,
 }
 
+/// An object without which the token is worth nothing.
+struct Dependency<'a> {
+    row: &'static Row,
+    namespace: &'a str,
+    what: &'static str,
+    on: &'a Reference,
+}
+
 /// `system:serviceaccount:NAMESPACE:NAME`.
 pub fn user_name(namespace: &str, name: &str) -> String {
     format!("{PREFIX}{namespace}:{name}")
@@ -81,7 +90,7 @@ impl Claims {
         if second < self.nbf.saturating_sub(LEEWAY) {
             return Err("service account token is not valid yet".into());
         }
-        let Bound { namespace, serviceaccount: account, secret, pod, node, .. } = &self.kubernetes;
+        let Bound { namespace, serviceaccount: account, .. } = &self.kubernetes;
         let found = find(registry, &kind::SERVICE_ACCOUNT, namespace, &account.name).await;
         let found = found.ok_or_else(|| format!("serviceaccounts {:?} not found", account.name))?;
         if is_gone(&found, now) {
@@ -93,26 +102,34 @@ impl Claims {
                 found.uid, account.uid
             ));
         }
-        let objects: [(&Row, &str, &str, Option<&Reference>); 3] = [
-            (&kind::SECRET, namespace, "secret", secret.as_ref()),
-            (&kind::POD, namespace, "pod", pod.as_ref()),
-            // A pod's token names the node for the reader's sake, and dies with the pod alone.
-            (&kind::NODE, "", "node", node.as_ref().filter(|_| pod.is_none())),
-        ];
-        for (row, namespace, what, reference) in objects {
-            let Some(reference) = reference else { continue };
-            let found = find(registry, row, namespace, &reference.name).await;
+        for Dependency { row, namespace, what, on } in self.dependencies() {
+            let found = find(registry, row, namespace, &on.name).await;
             let Some(found) = found.filter(|found| !is_gone(found, now)) else {
                 return Err("service account token has been invalidated".into());
             };
-            if found.uid != reference.uid {
+            if found.uid != on.uid {
                 return Err(format!(
                     "{what} UID ({}) does not match service account {what} ref claim ({})",
-                    found.uid, reference.uid
+                    found.uid, on.uid
                 ));
             }
         }
         Ok(())
+    }
+
+    fn dependencies(&self) -> Vec<Dependency<'_>> {
+        let Bound { namespace, secret, pod, node, .. } = &self.kubernetes;
+        // A pod's token names the node for the reader's sake, and dies with the pod alone.
+        let node = node.as_ref().filter(|_| pod.is_none());
+        let all: [(&'static Row, _, _, _); 3] = [
+            (&kind::SECRET, namespace.as_str(), "secret", secret.as_ref()),
+            (&kind::POD, namespace, "pod", pod.as_ref()),
+            (&kind::NODE, "", "node", node),
+        ];
+        let named = all.into_iter().filter_map(|(row, namespace, what, on)| {
+            Some(Dependency { row, namespace, what, on: on? })
+        });
+        named.collect()
     }
 
     /// Whom the token speaks for.
@@ -139,7 +156,16 @@ impl Claims {
 }
 
 /// The object's metadata. What the cache does not have yet another server may have written.
-async fn find(registry: &Registry, row: &Row, namespace: &str, name: &str) -> Option<ObjectMeta> {
+fn find<'a>(
+    registry: &'a Registry,
+    row: &'static Row,
+    namespace: &'a str,
+    name: &'a str,
+) -> BoxFuture<'a, Option<ObjectMeta>> {
+    Box::pin(async move { read(registry, row, namespace, name).await })
+}
+
+async fn read(registry: &Registry, row: &Row, namespace: &str, name: &str) -> Option<ObjectMeta> {
     #[derive(Deserialize)]
     struct Object {
         metadata: ObjectMeta,

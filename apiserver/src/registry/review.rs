@@ -6,11 +6,13 @@ use futures::future::BoxFuture;
 use proto::{
     kind::{self, Row},
     status::Status,
+    user::User,
 };
 use serde_json::{Value, json};
 
 use super::{Answer, Call, Content, object, write};
 use crate::{
+    authn,
     http::{Api, query::WriteOptions},
     kinds::lens::Lens,
 };
@@ -22,6 +24,7 @@ type Handler = for<'a> fn(&'a Api, &'a Call<'a>, Value) -> BoxFuture<'a, Result<
 static HANDLERS: &[(&Row, Handler)] = &[
     (&kind::BINDING, |api, call, object| Box::pin(bind(api, call, object))),
     (&kind::SELF_SUBJECT_REVIEW, |_, call, object| Box::pin(async { who_am_i(call, object) })),
+    (&kind::TOKEN_REVIEW, |api, _, object| Box::pin(token(api, object))),
 ];
 
 /// A POST of a kind that is not stored.
@@ -45,13 +48,43 @@ async fn bind(api: &Api, call: &Call<'_>, binding: Value) -> Result<Value, Statu
 
 fn who_am_i(call: &Call, mut review: Value) -> Result<Value, Status> {
     object::meta_mut(&mut review).set("creationTimestamp", object::time(call.now));
-    let mut info = json!({"username": call.user.name});
-    if !call.user.uid.is_empty() {
-        info["uid"] = call.user.uid.as_str().into();
-    }
-    if !call.user.groups.is_empty() {
-        info["groups"] = json!(call.user.groups);
-    }
-    review["status"] = json!({"userInfo": info});
+    review["status"] = json!({"userInfo": user_info(call.user)});
     Ok(review)
+}
+
+/// Whom a token speaks for, towards the audiences that the review names or else this API's.
+async fn token(api: &Api, mut review: Value) -> Result<Value, Status> {
+    let token = review.at("spec").text("token").to_string();
+    if token.is_empty() {
+        return Err(Status::bad_request("token is required for TokenReview in authentication"));
+    }
+    let asked = review.at("spec").items("audiences").iter();
+    let mut audiences: Vec<String> = asked.filter_map(Value::as_str).map(String::from).collect();
+    if audiences.is_empty() {
+        audiences = api.authenticator.audiences().to_vec();
+    }
+    review["status"] = match api.authenticator.token(&token, &audiences, &api.registry).await {
+        Ok(proof) => json!({
+            "authenticated": true,
+            "user": user_info(&proof.user),
+            "audiences": proof.audiences,
+        }),
+        Err(why) => json!({"user": {}, "error": authn::refusal(why)}),
+    };
+    Ok(review)
+}
+
+/// authentication.k8s.io/v1 UserInfo.
+fn user_info(user: &User) -> Value {
+    let mut info = json!({"username": user.name});
+    if !user.uid.is_empty() {
+        info["uid"] = user.uid.as_str().into();
+    }
+    if !user.groups.is_empty() {
+        info["groups"] = json!(user.groups);
+    }
+    if !user.extra.is_empty() {
+        info["extra"] = json!(user.extra);
+    }
+    info
 }

@@ -74,9 +74,13 @@ impl Api {
     }
 
     pub async fn start_with(flags: &[&str]) -> Api {
+        Api::start_at(Clock::system(), flags).await
+    }
+
+    pub async fn start_at(clock: Clock, flags: &[&str]) -> Api {
         let dir = tempfile::tempdir().unwrap();
         let options = options(dir.path(), flags);
-        let server = Server::start(options, Clock::system(), Rng::seeded(7)).await.unwrap();
+        let server = Server::start(options, clock, Rng::seeded(7)).await.unwrap();
         let user = User::new("admin", &["system:masters"]);
         let api = Api { router: server.router(), server: Some(server), dir, user };
         api.account("default").await;

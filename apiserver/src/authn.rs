@@ -137,10 +137,10 @@ impl Authenticator {
             return proof(user.clone(), common);
         }
         let now = self.clock.now();
-        if self.options.enable_bootstrap_token_auth {
-            if let Some(user) = bootstrap_token::user(token, registry, now) {
-                return proof(Arc::new(authenticated(user)), common);
-            }
+        if self.options.enable_bootstrap_token_auth
+            && let Some(user) = bootstrap_token::user(token, registry, now)
+        {
+            return proof(Arc::new(authenticated(user)), common);
         }
         let Some(issuer) = issuer(token) else { return Err(None) };
         if self.options.service_account_issuer.contains(&issuer) {

@@ -61,7 +61,7 @@ impl Issuer {
         };
         let stop = CancellationToken::new();
         let tls = tls::Tls::new(&pki).unwrap();
-        tokio::spawn(tls::serve(listener, tls, router, clock, stop.clone()));
+        tokio::spawn(tls::serve(listener, tls, router, clock, stop.clone(), 100));
         Issuer { dir, url, jwks, asked, stop }
     }
 
@@ -79,9 +79,11 @@ impl Issuer {
             flag("issuer-url", url),
             flag("client-id", "cluster"),
             flag("ca-file", &ca.display().to_string()),
-            flag("signing-algs", "ES256,RS256"),
         ];
-        let all: Vec<&str> = own.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+        let algorithms = ["--oidc-signing-algs=ES256"];
+        let named = flags.iter().any(|flag| flag.starts_with("--oidc-signing-algs"));
+        let more = if named { flags } else { &[&algorithms, flags].concat() };
+        let all: Vec<&str> = own.iter().map(String::as_str).chain(more.iter().copied()).collect();
         Api::start_with(&all).await
     }
 

@@ -177,6 +177,41 @@ async fn requests_that_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nodes_ask_for_the_tokens_of_their_pods_only() {
+    let api = start().await;
+    let mut object = pod("p");
+    object["spec"]["serviceAccountName"] = "robot".into();
+    object["spec"]["volumes"] = json!([{"name": "t", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "t", "audience": "vault"}}]}}]);
+    let bound = api.post(PODS, object).await.expect(201);
+    api.post("/api/v1/nodes", json!({"metadata": {"name": "n1"}})).await.expect(201);
+    let target = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    api.post(&format!("{PODS}/p/binding"), target).await.expect(201);
+    let node =
+        |name: &str| api.as_user(User::new(&format!("system:node:{name}"), &["system:nodes"]));
+    let good = bind_to("Pod", &bound);
+    let with = |audience: &str| {
+        let mut spec = good.clone();
+        spec["audiences"] = json!([audience]);
+        spec
+    };
+    let mut anyone = good.clone();
+    anyone["boundObjectRef"]["uid"] = Value::Null;
+    for (name, spec, code, why) in [
+        ("n1", good.clone(), 201, ""),
+        ("n1", with("vault"), 201, ""),
+        ("n1", with("other"), 403, "audience \"other\" not found in pod spec volume"),
+        ("n1", json!({}), 403, "node requested token not bound to a pod"),
+        ("n1", anyone, 403, "node requested token with a pod binding without a uid"),
+        ("n2", good.clone(), 403, "n2"),
+    ] {
+        let reply = request(&node(name), spec.clone()).await;
+        assert_eq!(reply.code, code, "{name} {spec}: {}", reply.text());
+        assert!(code == 201 || reply.message().contains(why), "{}", reply.text());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_dies_with_what_it_names() {
     let api = start().await;
     let bound = robot_pod(&api).await;

@@ -39,9 +39,10 @@ pub async fn create(api: &Api, call: &Call<'_>, body: Bytes) -> Result<Answer, S
     })?;
     check_names(call, &request)?;
     let account = read(api, &kind::SERVICE_ACCOUNT, call.namespace, call.name).await?;
+    // Before defaults: nodes may name no audience but those of their pods.
+    api.registry.admit(call, Operation::Create, Some(&request), None, options.dry_run)?;
     prepare(api, call, &mut request);
     validate(&request)?;
-    api.registry.admit(call, Operation::Create, Some(&request), None, options.dry_run)?;
     let bound = bound(api, call, &request, &account).await?;
     let authn = api.authenticator.options();
     warnings.extend(shorten(authn, &mut request));

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use client::{Client, Error, Recorder};
 use futures::stream::{self, StreamExt};
 use http::Method;
-use proto::kind::Row;
+use proto::kind::{Row, SUBJECT_ACCESS_REVIEW};
 use proto::meta::ObjectMeta;
 use proto::view::Meta;
+use serde_json::Value;
 
 use crate::plan::{Create, Delete, Patch, Step, Target, Told, Words};
 use crate::view::{Failure, View};
@@ -74,6 +75,11 @@ impl Executor {
                 Step::Absent(target) => {
                     let same = |meta: &ObjectMeta| target.uid.is_empty() || meta.uid == target.uid;
                     if self.read(&target).await?.as_ref().is_some_and(same) {
+                        return Ok(());
+                    }
+                }
+                Step::Allowed(review) => {
+                    if !self.allowed(&review).await? {
                         return Ok(());
                     }
                 }
@@ -182,6 +188,13 @@ impl Executor {
             .await
             .map_err(failed)?;
         self.wrote(row, name, answer).map_err(failed).map(drop)
+    }
+
+    async fn allowed(&self, review: &Value) -> Result<bool, StepError> {
+        let row = &SUBJECT_ACCESS_REVIEW;
+        let answer = self.client.post(&row.path("", ""), review).await;
+        let answer = answer.map_err(|source| step_error("create", row, "", "", source))?;
+        Ok(answer["status"]["allowed"] == true)
     }
 
     async fn read(&self, target: &Target) -> Result<Option<ObjectMeta>, StepError> {

@@ -3,6 +3,7 @@
 //! Nothing here opens a socket or reads a clock by itself.
 
 pub mod backends;
+pub mod certificates;
 pub mod deployment;
 pub mod discovery;
 pub mod endpoint_slice;
@@ -30,6 +31,7 @@ use std::pin::Pin;
 
 use client::{CancellationToken, Client, Clock, Informers, LeaseName, Recorder, Rng, lead};
 
+use crate::certificates::{Approver, Authority, AuthorityError, Cleaner, SignerController};
 use crate::deployment::Deployments;
 use crate::endpoint_slice::EndpointSlices;
 use crate::endpoints::EndpointsOfServices;
@@ -55,6 +57,8 @@ pub enum RunError {
     Controllers { source: UnknownController },
     #[error("cannot read {path}, the certificate authority to publish")]
     RootCa { path: PathBuf, source: std::io::Error },
+    #[error("preparing to sign certificates")]
+    Authority(#[from] AuthorityError),
     #[error("another copy may be at work")]
     Leader { source: client::lead::Lost },
 }
@@ -89,6 +93,17 @@ static CONTROLLERS: &[Start] = &[
             .map_err(|source| RunError::RootCa { path: path.clone(), source })?;
         Ok(start(RootCa { certificates }, setup))
     }),
+    (Approver::NAME, |_, setup| Ok(start(Approver, setup))),
+    (SignerController::NAME, |options, setup| {
+        let (Some(certificate), Some(key)) =
+            (&options.cluster_signing_cert_file, &options.cluster_signing_key_file)
+        else {
+            return Ok(None);
+        };
+        let authority = Authority::open(certificate, key, options.cluster_signing_duration)?;
+        Ok(start(SignerController { authority }, setup))
+    }),
+    (Cleaner::NAME, |_, setup| Ok(start(Cleaner, setup))),
     (LoadBalancers::NAME, |options, setup| {
         let Some(range) = options.load_balancer_cidr else { return Ok(None) };
         Ok(start(LoadBalancers { range }, setup))

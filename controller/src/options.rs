@@ -30,6 +30,15 @@ pub struct Options {
     /// Publish this certificate authority to every namespace as ConfigMap kube-root-ca.crt.
     #[arg(long, value_name = "FILE")]
     pub root_ca_file: Option<PathBuf>,
+    /// The authority that signs certificates of nodes and of the API's clients.
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
+    pub cluster_signing_key_file: Option<PathBuf>,
+    /// How long signed certificates are good for, unless a shorter time is asked.
+    #[arg(long, value_name = "DURATION", default_value = "8760h0m0s", value_parser = duration)]
+    pub cluster_signing_duration: Duration,
     /// How long a node may be silent before it is taken for not ready.
     #[arg(long, value_name = "DURATION", default_value = "40s", value_parser = duration)]
     pub node_monitor_grace_period: Duration,
@@ -46,6 +55,9 @@ impl Default for Options {
             leader_elect: true,
             load_balancer_cidr: None,
             root_ca_file: None,
+            cluster_signing_cert_file: None,
+            cluster_signing_key_file: None,
+            cluster_signing_duration: Duration::from_secs(365 * 24 * 3600),
             node_monitor_grace_period: Duration::from_secs(40),
             terminated_pod_gc_threshold: 12500,
         }

@@ -33,6 +33,8 @@ pub enum Step {
     },
     /// Goes on only if the object is really absent, which is asked anew: a cache may be behind.
     Absent(Target),
+    /// Goes on only if the API server allows what this SubjectAccessReview asks.
+    Allowed(Value),
     Event(Event),
 }
 

@@ -2,6 +2,7 @@
 //! and no more. A view never stands for an object that is written back whole: what it does not
 //! know would be lost. Missing fields and `null` read as the zero value, as in Go.
 
+pub mod certificate_signing_request;
 pub mod config_map;
 pub mod deployment;
 pub mod endpoint_slice;

@@ -60,6 +60,8 @@ pub async fn run(
         controllers: options.controllers,
         load_balancer_cidr: options.load_balancer_cidr,
         root_ca_file: Some(data_dir.join("pki/ca.crt")),
+        cluster_signing_cert_file: Some(data_dir.join("pki/ca.crt")),
+        cluster_signing_key_file: Some(data_dir.join("pki/ca.key")),
         leader_elect,
         ..controller::Options::default()
     };

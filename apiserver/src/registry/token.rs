@@ -12,7 +12,6 @@ use serde_json::Value;
 
 use super::{Answer, Call, Content, object, write};
 use crate::{
-    admission::Operation,
     authn::{
         AuthnOptions,
         service_account::{Bound, Claims, Reference, user_name},
@@ -40,7 +39,7 @@ pub async fn create(api: &Api, call: &Call<'_>, body: Bytes) -> Result<Answer, S
     check_names(call, &request)?;
     let account = read(api, &kind::SERVICE_ACCOUNT, call.namespace, call.name).await?;
     // Before defaults: nodes may name no audience but those of their pods.
-    api.registry.admit(call, Operation::Create, Some(&request), None, options.dry_run)?;
+    warnings.extend(api.registry.admit_body(call, &mut request, options.dry_run).await?);
     prepare(api, call, &mut request);
     validate(&request)?;
     let bound = bound(api, call, &request, &account).await?;

@@ -44,13 +44,13 @@ async fn a_request_is_one_request() {
         (
             "a body is not a request",
             format!("content-length: {length}\r\n\r\n{hidden}"),
-            &["401", "200"],
+            &["403", "200"],
         ),
         // The chunks count and the length does not, and the connection ends (RFC 9112, 6.3).
         (
             "both lengths",
             format!("content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n{chunk}"),
-            &["401"],
+            &["403"],
         ),
         (
             "two lengths",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use agent::cri::simulated::{EXIT_AFTER, EXIT_CODE};
 use agent::simulated::Simulated;
+use clap::Parser;
 use client::{Client, Clock, DeleteOptions, Informers, Rng};
 use proto::time::Time;
 use proto::user::User;
@@ -13,6 +14,12 @@ use proto::view::lease::Lease;
 use proto::view::node::Node;
 use proto::view::pod::Pod;
 use serde_json::{Value, json};
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    options: apiserver::Options,
+}
 
 struct Cluster {
     _server: apiserver::Server,
@@ -26,21 +33,10 @@ impl Cluster {
     async fn new(nodes: usize) -> Cluster {
         let (clock, rng) = (Clock::simulated(Time::from_unix(1_700_000_000)), Rng::seeded(1));
         let dir = tempfile::tempdir().unwrap();
-        let options = apiserver::Options {
-            data_dir: dir.path().into(),
-            bind_address: [127, 0, 0, 1].into(),
-            secure_port: 0,
-            advertise_address: None,
-            tls_san: Vec::new(),
-            ephemeral: true,
-            etcd: Default::default(),
-            max_connections: 1000,
-            authn: Default::default(),
-            service_cluster_ip_range: "10.96.0.0/12".parse().unwrap(),
-            service_node_port_range: "30000-32767".parse().unwrap(),
-            enable_admission_plugins: Vec::new(),
-            disable_admission_plugins: vec!["ServiceAccount".into()],
-        };
+        let folder = dir.path().display().to_string();
+        let line = ["", "--ephemeral", "--secure-port=0", "--data-dir", &folder];
+        let without = ["--disable-admission-plugins=ServiceAccount"];
+        let Flags { options } = Flags::parse_from(line.iter().chain(&without));
         let server = apiserver::Server::start(options, clock.clone(), rng.clone()).await.unwrap();
         let client = server.client(User::new("admin", &["system:masters"]));
         let informers = Informers::new(client.clone(), clock.clone(), rng.clone());

@@ -39,6 +39,8 @@ pub struct Parts {
     pub mounts: Vec<cri::Mount>,
     /// The user of the image, where it names one: a number or a name.
     pub image_user: Option<Result<i64, String>>,
+    /// The id of the container whose processes an ephemeral one sees.
+    pub target: Option<String>,
 }
 
 /// `CreateContainerConfigError`: the container's own settings contradict its image.
@@ -177,7 +179,7 @@ pub fn container(
     ]);
     let linux = cri::LinuxContainerConfig {
         resources: Some(container_resources(pod, container, node.memory)),
-        security_context: Some(security(pod, container, user)),
+        security_context: Some(security(pod, container, user, parts.target)),
     };
     let signal = container.lifecycle.stop_signal.as_deref();
     let signal = signal.and_then(cri::Signal::from_str_name);
@@ -255,7 +257,12 @@ fn security(
     pod: &Pod,
     container: &Container,
     user: Option<i64>,
+    target: Option<String>,
 ) -> cri::LinuxContainerSecurityContext {
+    let mut namespaces = namespaces(pod);
+    if let Some(target_id) = target.filter(|_| namespaces.pid() == NamespaceMode::Container) {
+        (namespaces.pid, namespaces.target_id) = (NamespaceMode::Target as i32, target_id);
+    }
     let (own, of_pod) = (&container.security_context, &pod.spec.security_context);
     let privileged = own.privileged == Some(true);
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
@@ -273,7 +280,7 @@ fn security(
             ..Default::default()
         }),
         privileged,
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces),
         selinux_options: selinux.map(|options| cri::SeLinuxOption {
             user: options.user.clone(),
             role: options.role.clone(),

@@ -117,6 +117,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// Where the streams of an exec are served.
     async fn exec_url(&self, request: cri::ExecRequest) -> Result<String>;
     async fn attach_url(&self, request: cri::AttachRequest) -> Result<String>;
+    async fn port_forward_url(&self, request: cri::PortForwardRequest) -> Result<String>;
     /// The log file has been moved away.
     async fn reopen_log(&self, id: &str) -> Result<()>;
 

@@ -163,6 +163,10 @@ fn live(pod: &Pod, observed: &Observed, memory: &Memory, now: Time) -> Plan {
     }
     prune(&mut plan, observed);
     let work = Work { pod, observed, memory, now, sandbox: &sandbox.id };
+    // Whoever looks for an error may not have to wait for what it keeps from starting.
+    for container in &pod.spec.ephemeral_containers {
+        work.container(&mut plan, container, RestartPolicy::Never);
+    }
     if work.init_containers(&mut plan) {
         for container in &pod.spec.containers {
             work.container(&mut plan, container, pod.spec.restart_policy);

@@ -33,6 +33,8 @@ pub struct PodSpec {
     pub init_containers: Vec<Container>,
     #[serde(deserialize_with = "or_default")]
     pub containers: Vec<Container>,
+    #[serde(deserialize_with = "or_default")]
+    pub ephemeral_containers: Vec<Container>,
     pub restart_policy: RestartPolicy,
     pub termination_grace_period_seconds: Option<i64>,
     pub active_deadline_seconds: Option<i64>,
@@ -69,9 +71,19 @@ pub struct PodSpec {
 }
 
 impl Pod {
-    /// Regular and init containers of this name.
+    /// All its containers: init, regular and ephemeral.
+    pub fn containers(&self) -> impl Iterator<Item = &Container> {
+        let spec = &self.spec;
+        spec.init_containers.iter().chain(&spec.containers).chain(&spec.ephemeral_containers)
+    }
+
+    /// The container of this name, of any sort.
     pub fn container(&self, name: &str) -> Option<&Container> {
-        self.spec.init_containers.iter().chain(&self.spec.containers).find(|c| c.name == name)
+        self.containers().find(|container| container.name == name)
+    }
+
+    pub fn is_ephemeral(&self, name: &str) -> bool {
+        self.spec.ephemeral_containers.iter().any(|container| container.name == name)
     }
 
     pub fn is_init(&self, name: &str) -> bool {
@@ -180,6 +192,8 @@ pub struct Container {
     pub stdin: bool,
     pub stdin_once: bool,
     pub tty: bool,
+    /// Only on ephemeral containers: whose processes it sees.
+    pub target_container_name: String,
 }
 
 impl Container {

@@ -37,6 +37,11 @@ pub fn report(
     let work = Work { pod, observed, memory, plan, host, previous, last };
     let init_container_statuses = work.containers(&pod.spec.init_containers);
     let container_statuses = work.containers(&pod.spec.containers);
+    let mut ephemeral_container_statuses = work.containers(&pod.spec.ephemeral_containers);
+    for status in &mut ephemeral_container_statuses {
+        // Nobody waits for them.
+        (status.ready, status.started, status.resources) = (false, None, None);
+    }
     let mut status = PodStatus {
         observed_generation: Some(pod.metadata.generation).filter(|generation| *generation > 0),
         start_time: previous.start_time.or(Some(now)),
@@ -44,6 +49,7 @@ pub fn report(
         message: previous.message.clone(),
         init_container_statuses,
         container_statuses,
+        ephemeral_container_statuses,
         ..PodStatus::default()
     };
     status.phase = match over {
@@ -208,7 +214,8 @@ impl Work<'_> {
     }
 
     fn waiting(&self, container: &Container) -> ContainerState {
-        let usual = match self.pod.spec.init_containers.is_empty() {
+        let alone = self.pod.spec.init_containers.is_empty();
+        let usual = match alone || self.pod.is_ephemeral(&container.name) {
             true => "ContainerCreating",
             false => "PodInitializing",
         };

@@ -1,4 +1,4 @@
-//! The HTTPS endpoint of the agent, as the API server uses it: logs, exec, attach. Only callers
+//! The HTTPS endpoint of the agent, as the API server uses it: logs, exec, attach, port forwarding. Only callers
 //! with a client certificate of the cluster's authority are served, and of these only the API
 //! server's kubelet client and cluster administrators.
 
@@ -105,6 +105,7 @@ fn router(shared: Shared) -> Router {
         .route("/containerLogs/{namespace}/{pod}/{container}", get(log::get))
         .route("/exec/{namespace}/{pod}/{container}", any(proxy::exec))
         .route("/attach/{namespace}/{pod}/{container}", any(proxy::attach))
+        .route("/portForward/{namespace}/{pod}", any(proxy::port_forward))
         .layer(from_fn(authorize))
         .route("/healthz", get(async || "ok"))
         .with_state(shared)

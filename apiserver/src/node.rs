@@ -1,10 +1,11 @@
-//! Requests that a pod's node answers: logs, exec and attach. The API server checks what it can,
-//! finds the node's agent and passes the connection through; it understands nothing of what flows.
+//! Requests that others answer: logs, exec, attach and port forwarding by a pod's node; proxied
+//! requests by a pod, a Service's pods or a node. The API server checks what it can, finds where
+//! the answer comes from and passes the connection through; it understands nothing of what flows.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use axum::response::Response;
+use axum::{body::Body, response::Response};
 use client::Clock;
 use http::request::Parts;
 use hyper::upgrade::OnUpgrade;
@@ -22,20 +23,31 @@ mod connect;
 mod container;
 mod exec;
 mod log;
+mod place;
+mod proxy;
+mod splice;
 mod view;
 
 /// How nodes are called: with the API server's own client certificate, trusting the cluster's
-/// authority. Exchanged when certificates are renewed.
+/// authority. Exchanged when certificates are renewed. Pods and other servers of nodes, whose
+/// authorities nobody knows, are believed whatever they show, and shown nothing.
 #[derive(Clone)]
 pub struct Nodes {
     tls: Arc<ArcSwap<ClientConfig>>,
+    blind: Arc<ClientConfig>,
     clock: Clock,
+}
+
+/// The subresources that are answered here.
+pub(crate) fn answers(subresource: &str) -> bool {
+    matches!(subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
 }
 
 impl Nodes {
     pub fn new(pki: &Pki, clock: &Clock) -> Result<Nodes, TlsError> {
         let tls = Arc::new(ArcSwap::from_pointee(config(pki)?));
-        Ok(Nodes { tls, clock: clock.clone() })
+        let blind = Arc::new(client::transport::unverified().map_err(TlsError::Serving)?);
+        Ok(Nodes { tls, blind, clock: clock.clone() })
     }
 
     pub fn renew(&self, pki: &Pki) -> Result<(), TlsError> {
@@ -54,13 +66,17 @@ fn config(pki: &Pki) -> Result<ClientConfig, TlsError> {
         .map_err(TlsError::Serving)
 }
 
-/// A request to `pods/NAME/{log,exec,attach}`.
+/// A request to `pods/NAME/{log,exec,attach,portforward}` or to `…/proxy` of anything.
 pub(crate) async fn handle(
     api: &Api,
     call: &Call<'_>,
     parts: &Parts,
+    body: Body,
     upgrade: Option<OnUpgrade>,
 ) -> Result<Response, Status> {
+    if call.subresource == "proxy" {
+        return proxy::pass(api, call, parts, body, upgrade).await;
+    }
     let entry = call
         .kind
         .cache
@@ -74,6 +90,7 @@ pub(crate) async fn handle(
             api.registry.admit_connection(call).await?;
             exec::connect(api, call, parts, upgrade, &pod).await
         }
+        ("portforward", "get" | "create") => exec::forward(api, call, parts, upgrade, &pod).await,
         _ => Err(Status::method_not_allowed()),
     }
 }

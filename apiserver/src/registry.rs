@@ -22,6 +22,7 @@ use crate::{
 mod cluster;
 mod create;
 pub mod delete;
+mod evict;
 mod get;
 mod list;
 mod object;

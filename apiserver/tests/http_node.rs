@@ -1,4 +1,4 @@
-//! Logs and exec, with a node's agent that this test plays.
+//! Logs, exec, port forwarding and proxies, with a node's agent and a pod that this test plays.
 
 #[path = "http/api.rs"]
 mod api;
@@ -128,10 +128,27 @@ impl Cluster {
         self.post(&format!("{PODS}/{name}/binding"), binding).await;
     }
 
+    async fn patch(&self, path: &str, patch: Value) {
+        let request = Request::patch(path)
+            .header("content-type", "application/merge-patch+json")
+            .body(Bytes::from(patch.to_string()));
+        let response = self.admin.request(request.unwrap()).await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+    }
+
     async fn get(&self, path: &str) -> (u16, String) {
-        let request = Request::get(path).body(Bytes::new()).unwrap();
-        let response = self.admin.request(request).await.unwrap();
+        self.call("GET", path).await
+    }
+
+    /// The code, and where to go, what is wrong or what is said.
+    async fn call(&self, method: &str, path: &str) -> (u16, String) {
+        let body = if method == "GET" { "" } else { "body" };
+        let request = Request::builder().method(method).uri(path).body(Bytes::from(body));
+        let response = self.admin.request(request.unwrap()).await.unwrap();
         let code = response.status().as_u16();
+        if let Some(location) = response.headers().get("location") {
+            return (code, location.to_str().unwrap().to_string());
+        }
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let text = String::from_utf8_lossy(&body).into_owned();
         match serde_json::from_str::<Value>(&text) {
@@ -171,6 +188,9 @@ async fn logs_come_from_the_node() {
             "PodLogOptions \"p\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0",
         ),
         ("p/exec?command=ls", 400, "Upgrade request required"),
+        ("p/portforward", 400, "Upgrade request required"),
+        ("p/portforward?ports=x", 400, "invalid port value \"x\""),
+        ("unbound/portforward", 400, "pod unbound does not have a host assigned"),
         ("p/exec", 400, "you must specify at least 1 command for the container"),
     ];
     for (path, code, text) in cases {
@@ -180,12 +200,27 @@ async fn logs_come_from_the_node() {
 }
 
 #[tokio::test]
-async fn exec_is_passed_through() {
+async fn upgrades_are_passed_through() {
     let cluster = Cluster::start().await;
     cluster.bound("p", &["c"]).await;
+    let cases = [
+        (
+            format!("{PODS}/p/exec?command=ls&command=-l&stdout=true&container=c"),
+            "/exec/default/p/c?command=ls&command=-l&stdout=true",
+        ),
+        (format!("{PODS}/p/attach?stdin=true"), "/attach/default/p/c?stdin=true"),
+        (format!("{PODS}/p/portforward?ports=80"), "/portForward/default/p?ports=80"),
+        ("/api/v1/nodes/n1/proxy/exec/a/b/c?x=1".to_string(), "/exec/a/b/c?x=1"),
+    ];
+    for (path, asked) in cases {
+        passed_through(&cluster, &path, asked).await;
+    }
+}
+
+async fn passed_through(cluster: &Cluster, path: &str, asked: &str) {
     let mut stream = cluster.served.raw().await;
     let request = format!(
-        "POST {PODS}/p/exec?command=ls&command=-l&stdout=true&container=c HTTP/1.1\r\nhost: x\r\n\
+        "POST {path} HTTP/1.1\r\nhost: x\r\n\
          authorization: Bearer secret\r\nconnection: Upgrade\r\nupgrade: test\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -198,5 +233,124 @@ async fn exec_is_passed_through() {
     stream.write_all(b"hello").await.unwrap();
     let mut rest = String::new();
     let _ = stream.read_to_string(&mut rest).await;
-    assert_eq!(rest, "olleh/exec/default/p/c?command=ls&command=-l&stdout=true");
+    assert_eq!(rest, format!("olleh{asked}"));
+}
+
+/// What a server in a pod answers: what it was asked, or where to go instead.
+async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    if parts.uri.path() == "/moved" {
+        let response = Response::builder().status(302).header("location", "/there?x=1");
+        return Ok(response.body(Full::default()).unwrap());
+    }
+    let secret = parts.headers.contains_key("authorization");
+    let uri = parts.headers["x-forwarded-uri"].to_str().unwrap();
+    let text = format!(
+        "{} {} body={} secret={secret} uri={uri}",
+        parts.method,
+        parts.uri,
+        String::from_utf8_lossy(&body)
+    );
+    Ok(Response::builder()
+        .header("access-control-allow-origin", "*")
+        .header("keep-alive", "5")
+        .body(Full::from(text))
+        .unwrap())
+}
+
+/// An address of this machine on which a pod may be: not the loopback's.
+async fn own_address() -> Option<std::net::IpAddr> {
+    let socket = tokio::net::UdpSocket::bind("0.0.0.0:0").await.ok()?;
+    // Only asks the routing table; nothing is sent.
+    socket.connect("203.0.113.1:9").await.ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback())
+}
+
+#[tokio::test]
+async fn requests_reach_pods_and_services() {
+    let cluster = Cluster::start().await;
+    let Some(ip) = own_address().await else {
+        eprintln!("SKIPPED: this machine has no address but the loopback's");
+        return;
+    };
+    let listener = TcpListener::bind((ip, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(echo);
+            let builder = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    cluster.bound("p", &["c"]).await;
+    let status = json!({"status": {"phase": "Running", "podIP": ip.to_string()}});
+    cluster.patch(&format!("{PODS}/p/status"), status).await;
+    cluster.bound("local", &["c"]).await;
+    let status = json!({"status": {"phase": "Running", "podIP": "127.0.0.1"}});
+    cluster.patch(&format!("{PODS}/local/status"), status).await;
+    let services = "/api/v1/namespaces/default/services";
+    let ports = json!([{"name": "web", "port": 80, "targetPort": port}]);
+    let service = |name: &str| json!({"metadata": {"name": name}, "spec": {"ports": ports}});
+    cluster.post(services, service("s")).await;
+    cluster.post(services, service("empty")).await;
+    let slice = json!({
+        "metadata": {"name": "s1", "labels": {"kubernetes.io/service-name": "s"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "web", "port": port}],
+        "endpoints": [{"addresses": [ip.to_string()], "conditions": {"ready": true},
+            "targetRef": {"kind": "Pod", "name": "p", "namespace": "default"}}],
+    });
+    cluster.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await;
+    let told = |method: &str, path: &str, body: &str, uri: &str| {
+        format!("{method} {path} body={body} secret=false uri={uri}")
+    };
+    let pod = format!("{PODS}/p:{port}/proxy");
+    let web = format!("{services}/s:web/proxy");
+    let cases = [
+        (
+            "GET",
+            format!("{pod}/a/?b=c%2Fd"),
+            200,
+            told("GET", "/a/?b=c%2Fd", "", &format!("{pod}/a/")),
+        ),
+        ("POST", pod.clone(), 200, told("POST", "/", "body", &pod)),
+        ("PUT", format!("{pod}//x"), 200, told("PUT", "//x", "body", &format!("{pod}//x"))),
+        ("GET", pod.clone(), 301, format!("{pod}/")),
+        ("GET", format!("{pod}/moved"), 302, format!("{pod}/there?x=1")),
+        ("GET", format!("{web}/y"), 200, told("GET", "/y", "", &format!("{web}/y"))),
+        (
+            "GET",
+            format!("{services}/http:s:80/proxy/y"),
+            200,
+            told("GET", "/y", "", &format!("{services}/http:s:80/proxy/y")),
+        ),
+        (
+            "GET",
+            format!("{services}/s:81/proxy/"),
+            503,
+            "no service port 81 found for service \"s\"".into(),
+        ),
+        (
+            "GET",
+            format!("{services}/empty:80/proxy/"),
+            503,
+            "no endpoints available for service \"empty\"".into(),
+        ),
+        ("GET", format!("{services}/none/proxy/"), 404, "services \"none\" not found".into()),
+        ("GET", format!("{PODS}/a:b:c:d/proxy/"), 400, "invalid pod request \"a:b:c:d\"".into()),
+        ("GET", format!("{PODS}/local:{port}/proxy/"), 400, "address not allowed".into()),
+        (
+            "GET",
+            format!("{PODS}/p:1/proxy/"),
+            503,
+            format!("error trying to reach service: dial tcp {ip}:1: connect: connection refused"),
+        ),
+        ("GET", "/api/v1/nodes/n1/proxy/pods/?x".into(), 200, "log of /pods/?x".into()),
+        ("GET", "/api/v1/nodes/none/proxy/".into(), 404, "nodes \"none\" not found".into()),
+    ];
+    for (method, path, code, text) in cases {
+        let found = cluster.call(method, &path).await;
+        assert_eq!(found, (code, text), "{method} {path}");
+    }
 }

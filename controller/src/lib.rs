@@ -6,6 +6,7 @@ pub mod backends;
 pub mod certificates;
 pub mod deployment;
 pub mod discovery;
+pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoints;
 mod execute;
@@ -33,6 +34,7 @@ use client::{CancellationToken, Client, Clock, Informers, LeaseName, Recorder, R
 
 use crate::certificates::{Approver, Authority, AuthorityError, Cleaner, SignerController};
 use crate::deployment::Deployments;
+use crate::disruption::Disruption;
 use crate::endpoint_slice::EndpointSlices;
 use crate::endpoints::EndpointsOfServices;
 use crate::load_balancer::LoadBalancers;
@@ -81,6 +83,7 @@ static CONTROLLERS: &[Start] = &[
     (PodGc::NAME, |options, setup| {
         Ok(start(PodGc { threshold: options.terminated_pod_gc_threshold }, setup))
     }),
+    (Disruption::NAME, |_, setup| Ok(start(Disruption, setup))),
     (EndpointSlices::NAME, |_, setup| Ok(start(EndpointSlices, setup))),
     (EndpointsOfServices::NAME, |_, setup| Ok(start(EndpointsOfServices, setup))),
     (ServiceAccounts::NAME, |_, setup| Ok(start(ServiceAccounts, setup))),

@@ -176,7 +176,7 @@ rows! {
     NAMESPACE: ""/"v1" "Namespace" "namespaces"/"namespace", CLUSTER,
         ["ns"], [], ["finalize", "status"], NO_DELETECOLLECTION, "namespaces";
     NODE: ""/"v1" "Node" "nodes"/"node", CLUSTER,
-        ["no"], [], ["status"], STANDARD, "minions";
+        ["no"], [], ["proxy", "status"], STANDARD, "minions";
     PERSISTENT_VOLUME_CLAIM:
         ""/"v1" "PersistentVolumeClaim"
         "persistentvolumeclaims"/"persistentvolumeclaim", NAMESPACED,
@@ -184,8 +184,10 @@ rows! {
     PERSISTENT_VOLUME: ""/"v1" "PersistentVolume" "persistentvolumes"/"persistentvolume", CLUSTER,
         ["pv"], [], ["status"], STANDARD, "persistentvolumes";
     POD: ""/"v1" "Pod" "pods"/"pod", NAMESPACED,
-        ["po"], ["all"], ["attach", "binding", "eviction", "exec", "log", "status"], STANDARD,
-        "pods";
+        ["po"], ["all"],
+        ["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward",
+         "proxy", "status"],
+        STANDARD, "pods";
     POD_TEMPLATE: ""/"v1" "PodTemplate" "podtemplates"/"podtemplate", NAMESPACED,
         [], [], [], STANDARD, "podtemplates";
     REPLICATION_CONTROLLER:
@@ -199,7 +201,7 @@ rows! {
     SERVICE_ACCOUNT: ""/"v1" "ServiceAccount" "serviceaccounts"/"serviceaccount", NAMESPACED,
         ["sa"], [], ["token"], STANDARD, "serviceaccounts";
     SERVICE: ""/"v1" "Service" "services"/"service", NAMESPACED,
-        ["svc"], ["all"], ["status"], STANDARD, "services/specs";
+        ["svc"], ["all"], ["proxy", "status"], STANDARD, "services/specs";
     MUTATING_ADMISSION_POLICY:
         "admissionregistration.k8s.io"/"v1" "MutatingAdmissionPolicy"
         "mutatingadmissionpolicies"/"mutatingadmissionpolicy", CLUSTER,

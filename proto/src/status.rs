@@ -292,10 +292,11 @@ impl Status {
         status
     }
 
+    /// 0 seconds: nobody knows when.
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Status {
         let mut status = Status::failure(429, "TooManyRequests", message).about("", "", "");
         if let Some(details) = &mut status.details {
-            details.retry_after_seconds = Some(retry_after_seconds);
+            details.retry_after_seconds = Some(retry_after_seconds).filter(|seconds| *seconds > 0);
         }
         status
     }

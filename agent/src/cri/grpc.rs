@@ -242,6 +242,10 @@ impl Runtime for Grpc {
         Ok(call!(self.runtime, attach, "Attach", request)?.url)
     }
 
+    async fn port_forward_url(&self, request: cri::PortForwardRequest) -> Result<String> {
+        Ok(call!(self.runtime, port_forward, "PortForward", request)?.url)
+    }
+
     async fn reopen_log(&self, id: &str) -> Result<()> {
         let request = cri::ReopenContainerLogRequest { container_id: id.into() };
         call!(self.runtime, reopen_container_log, "ReopenContainerLog", request).map(drop)

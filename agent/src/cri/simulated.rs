@@ -258,6 +258,10 @@ impl Runtime for SimulatedRuntime {
         Err(Error::new("Attach", unimplemented()))
     }
 
+    async fn port_forward_url(&self, _request: cri::PortForwardRequest) -> Result<String> {
+        Err(Error::new("PortForward", unimplemented()))
+    }
+
     async fn reopen_log(&self, _id: &str) -> Result<()> {
         Err(Error::new("ReopenContainerLog", unimplemented()))
     }

@@ -36,6 +36,8 @@ pub struct PodStatus {
     pub init_container_statuses: Vec<ContainerStatus>,
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub container_statuses: Vec<ContainerStatus>,
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub ephemeral_container_statuses: Vec<ContainerStatus>,
 }
 
 impl PodStatus {
@@ -43,11 +45,12 @@ impl PodStatus {
         self.conditions.iter().find(|condition| condition.kind == kind)
     }
 
-    /// Of an init or regular container.
+    /// Of a container of any sort.
     pub fn container(&self, name: &str) -> Option<&ContainerStatus> {
         self.init_container_statuses
             .iter()
             .chain(&self.container_statuses)
+            .chain(&self.ephemeral_container_statuses)
             .find(|status| status.name == name)
     }
 }

@@ -1,4 +1,4 @@
-//! `/exec` and `/attach`: the runtime is asked where the streams are, and the upgraded connection
+//! `/exec`, `/attach` and `/portForward`: the runtime is asked where the streams are, and the upgraded connection
 //! (WebSocket or SPDY) is passed through to there, byte for byte.
 
 use axum::body::Body;
@@ -7,7 +7,7 @@ use axum::response::Response;
 use http::header::HOST;
 use http::{StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use proto::cri::{AttachRequest, ExecRequest};
+use proto::cri::{AttachRequest, ExecRequest, PortForwardRequest};
 use tokio::net::TcpStream;
 
 use super::{Shared, refuse};
@@ -63,6 +63,36 @@ pub(super) async fn attach(
         stderr: query.flag("stderr", "error") && !tty,
     };
     match shared.pods.context().runtime.attach_url(asked).await {
+        Ok(url) => pass(request, &url).await,
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+pub(super) async fn port_forward(
+    State(shared): State<Shared>,
+    Path((namespace, pod)): Path<(String, String)>,
+    request: Request,
+) -> Response {
+    let Some(entry) = shared.informer.get(&namespace, &pod) else {
+        return refuse(StatusCode::NOT_FOUND, "pod does not exist");
+    };
+    let runtime = &shared.pods.context().runtime;
+    let observed = match runtime.observe(&entry.view.metadata.uid).await {
+        Ok(observed) => observed,
+        Err(error) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    };
+    let Some(sandbox) = observed.current() else {
+        let why = format!(
+            "unable to forward port because pod is not running. Current status={}",
+            entry.view.status.phase
+        );
+        return refuse(StatusCode::INTERNAL_SERVER_ERROR, why);
+    };
+    let query = Query::of(&request);
+    let lists = query.all("ports").chain(query.all("port"));
+    let port = lists.flat_map(|list| list.split(',')).filter_map(|port| port.parse().ok());
+    let asked = PortForwardRequest { pod_sandbox_id: sandbox.id.clone(), port: port.collect() };
+    match runtime.port_forward_url(asked).await {
         Ok(url) => pass(request, &url).await,
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }

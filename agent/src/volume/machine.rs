@@ -30,6 +30,18 @@ impl Machine {
         Machine { config: Arc::new(config) }
     }
 
+    /// The folder of a container's logs.
+    fn make_logs(&self, pod: &Pod, container: &Container) -> Result<(), Error> {
+        let meta = &pod.metadata;
+        let logs = self.config.log_dir(&meta.namespace, &meta.name, &meta.uid);
+        let path = logs.join(&container.name);
+        fs::create_dir_all(&path).map_err(|source| Error::Io {
+            operation: "make",
+            path: path.clone(),
+            source,
+        })
+    }
+
     fn set_up(
         &self,
         pod: &Pod,
@@ -67,11 +79,8 @@ impl Disk for Machine {
                 move |source| Error::Io { operation, path, source }
             };
             fs::create_dir_all(&dir).map_err(io("make", &dir))?;
-            let meta = &pod.metadata;
-            let logs = self.config.log_dir(&meta.namespace, &meta.name, &meta.uid);
-            for container in pod.spec.init_containers.iter().chain(&pod.spec.containers) {
-                let logs = logs.join(&container.name);
-                fs::create_dir_all(&logs).map_err(io("make", &logs))?;
+            for container in pod.containers() {
+                self.make_logs(pod, container)?;
             }
             for volume in &pod.spec.volumes {
                 let done = self.set_up(pod, volume, facts, sources);
@@ -89,7 +98,11 @@ impl Disk for Machine {
         facts: &Facts,
         environment: &BTreeMap<String, String>,
     ) -> Result<Vec<cri::Mount>, Error> {
-        blocking(|| container::mounts(&self.config, pod, container, attempt, facts, environment))
+        blocking(|| {
+            // An ephemeral container was not there when the pod's folders were made.
+            self.make_logs(pod, container)?;
+            container::mounts(&self.config, pod, container, attempt, facts, environment)
+        })
     }
 
     async fn messages(&self, pod: &Pod, observed: &mut Observed) {

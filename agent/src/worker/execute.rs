@@ -221,7 +221,8 @@ impl Executor<'_> {
             (None, "") => None,
             (None, user) => Some(user.parse().map_err(|_| user.to_string())),
         };
-        let parts = Parts { attempt, image, environment, mounts, image_user };
+        let target = self.target(container).map_err(config_error)?;
+        let parts = Parts { attempt, image, environment, mounts, image_user, target };
         let config = config::container(pod, container, &self.context.config, parts)
             .map_err(|error| config_error(error.to_string()))?;
         self.create_and_start(pod, container, sandbox, config).await
@@ -264,6 +265,17 @@ impl Executor<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The run of the container that an ephemeral one targets.
+    fn target(&self, container: &Container) -> Result<Option<String>, String> {
+        let name = container.target_container_name.as_str();
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let run = self.observed.running().find(|run| run.name == name);
+        run.map(|run| Some(run.id.clone()))
+            .ok_or_else(|| format!("unable to find target container {name}"))
     }
 
     fn image_failed(&self, container: &str, error: ImageError) -> StartError {
@@ -349,7 +361,7 @@ fn unsupported(pod: &Pod) -> Option<String> {
     if spec.host_users == Some(false) {
         return Some("Failed to create pod sandbox: user namespaces are not supported".into());
     }
-    let mut all = spec.init_containers.iter().chain(&spec.containers);
+    let mut all = pod.containers();
     let refused = all.find_map(|container| {
         let what = match container {
             container if !container.volume_devices.is_empty() => "volumeDevices",

@@ -273,7 +273,7 @@ fn decoded(data: &BTreeMap<String, String>) -> impl Iterator<Item = (String, Vec
 /// The ConfigMaps and Secrets a pod names: in variables, volumes and pull secrets.
 fn references(pod: &Pod) -> Vec<(Kind, String)> {
     let mut found = Vec::new();
-    for container in pod.spec.init_containers.iter().chain(&pod.spec.containers) {
+    for container in pod.containers() {
         for from in &container.env_from {
             found.extend(from.config_map_ref.iter().map(|r| (Kind::ConfigMap, r.name.clone())));
             found.extend(from.secret_ref.iter().map(|r| (Kind::Secret, r.name.clone())));

@@ -54,7 +54,8 @@ static RULES: &[Rule] = &[
         User(CONTROLLER),
         "update patch",
         "/namespaces/finalize /namespaces/status /resourcequotas/status apps/deployments/status \
-         apps/deployments/scale apps/replicasets/status apps/replicasets/scale",
+         apps/deployments/scale apps/replicasets/status apps/replicasets/scale \
+         policy/poddisruptionbudgets/status",
     ),
     // The garbage collector and the namespace controller meet every kind.
     rule(User(CONTROLLER), "get list watch patch update delete deletecollection", "*/*"),

@@ -27,6 +27,14 @@ impl<'a> Subresource<'a> {
             "exec" => other("", "v1", "PodExecOptions", &["create", "get"]),
             "attach" => other("", "v1", "PodAttachOptions", &["create", "get"]),
             "portforward" => other("", "v1", "PodPortForwardOptions", &["create", "get"]),
+            "proxy" => {
+                let kind = match &*row.kind {
+                    "Node" => "NodeProxyOptions",
+                    "Service" => "ServiceProxyOptions",
+                    _ => "PodProxyOptions",
+                };
+                other("", "v1", kind, &["create", "delete", "get", "patch", "update"])
+            }
             "log" => own(&["get"]),
             "finalize" => own(&["update"]),
             "token" => other("authentication.k8s.io", "v1", "TokenRequest", &["create"]),

@@ -45,7 +45,7 @@ pub(super) async fn handle(
     exchange.decided(&verdict);
     verdict.map_err(|why| Status::forbidden(&path.group, &path.resource, &path.name, &why))?;
     let kind = find(api, path, verb)?;
-    let streams = matches!(&*path.subresource, "log" | "exec" | "attach" | "portforward");
+    let streams = node::answers(&path.subresource);
     let call = Call {
         kind,
         verb,
@@ -65,15 +65,17 @@ pub(super) async fn handle(
     if streams {
         return match websocket::asked(&call, parts) {
             true => {
-                let response = node::handle(api, &call, parts, None).await?;
+                let response = node::handle(api, &call, parts, body, None).await?;
                 websocket::carry(parts, upgrade, response, websocket::Frames::Binary).await
             }
-            false => node::handle(api, &call, parts, upgrade).await,
+            false => node::handle(api, &call, parts, body, upgrade).await,
         };
     }
     let registry = &api.registry;
     let result = match (verb, &*path.subresource) {
-        ("get", "" | "status" | "approval") => registry.get(&call).await,
+        ("get", "" | "status" | "approval" | "ephemeralcontainers" | "resize") => {
+            registry.get(&call).await
+        }
         ("get", "scale") => registry.get_scale(&call).await,
         ("list", "") => registry.list(&call).await,
         ("watch", "") => return watch(api, &call, parts, upgrade).await,
@@ -89,8 +91,12 @@ pub(super) async fn handle(
                 ("create", "") if !kind.row.is_stored() => review::answer(api, &call, body).await,
                 ("create", "token") => token::create(api, &call, body).await,
                 ("create", "") => registry.create(&call, body).await,
-                ("update", "" | "status" | "approval") => registry.update(&call, body).await,
-                ("patch", "" | "status" | "approval") => registry.patch(&call, body).await,
+                ("update", "" | "status" | "approval" | "ephemeralcontainers" | "resize") => {
+                    registry.update(&call, body).await
+                }
+                ("patch", "" | "status" | "approval" | "ephemeralcontainers" | "resize") => {
+                    registry.patch(&call, body).await
+                }
                 ("delete", "") => registry.delete(&call, body).await,
                 ("deletecollection", "") => registry.delete_collection(&call, body).await,
                 _ => registry.write_subresource(&call, body).await,
@@ -168,6 +174,8 @@ fn verb(method: &Method, path: &ResourcePath, query: &Query) -> Result<&'static 
         Method::PATCH => "patch",
         Method::DELETE if collection => "deletecollection",
         Method::DELETE => "delete",
+        // Whatever a server behind the proxy understands.
+        _ if path.subresource == "proxy" => "",
         _ => return Err(Status::method_not_allowed()),
     })
 }

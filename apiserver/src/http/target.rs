@@ -128,6 +128,10 @@ fn grouped<'a>(group: Part<'a>, parts: Vec<Part<'a>>, at: usize) -> Target<'a> {
         path.namespace = rest.remove(1);
         rest.remove(0);
     }
+    // What follows `/proxy` is the path of another server.
+    if rest.len() > 3 && rest[2] == "proxy" {
+        rest.truncate(3);
+    }
     if rest.len() > 3 || rest.iter().any(|part| part.is_empty()) {
         return Target::Unknown;
     }
@@ -199,6 +203,11 @@ mod tests {
             (
                 "/apis/apps/v1/namespaces/a/deployments/d%3A1",
                 resource(["apps", "v1", "a", "deployments", "d:1", ""]),
+            ),
+            ("/api/v1/nodes/n:80/proxy/a//b", resource(["", "v1", "", "nodes", "n:80", "proxy"])),
+            (
+                "/api/v1/namespaces/a/services/http:s:web/proxy/x/y/",
+                resource(["", "v1", "a", "services", "http:s:web", "proxy"]),
             ),
             ("/apis/", Target::Groups),
             ("/api/", Target::LegacyVersions),

@@ -4,6 +4,7 @@ pub mod binding;
 pub mod container;
 pub mod defaults;
 pub mod env;
+pub mod ephemeral;
 pub mod mount;
 pub mod placement;
 pub mod probe;
@@ -78,6 +79,18 @@ impl Strategy for Pod {
 
     fn validate_status(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         status::validate(new, old)
+    }
+
+    fn prepare_part(&self, _part: &str, new: &mut Value, old: &Value, ctx: &Context) {
+        ephemeral::prepare(new, old);
+        super::carry_on(self.counted(), new, old, ctx);
+    }
+
+    fn validate_part(&self, _part: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        spec::validate(&SPEC, new.at("spec"), &mut errors);
+        ephemeral::validate_update(&SPEC, new.at("spec"), old.at("spec"), &mut errors);
+        errors
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {

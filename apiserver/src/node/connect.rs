@@ -1,8 +1,10 @@
-//! A connection to a node's agent: TLS and HTTP/1.1, one per request, so that it can be upgraded.
+//! A connection to a node's agent or to a server in a pod: HTTP/1.1, one per request, so that it
+//! can be upgraded.
 
-use std::{net::IpAddr, time::Duration};
+use std::{io, net::IpAddr, time::Duration};
 
 use axum::body::Body;
+use client::websocket::Stream;
 use http::{Request, Response, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -23,6 +25,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Agent {
     pub host: String,
     pub port: u16,
+}
+
+/// How a connection is secured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Security {
+    Plain,
+    /// TLS with whoever answers.
+    Blind,
+    /// TLS with an agent of this cluster, which learns who we are.
+    Agent,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -89,35 +101,61 @@ impl Nodes {
         agent: &Agent,
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, Status> {
-        let unreachable = |error: &dyn std::fmt::Display| {
-            Status::internal(format!(
-                "error dialing backend: dial tcp {}:{}: {error}",
-                agent.host, agent.port
-            ))
-        };
-        let dial = async {
-            let stream = TcpStream::connect((agent.host.as_str(), agent.port)).await?;
-            let _ = stream.set_nodelay(true);
-            let name = match agent.host.parse::<IpAddr>() {
-                Ok(address) => ServerName::from(address),
-                Err(_) => {
-                    ServerName::try_from(agent.host.clone()).map_err(std::io::Error::other)?
-                }
-            };
-            TlsConnector::from(self.tls.load_full()).connect(name, stream).await
-        };
-        let stream = match self.clock.timeout(PATIENCE, dial).await {
-            Ok(result) => result.map_err(|error| unreachable(&error))?,
-            Err(_) => return Err(unreachable(&"i/o timeout")),
-        };
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| unreachable(&error))?;
-        tokio::spawn(connection.with_upgrades());
         if let Ok(host) = format!("{}:{}", agent.host, agent.port).parse() {
             request.headers_mut().insert(header::HOST, host);
         }
-        sender.send_request(request).await.map_err(|error| unreachable(&error))
+        let answer = self.open(&agent.host, agent.port, Security::Agent, request).await;
+        answer.map_err(|why| Status::internal(format!("error dialing backend: {why}")))
+    }
+
+    /// Sends one request to a server; an error is why it cannot be reached.
+    pub(super) async fn open(
+        &self,
+        host: &str,
+        port: u16,
+        security: Security,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, String> {
+        let shown = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
+        let failed = |why: &str| format!("dial tcp {shown}:{port}: {why}");
+        let dial = async {
+            let stream = TcpStream::connect((host, port)).await?;
+            let _ = stream.set_nodelay(true);
+            let config = match security {
+                Security::Plain => return Ok(Box::new(stream) as Box<dyn Stream>),
+                Security::Blind => self.blind.clone(),
+                Security::Agent => self.tls.load_full(),
+            };
+            let name = match host.parse::<IpAddr>() {
+                Ok(address) => ServerName::from(address),
+                Err(_) => ServerName::try_from(host.to_string()).map_err(io::Error::other)?,
+            };
+            let stream = TlsConnector::from(config).connect(name, stream).await?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        };
+        let stream = match self.clock.timeout(PATIENCE, dial).await {
+            Ok(result) => result.map_err(|error| failed(&reason(&error)))?,
+            Err(_) => return Err(failed("i/o timeout")),
+        };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| failed(&error.to_string()))?;
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(request).await.map_err(|error| match error.is_incomplete_message() {
+            true => "EOF".to_string(),
+            false => error.to_string(),
+        })
+    }
+}
+
+/// As Go says why a connection was not made.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connect: connection refused".into(),
+        io::ErrorKind::HostUnreachable => "connect: no route to host".into(),
+        io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".into(),
+        io::ErrorKind::TimedOut => "i/o timeout".into(),
+        _ => error.to_string(),
     }
 }
 

@@ -72,6 +72,8 @@ const MEDIA: [&str; 3] =
     ["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"];
 const STREAMS: [&str; 2] =
     ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+const PORTS: Parameter = ("ports", "integer", "The ports to forward; only for old clients.");
+const PATH: Parameter = ("path", "string", "The path to pass on; it comes after the URL's.");
 
 /// What an operation reads and answers.
 enum Body<'a> {
@@ -119,7 +121,10 @@ fn subresource_path(row: &Row, subresource: &str, own: &str) -> Value {
     let make = Make { row, kind, scoped: true, subresource };
     let verbs: &[&str] = match subresource {
         "log" => &["log"],
-        "attach" | "exec" | "portforward" | "proxy" => &["connect"],
+        "attach" => &["attach"],
+        "exec" => &["exec"],
+        "portforward" => &["portforward"],
+        "proxy" => &["proxy"],
         _ => verbs,
     };
     let verbs: Vec<_> = verbs.iter().map(|verb| std::borrow::Cow::from(*verb)).collect();
@@ -179,14 +184,16 @@ impl Make<'_> {
                     ("delete", self.operation("delete", &[&DELETE, &[DRY_RUN]], body, STATUS))
                 }
                 "log" => ("get", self.operation("get", &[&LOG], Body::None, "")),
-                "connect" => {
-                    let connect = |method: &str| {
-                        let mut connect = self.operation("connect", &[&EXEC], Body::None, "");
-                        connect["operationId"] = self.id("connect", method).into();
-                        connect
-                    };
-                    operations.insert("post".into(), connect("Post"));
-                    ("get", connect("Get"))
+                "attach" | "exec" | "portforward" | "proxy" => {
+                    let (parameters, methods) = connection(verb);
+                    for method in methods {
+                        let mut connect = self.operation("connect", &[parameters], Body::None, "");
+                        let (head, tail) = method.split_at(1);
+                        let named = head.to_uppercase() + tail;
+                        connect["operationId"] = self.id("connect", &named).into();
+                        operations.insert((*method).into(), connect);
+                    }
+                    continue;
                 }
                 _ => continue,
             };
@@ -279,6 +286,17 @@ impl Make<'_> {
         parameters.push(query(&("pretty", "string", "Indents the output.")));
         path.insert("parameters".into(), parameters.into());
         path
+    }
+}
+
+/// The parameters of a subresource that is a connection, and the methods that open it.
+fn connection(subresource: &str) -> (&'static [Parameter], &'static [&'static str]) {
+    const BOTH: &[&str] = &["get", "post"];
+    match subresource {
+        "attach" => (&EXEC[1..], BOTH),
+        "exec" => (&EXEC, BOTH),
+        "portforward" => (&[PORTS], BOTH),
+        _ => (&[PATH], &["delete", "get", "head", "options", "patch", "post", "put"]),
     }
 }
 

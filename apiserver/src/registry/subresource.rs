@@ -120,27 +120,6 @@ impl Registry {
         Ok(created())
     }
 
-    /// POST of an Eviction: a deletion that a disruption budget may refuse.
-    async fn evict(&self, call: &Call<'_>, body: Bytes) -> Result<Answer, Status> {
-        let kind = ("policy", "v1", "Eviction");
-        let decoded = codec::decode_kind(write::format(call)?, &body, kind)?;
-        let mut eviction = decoded.value;
-        let name = object::meta(&eviction).text("name");
-        if !name.is_empty() && name != call.name {
-            return Err(Status::bad_request("name in URL does not match name in Eviction object"));
-        }
-        let dry = call.query.all("dryRun").next().is_some();
-        self.admit_body(call, &mut eviction, dry).await?;
-        let mut options = match eviction.has("deleteOptions") {
-            true => delete::parse(eviction.at("deleteOptions").clone())?,
-            false => delete::DeleteOptions::default(),
-        };
-        options.evicted = true;
-        options.dry_run.extend(call.query.all("dryRun").map(String::from));
-        self.delete_with(call, &options).await?;
-        Ok(Answer { code: 201, ..Answer::ok(Content::Other(created())) })
-    }
-
     /// PUT of a namespace's spec.finalizers; the last one removed lets a terminating namespace go.
     async fn finalize(&self, call: &Call<'_>, body: Bytes) -> Result<Answer, Status> {
         let options = WriteOptions::parse(call.query, call.user_agent, "UpdateOptions")?;
@@ -157,7 +136,7 @@ impl Registry {
 }
 
 /// The Status of a 201.
-fn created() -> Value {
+pub(super) fn created() -> Value {
     let mut status = Status::success();
     status.code = 201;
     delete::status_value(&status)

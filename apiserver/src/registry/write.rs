@@ -47,6 +47,8 @@ pub(super) enum Managed {
 pub(super) enum Way {
     Object,
     Status,
+    /// A subresource that is a part of the object, as `pods/resize`.
+    Part,
     /// The object comes from a subresource's own logic, which has checked it.
     Made,
 }
@@ -54,7 +56,11 @@ pub(super) enum Way {
 impl Way {
     /// Of a subresource that writes a part of the object itself.
     pub fn of(call: &Call) -> Way {
-        if call.subresource.is_empty() { Way::Object } else { Way::Status }
+        match call.subresource {
+            "" => Way::Object,
+            "ephemeralcontainers" | "resize" => Way::Part,
+            _ => Way::Status,
+        }
     }
 }
 
@@ -262,7 +268,7 @@ impl Registry {
         call.kind.strategy.reserve(change, context, &self.0.pool).await
     }
 
-    pub(super) fn random(&self) -> u64 {
+    pub(crate) fn random(&self) -> u64 {
         self.0.rng.u64()
     }
 }

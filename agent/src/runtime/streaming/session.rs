@@ -2,6 +2,7 @@
 //! client's channels on the other.
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -272,7 +273,11 @@ pub async fn connect(
     let path = format!("/proc/{}/ns/net", sandbox.record.lock().supervisor);
     let namespace = std::fs::File::open(&path).map_err(step(format!("open {path}")))?;
     let connected = crate::net::namespace::within(namespace.as_fd(), move || {
-        let stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+        let v4 = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+        let stream = v4.or_else(|error| {
+            let v6 = std::net::TcpStream::connect((Ipv6Addr::LOCALHOST, port));
+            v6.map_err(|_| error)
+        })?;
         stream.set_nonblocking(true)?;
         Ok::<_, io::Error>(stream)
     });

@@ -4,6 +4,7 @@
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{FromRequestParts, Request};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
@@ -28,7 +29,12 @@ pub async fn accept(engine: Engine, offer: Offer, request: Request) -> Response 
         Err(rejection) => return rejection.into_response(),
     };
     if matches!(offer, Offer::PortForward { .. }) {
-        return upgrade.protocols([TUNNEL]).on_upgrade(move |socket| tunnel(engine, offer, socket));
+        let upgrade = upgrade.protocols([TUNNEL]);
+        if upgrade.selected_protocol().is_none() {
+            let why = format!("only the stream protocol {TUNNEL} is spoken\n");
+            return (StatusCode::FORBIDDEN, why).into_response();
+        }
+        return upgrade.on_upgrade(move |socket| tunnel(engine, offer, socket));
     }
     let upgrade = upgrade.protocols(["v5.channel.k8s.io", "v4.channel.k8s.io"]);
     upgrade.on_upgrade(move |socket| serve(engine, offer, socket))

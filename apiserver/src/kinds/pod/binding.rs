@@ -37,7 +37,8 @@ pub fn bind(pod: &mut Value, binding: &Value, now: Time) -> Result<(), Status> {
         metadata.section("labels").fill(key, value.clone());
     }
     pod.section("status").drop("nominatedNodeName");
-    set_condition(pod, json!({ "type": "PodScheduled", "status": "True" }), now);
+    let condition = json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null });
+    set_condition(pod.section("status"), condition, now);
     Ok(())
 }
 
@@ -48,8 +49,9 @@ pub fn evict(pod: &mut Value, now: Time) {
         "status": "True",
         "reason": "EvictionByEvictionAPI",
         "message": "Eviction API: evicting",
+        "lastProbeTime": null,
     });
-    set_condition(pod, condition, now);
+    set_condition(pod.section("status"), condition, now);
 }
 
 fn refusal(pod: &Value, name: &str) -> Option<String> {
@@ -80,15 +82,13 @@ fn validate(binding: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Adds the condition or replaces the one of its type; the transition time moves only when the
-/// status does.
-fn set_condition(pod: &mut Value, mut condition: Value, now: Time) {
-    let status = pod.section("status");
+/// Adds the condition to a status or replaces the one of its type; the transition time moves only
+/// when the condition's status does.
+pub fn set_condition(status: &mut Value, mut condition: Value, now: Time) {
     let known = status
         .items("conditions")
         .iter()
         .position(|known| known.text("type") == condition.text("type"));
-    condition.set("lastProbeTime", Value::Null);
     condition.set("lastTransitionTime", now.to_string());
     match known {
         Some(index) => {

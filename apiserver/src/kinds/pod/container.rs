@@ -61,7 +61,13 @@ fn init(path: &Path, container: &Value, errors: &mut Errors) {
 }
 
 /// What holds for a container of any sort.
-fn any(path: &Path, container: &Value, spec: &Value, volumes: &Volumes, errors: &mut Errors) {
+pub(super) fn any(
+    path: &Path,
+    container: &Value,
+    spec: &Value,
+    volumes: &Volumes,
+    errors: &mut Errors,
+) {
     match container.text("name") {
         "" => errors.push(FieldError::required(path.field("name"), "")),
         name => check::label(&path.field("name"), name, errors),
@@ -98,7 +104,7 @@ pub fn image(path: &Path, container: &Value, errors: &mut Errors) {
     }
 }
 
-fn unique<'a>(
+pub(super) fn unique<'a>(
     path: &Path,
     container: &'a Value,
     names: &mut HashSet<&'a str>,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use proto::status::FieldError;
 use serde_json::Value;
 
-use super::{container, placement, resources, security, volume};
+use super::{container, ephemeral, placement, resources, security, volume};
 use crate::kinds::check::{self, Errors};
 use crate::kinds::lens::Lens;
 use crate::kinds::path::Path;
@@ -13,6 +13,7 @@ use crate::kinds::path::Path;
 pub fn validate(path: &Path, spec: &Value, errors: &mut Errors) {
     let volumes = volume::validate(path, spec, errors);
     container::validate(path, spec, &volumes, errors);
+    ephemeral::validate(path, spec, &volumes, errors);
     check::one_of(
         &path.field("restartPolicy"),
         spec.text("restartPolicy"),

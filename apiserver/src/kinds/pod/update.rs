@@ -98,7 +98,7 @@ fn gates(path: &Path, new: &Value, old: &Value, errors: &mut Errors) {
 }
 
 /// Appends a line for every leaf that differs: `-` as it is, `+` as it was asked to be.
-fn differences(new: &Value, old: &Value, path: &str, text: &mut String) {
+pub(super) fn differences(new: &Value, old: &Value, path: &str, text: &mut String) {
     if new == old {
         return;
     }

@@ -13,7 +13,7 @@ use crate::pod::{Container, Pod, Profile, Qos};
 
 mod resources;
 
-pub use resources::{container_resources, pod_resources};
+pub use resources::{applied, container_resources, observed, pod_resources};
 
 /// The same for every pod of a node.
 #[derive(Clone, Debug, Default)]

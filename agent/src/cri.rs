@@ -113,6 +113,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// TERM, and KILL after `grace`.
     async fn stop(&self, id: &str, grace: Duration) -> Result<()>;
     async fn remove(&self, id: &str) -> Result<()>;
+    /// Changes the limits of a running container, or of a pod as a whole.
+    async fn resize(&self, id: &str, resources: cri::LinuxContainerResources) -> Result<()>;
+    async fn resize_sandbox(&self, id: &str, resources: cri::LinuxContainerResources)
+    -> Result<()>;
     async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<Output>;
     /// Where the streams of an exec are served.
     async fn exec_url(&self, request: cri::ExecRequest) -> Result<String>;

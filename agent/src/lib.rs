@@ -21,6 +21,7 @@ pub mod pods;
 pub mod probe;
 pub mod reference;
 pub mod report;
+pub mod resize;
 pub mod resolv;
 mod run;
 pub mod runtime;

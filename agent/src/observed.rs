@@ -21,7 +21,7 @@ pub struct Sandbox {
     pub ips: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Container {
     pub id: String,
     pub sandbox: String,
@@ -36,12 +36,27 @@ pub struct Container {
     pub log_path: String,
     /// `status.containerStatuses[].user`, where the runtime tells.
     pub user: Option<(i64, i64, Vec<i64>)>,
+    /// What its cgroup has, where the runtime tells.
+    pub applied: Option<Applied>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+/// The settings of a cgroup that a resize changes; 0: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    pub shares: i64,
+    /// Microseconds in a period.
+    pub quota: i64,
+    /// Bytes.
+    pub memory: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum State {
+    #[default]
     Created,
-    Running { started: Time },
+    Running {
+        started: Time,
+    },
     Exited(Exit),
     Unknown,
 }

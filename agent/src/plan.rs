@@ -8,9 +8,11 @@ use std::time::Duration;
 use proto::time::Time;
 
 use crate::backoff::{Backoff, CRASH};
-use crate::observed::{Container as Run, Observed, State};
+use crate::config;
+use crate::observed::{Applied, Container as Run, Observed, State};
 use crate::pod::status::Waiting;
 use crate::pod::{Container, Pod, RestartPolicy};
+use crate::resize::{self, Due, Pending};
 
 mod terminate;
 
@@ -41,6 +43,17 @@ pub enum Step {
     StopSandbox {
         id: String,
     },
+    /// Change the limits of a running container and of its pod.
+    Resize {
+        sandbox: String,
+        id: String,
+        container: String,
+    },
+    /// Change the limits of the pod alone: the container that is to have more is restarted.
+    ResizePod {
+        sandbox: String,
+        container: String,
+    },
     RemoveContainer {
         id: String,
     },
@@ -57,6 +70,9 @@ pub enum Step {
     /// Report the final status, then delete the object: its graceful deletion is complete.
     Finish,
 }
+
+/// How often it is asked whether others have made room.
+const ROOM: Duration = Duration::from_secs(10);
 
 /// What is to be done now, why containers wait, and when to look again if nothing happens before.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -83,6 +99,14 @@ pub struct Memory {
     pub reported: BTreeSet<String>,
     /// The grace period that was asked for last, and since when it runs.
     pub terminating: Option<(i64, Time)>,
+    /// The pod asks for other resources than it was last told to have.
+    pub resizing: bool,
+    /// Why it does not get them.
+    pub pending: Option<Pending>,
+    /// Why the runtime does not set them.
+    pub resize_failure: Option<Failure>,
+    /// By container: what the runtime was told to set, lest it is told for ever.
+    pub resized: BTreeMap<String, Applied>,
     /// The final report has been handed over.
     pub finished: bool,
 }
@@ -115,6 +139,13 @@ impl Memory {
                 || self.health.get(&run.id).is_some_and(|health| health.started))
     }
 
+    /// What is to be done to give a running container what it asks for.
+    pub fn resize_due(&self, container: &Container, run: &Run) -> Option<Due> {
+        let told = self.resized.get(&container.name) == Some(&config::applied(container));
+        let asked = self.resizing && run.is_running() && !told;
+        asked.then(|| resize::due(container, run)).flatten()
+    }
+
     pub fn ready(&self, container: &Container, run: &Run) -> bool {
         self.started(container, run)
             && (container.readiness_probe.is_none()
@@ -128,6 +159,9 @@ pub fn plan(pod: &Pod, observed: &Observed, memory: &Memory, now: Time) -> Plan 
         return terminate::terminate(pod, observed, memory, now);
     }
     let mut plan = live(pod, observed, memory, now);
+    if memory.pending.as_ref().is_some_and(|pending| pending.reason == "Deferred") {
+        plan.again_at(now.plus(ROOM));
+    }
     if let Some(deadline) = terminate::deadline(pod) {
         plan.again_at(deadline);
     }
@@ -300,6 +334,28 @@ impl Work<'_> {
             };
             let grace = probe.and_then(|probe| probe.termination_grace_period_seconds);
             plan.steps.push(kill(self.pod, run, &why, grace));
+        } else {
+            self.resize(plan, container, run);
+        }
+    }
+
+    fn resize(&self, plan: &mut Plan, container: &Container, run: &Run) {
+        let Some(due) = self.memory.resize_due(container, run) else { return };
+        let failed = self.memory.resize_failure.as_ref();
+        if let Some(failure) = failed.filter(|failure| failure.retry_at > self.now) {
+            plan.again_at(failure.retry_at);
+            return;
+        }
+        let (sandbox, name) = (self.sandbox.to_string(), container.name.clone());
+        match due {
+            Due::InPlace => {
+                plan.steps.push(Step::Resize { sandbox, id: run.id.clone(), container: name });
+            }
+            Due::Restart => {
+                let why = format!("Container {name} resize requires restart");
+                plan.steps.push(kill(self.pod, run, &why, None));
+                plan.steps.push(Step::ResizePod { sandbox, container: name });
+            }
         }
     }
 

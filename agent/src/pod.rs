@@ -176,6 +176,8 @@ pub struct Container {
     /// Only on init containers: `Always` makes it a sidecar.
     pub restart_policy: Option<RestartPolicy>,
     #[serde(deserialize_with = "or_default")]
+    pub resize_policy: Vec<ResizePolicy>,
+    #[serde(deserialize_with = "or_default")]
     pub volume_mounts: Vec<VolumeMount>,
     #[serde(deserialize_with = "or_default")]
     pub volume_devices: Vec<Value>,
@@ -228,6 +230,13 @@ pub struct Resources {
     pub requests: BTreeMap<String, Quantity>,
     #[serde(deserialize_with = "or_default")]
     pub claims: Vec<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ResizePolicy {
+    pub resource_name: String,
+    pub restart_policy: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -71,6 +71,7 @@ pub fn report(
     status.pod_ip = ips.first().cloned().unwrap_or_default();
     status.pod_ips = ips.into_iter().map(|ip| Ip { ip }).collect();
     status.conditions = conditions::conditions(pod, observed, &status, previous, now);
+    status.conditions.extend(conditions::resize(pod, observed, memory, previous, now));
     status
 }
 
@@ -84,6 +85,11 @@ pub fn patch(uid: &str, api: &PodStatus, desired: &PodStatus) -> Option<Value> {
         .iter()
         .filter(|condition| api.condition(&condition.kind) != Some(condition))
         .collect();
+    let mut mine: Vec<Value> = mine.into_iter().map(|condition| json!(condition)).collect();
+    let gone = conditions::PASSING
+        .iter()
+        .filter(|kind| api.condition(kind).is_some() && desired.condition(kind).is_none());
+    mine.extend(gone.map(|kind| json!({"type": kind, "$patch": "delete"})));
     if !mine.is_empty() {
         changes.insert("conditions".into(), json!(mine));
     }
@@ -167,6 +173,10 @@ impl Work<'_> {
         }
         if run.is_running() {
             self.resources(container, &mut status);
+        }
+        if self.memory.resize_due(container, run).is_some() {
+            // It has what it had.
+            status.resources = previous.and_then(|previous| previous.resources.clone());
         }
         status.user = run.user.as_ref().map(|(uid, gid, groups)| {
             json!({"linux": {"uid": uid, "gid": gid, "supplementalGroups": groups}})

@@ -129,6 +129,7 @@ async fn pods(options: &Options, node: &Node, cidr: Option<net::Cidr>, informers
         pulls: Pulls::default(),
         objects: Objects::new(node.client.clone(), clock.clone()),
         services: informers.of::<Service>(),
+        pods: informers.filtered::<Pod>(&format!("spec.nodeName={name}")),
         config,
         dns: Dns { servers, domain: options.cluster_domain.clone(), host: resolv::parse(&host) },
         host: Host { ips: node.identity.ips.clone(), runtime_name: info.name },

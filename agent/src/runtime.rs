@@ -19,7 +19,7 @@ mod service;
 mod state;
 mod stats;
 mod status;
-mod streaming;
+pub mod streaming;
 mod supervisor;
 pub mod sys;
 mod users;

@@ -183,6 +183,7 @@ impl Shared {
             pulls: Pulls::default(),
             objects: self.objects.clone(),
             services: self.informers.of::<Service>(),
+            pods: self.informers.of::<Pod>(),
             config: NodeConfig::default(),
             dns: Dns::default(),
             host: Host { ips, runtime_name: "simulated".into() },

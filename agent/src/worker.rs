@@ -21,6 +21,7 @@ use crate::plan::{Memory, Plan, cleanup, plan};
 use crate::pod::{Pod, PodStatus};
 use crate::probe::{Prober, Probes};
 use crate::report::{Host, report};
+use crate::resize;
 use crate::resolv::Dns;
 use crate::volume::Disk;
 
@@ -45,6 +46,8 @@ pub struct Context {
     pub pulls: Pulls,
     pub objects: Objects,
     pub services: client::Informer<view::service::Service>,
+    /// At least the pods of the node.
+    pub pods: client::Informer<view::pod::Pod>,
     pub config: NodeConfig,
     pub dns: Dns,
     pub host: Host,
@@ -94,6 +97,8 @@ pub struct Worker {
     wake: Arc<Notify>,
     /// None for a pod that only the runtime knows.
     pod: Option<Arc<Pod>>,
+    /// The same as the API has it; the node may not have room for all it asks for.
+    asked: Option<Arc<Pod>>,
     memory: Memory,
     status: Option<PodStatus>,
     /// Labels or annotations are not those that the volumes show.
@@ -111,6 +116,7 @@ impl Worker {
             latest: receiver,
             wake,
             pod: None,
+            asked: None,
             memory: Memory::default(),
             status: None,
             relabelled: false,
@@ -128,6 +134,7 @@ impl Worker {
             let gone = self.refresh();
             let Some(observed) = self.observe(&mut failure).await else { continue };
             let now = self.context.clock.now();
+            self.settle();
             let Some(pod) = self.pod.clone().filter(|_| !gone) else {
                 probes.stop();
                 let plan = cleanup(&observed, &self.memory, self.last_grace());
@@ -183,10 +190,32 @@ impl Worker {
                     |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
                 self.relabelled |= self.pod.as_ref().is_some_and(|old| shown(old) != shown(&pod));
                 self.pod = Some(Arc::new(pod));
+                self.asked = self.pod.clone();
             }
             Err(error) => tracing::error!(pod = %self.id.name, %error, "cannot read a pod"),
         }
         false
+    }
+
+    /// Decides whether the node has room for what the pod asks for.
+    fn settle(&mut self) {
+        let Some(asked) = self.asked.clone() else { return };
+        let told = self.status.as_ref().unwrap_or(&asked.status);
+        self.memory.resizing = resize::asked(&asked, told);
+        if !self.memory.resizing {
+            self.memory.resized.clear();
+        }
+        let others = || {
+            let pods = self.context.pods.snapshot();
+            let (uid, node) = (&asked.metadata.uid, &asked.spec.node_name);
+            let others = pods
+                .values()
+                .map(|entry| &entry.view)
+                .filter(|pod| pod.metadata.uid != *uid && pod.spec.node_name == *node);
+            resize::requests(others)
+        };
+        let (pod, pending) = resize::settle(&asked, told, &self.context.allocatable, others);
+        (self.pod, self.memory.pending) = (Some(pod), pending);
     }
 
     /// What the runtime holds; None after a failure and a pause.

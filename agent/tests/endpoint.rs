@@ -117,6 +117,7 @@ async fn start(dir: &Path, authority: &Authority) -> SocketAddr {
         prober: Arc::new(Untroubled),
         pulls: Pulls::default(),
         objects: Objects::new(client.clone(), clock.clone()),
+        pods: informers.of::<Pod>(),
         services: informers.of(),
         config: Default::default(),
         dns: Default::default(),

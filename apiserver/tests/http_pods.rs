@@ -133,3 +133,55 @@ async fn ephemeral_containers_are_only_added() {
     let refused = api.patch(&format!("{PODS}/p"), strategic, add("direct")).await;
     assert!(refused.message().contains("pod updates may not change fields"));
 }
+
+#[tokio::test]
+async fn resizes_change_cpu_and_memory_alone() {
+    let api = Api::start().await;
+    let mut object = pod("p");
+    let requests = json!({"cpu": "100m", "memory": "64Mi"});
+    object["spec"]["containers"][0]["resources"] = json!({ "requests": requests });
+    api.post(PODS, object).await.expect(201);
+    let path = format!("{PODS}/p/resize");
+    let to = |requests: Value| {
+        json!({
+            "metadata": {"labels": {"ignored": "true"}},
+            "spec": {
+                "terminationGracePeriodSeconds": 5,
+                "containers": [{"name": "c", "image": "other", "resources": {"requests": requests}}],
+            },
+        })
+    };
+    let strategic = "strategic-merge-patch+json";
+    let resized = api.patch(&path, strategic, to(json!({"cpu": "200m"}))).await.expect(200);
+    assert_eq!(resized["metadata"]["generation"], 2);
+    assert_eq!(resized["metadata"]["labels"], Value::Null);
+    let container = &resized["spec"]["containers"][0];
+    assert_eq!(container["resources"]["requests"], json!({"cpu": "200m", "memory": "64Mi"}));
+    assert_eq!(
+        (&container["image"], &resized["spec"]["terminationGracePeriodSeconds"]),
+        (&json!("i"), &json!(30))
+    );
+    let status = json!({"status": {"phase": "Running", "containerStatuses": [
+        {"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+            "state": {"running": {}}},
+    ]}});
+    let cases = [
+        (to(json!({"memory": null})), "resource requests cannot be removed"),
+        (to(json!({"ephemeral-storage": "1Gi"})), "only cpu and memory resources are mutable"),
+        (
+            json!({"spec": {"containers": [{"name": "c", "resources": {
+                "requests": {"cpu": "1"}, "limits": {"cpu": "1", "memory": "64Mi"}}}]}}),
+            "Pod QOS Class may not change as a result of resizing",
+        ),
+    ];
+    for (patch, why) in cases {
+        let refused = api.patch(&path, strategic, patch).await;
+        assert_eq!(refused.code, 422);
+        assert!(refused.message().contains(why), "{}", refused.message());
+    }
+    api.patch(&format!("{PODS}/p/status"), "merge-patch+json", status).await.expect(200);
+    let refused = api.patch(&path, strategic, to(json!({"cpu": "300m"}))).await;
+    assert!(refused.message().contains("Pod running on node without support for resize"));
+    let refused = api.patch(&format!("{PODS}/p"), strategic, to(json!({"cpu": "1"}))).await;
+    assert!(refused.message().contains("pod updates may not change fields"));
+}

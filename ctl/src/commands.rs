@@ -2,6 +2,7 @@
 
 mod api_resources;
 pub mod apply;
+mod attach;
 mod completion;
 mod create;
 mod delete;
@@ -9,6 +10,8 @@ mod describe;
 mod exec;
 mod get;
 mod logs;
+mod port_forward;
+mod proxy;
 mod rollout;
 mod scale;
 mod version;
@@ -57,6 +60,12 @@ pub enum Ask {
     Logs(logs::Logs),
     /// Run a command in a container
     Exec(exec::Exec),
+    /// Talk to what runs in a container
+    Attach(attach::Attach),
+    /// Make ports of a pod reachable on this machine
+    PortForward(port_forward::PortForward),
+    /// Serve the API on this machine, with our credentials
+    Proxy(proxy::Proxy),
     /// Follow, undo, restart or hold the rollout of a Deployment
     Rollout(rollout::Rollout),
     /// Tell why a pod is on its node, or on none
@@ -105,6 +114,9 @@ impl Ask {
                 Ask::Logs(logs) => logs.run(&connection.open()?).await,
                 // The exit code of the command in the container is ctl's.
                 Ask::Exec(exec) => return exec.run(&connection.open()?).await,
+                Ask::Attach(attach) => return attach.run(&connection.open()?).await,
+                Ask::PortForward(forward) => forward.run(&connection.open()?).await,
+                Ask::Proxy(proxy) => proxy.run(&connection.open()?).await,
                 Ask::Rollout(rollout) => rollout.run(&connection.open()?).await,
                 Ask::Why(why) => why.run(&connection.open()?).await,
                 Ask::Wait(wait) => wait.run(&connection.open()?).await,

@@ -31,7 +31,7 @@ pub enum Daemon {
     /// Run a node's container runtime
     Runtime(agent::runtime::Options),
     /// Make Services and pods reachable from a machine that is not a node
-    Proxy(proxy::Options),
+    ServiceProxy(proxy::Options),
     /// Run nodes whose containers exist in memory only
     #[command(hide = true)]
     Simulate {
@@ -92,7 +92,7 @@ async fn serve(daemon: Daemon, shutdown: CancellationToken) -> std::result::Resu
             let ended = shutdown.cancelled_owned();
             Ok(agent::runtime::serve(options, clock, rng, ended).await?)
         }
-        Daemon::Proxy(options) => {
+        Daemon::ServiceProxy(options) => {
             let (_, informers) = connect(options.kubeconfig.clone(), &clock, &rng)?;
             proxy::run(options, informers, clock, shutdown).await;
             Ok(())

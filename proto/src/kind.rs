@@ -186,7 +186,7 @@ rows! {
     POD: ""/"v1" "Pod" "pods"/"pod", NAMESPACED,
         ["po"], ["all"],
         ["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward",
-         "proxy", "status"],
+         "proxy", "resize", "status"],
         STANDARD, "pods";
     POD_TEMPLATE: ""/"v1" "PodTemplate" "podtemplates"/"podtemplate", NAMESPACED,
         [], [], [], STANDARD, "podtemplates";

@@ -1,6 +1,6 @@
-//! The image that tests load: the workspace's own web server.
+//! The images that tests load: the workspace's own web server, and a shell.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::program::run;
@@ -14,4 +14,34 @@ pub fn hello() -> PathBuf {
     let mut image = Command::new(env!("CARGO"));
     image.args(["xtask", "image"]).current_dir(root);
     run(&mut image).ok().trim().into()
+}
+
+/// An archive in `folder` of an image `test/shell:1` with a static busybox under some of its
+/// names.
+pub fn shell(folder: &Path, busybox: &Path) -> PathBuf {
+    let bin = folder.join("layer/bin");
+    std::fs::create_dir_all(&bin).expect("a folder of our own");
+    std::fs::copy(busybox, bin.join("busybox")).expect("busybox can be read");
+    for name in ["sh", "cat", "sleep", "echo", "tty", "stty", "ps", "pgrep", "httpd", "nc"] {
+        std::os::unix::fs::symlink("busybox", bin.join(name)).expect("a name of its own");
+    }
+    let tar = |name: &str, from: &str, members: &[&str]| {
+        let mut tar = Command::new("tar");
+        tar.args(["--owner=0", "--group=0", "--numeric-owner", "--create", "--file", name]);
+        run(tar.args(["--directory", from]).args(members).current_dir(folder)).ok();
+    };
+    tar("layer.tar", "layer", &["bin"]);
+    let mut sum = Command::new("sha256sum");
+    let sum = run(sum.arg("layer.tar").current_dir(folder)).ok();
+    let digest = sum.split_whitespace().next().unwrap_or_default();
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","config":{{"Cmd":["/bin/sh"],"Env":["PATH=/bin"]}},"rootfs":{{"type":"layers","diff_ids":["sha256:{digest}"]}}}}"#
+    );
+    let manifest =
+        r#"[{"Config":"config.json","RepoTags":["test/shell:1"],"Layers":["layer.tar"]}]"#;
+    for (name, text) in [("config.json", config.as_str()), ("manifest.json", manifest)] {
+        std::fs::write(folder.join(name), text).expect("a folder of our own");
+    }
+    tar("shell.tar", ".", &["manifest.json", "config.json", "layer.tar"]);
+    folder.join("shell.tar")
 }

@@ -4,6 +4,7 @@
 use proto::cri::LinuxContainerResources;
 use proto::quantity::Quantity;
 
+use crate::observed::Applied;
 use crate::pod::{Container, Pod, Qos, Resources};
 
 /// Microseconds.
@@ -39,6 +40,22 @@ pub fn pod_resources(pod: &Pod) -> LinuxContainerResources {
     let requested: i64 = together.iter().map(|c| milli_cpu(&c.resources)).sum();
     let largest = init.iter().map(|c| milli_cpu(&c.resources)).max().unwrap_or(0);
     cgroup(requested.max(largest) + overhead("cpu").milli(), total("cpu"), total("memory"))
+}
+
+/// Of that, what a resize changes.
+pub fn applied(container: &Container) -> Applied {
+    let resources = &container.resources;
+    let (cpu, memory) = (limit(resources, "cpu"), limit(resources, "memory"));
+    observed(&cgroup(milli_cpu(resources), cpu, memory))
+}
+
+/// The same as a runtime tells it.
+pub fn observed(resources: &LinuxContainerResources) -> Applied {
+    Applied {
+        shares: resources.cpu_shares,
+        quota: resources.cpu_quota.max(0),
+        memory: resources.memory_limit_in_bytes.max(0),
+    }
 }
 
 fn cgroup(

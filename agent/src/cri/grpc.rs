@@ -220,6 +220,32 @@ impl Runtime for Grpc {
         missing_is_none(answer).map(drop)
     }
 
+    async fn resize(&self, id: &str, resources: cri::LinuxContainerResources) -> Result<()> {
+        let request = cri::UpdateContainerResourcesRequest {
+            container_id: id.into(),
+            linux: Some(resources),
+            ..Default::default()
+        };
+        let answer =
+            call!(self.runtime, update_container_resources, "UpdateContainerResources", request);
+        answer.map(drop)
+    }
+
+    async fn resize_sandbox(
+        &self,
+        id: &str,
+        resources: cri::LinuxContainerResources,
+    ) -> Result<()> {
+        let request = cri::UpdatePodSandboxResourcesRequest {
+            pod_sandbox_id: id.into(),
+            resources: Some(resources),
+            ..Default::default()
+        };
+        let answer =
+            call!(self.runtime, update_pod_sandbox_resources, "UpdatePodSandboxResources", request);
+        answer.map(drop)
+    }
+
     async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<Output> {
         let request = cri::ExecSyncRequest {
             container_id: id.into(),
@@ -301,6 +327,7 @@ fn observed(sandbox: String, status: cri::ContainerStatus) -> Container {
         image_ref: status.image_ref,
         log_path: status.log_path,
         user: user.map(|user| (user.uid, user.gid, user.supplemental_groups)),
+        applied: status.resources.and_then(|it| it.linux).map(|it| crate::config::observed(&it)),
     }
 }
 

@@ -200,6 +200,7 @@ impl Runtime for SimulatedRuntime {
         let (_, observed) = inside.pods.get_mut(&uid).ok_or_else(missing)?;
         let meta = config.metadata.unwrap_or_default();
         let image = config.image.unwrap_or_default().image;
+        let resources = config.linux.and_then(|linux| linux.resources);
         let container = Container {
             id: id.clone(),
             sandbox: sandbox.into(),
@@ -211,10 +212,24 @@ impl Runtime for SimulatedRuntime {
             state: State::Created,
             log_path: String::new(),
             user: None,
+            applied: resources.map(|resources| crate::config::observed(&resources)),
         };
         let place = observed.containers.partition_point(|run| run.attempt > container.attempt);
         observed.containers.insert(place, container);
         Ok(id)
+    }
+
+    async fn resize(&self, id: &str, resources: cri::LinuxContainerResources) -> Result<()> {
+        self.change(id, |observed| {
+            for run in observed.containers.iter_mut().filter(|run| run.id == id) {
+                run.applied = Some(crate::config::observed(&resources));
+            }
+        });
+        Ok(())
+    }
+
+    async fn resize_sandbox(&self, _id: &str, _: cri::LinuxContainerResources) -> Result<()> {
+        Ok(())
     }
 
     async fn start(&self, id: &str) -> Result<()> {

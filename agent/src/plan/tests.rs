@@ -38,6 +38,7 @@ fn run(name: &str, attempt: u32, state: State) -> Run {
         state,
         log_path: String::new(),
         user: None,
+        applied: None,
     }
 }
 
@@ -60,6 +61,8 @@ fn mounted() -> Memory {
 /// Steps in short: `start c0`, `kill c0`, ….
 fn short(plan: &Plan) -> String {
     let step = |step: &Step| match step {
+        Step::Resize { container, .. } => format!("resize {container}"),
+        Step::ResizePod { container, .. } => format!("resize pod of {container}"),
         Step::Mount => "mount".into(),
         Step::Sandbox { attempt } => format!("sandbox {attempt}"),
         Step::Start { container, attempt, .. } => format!("start {container}{attempt}"),
@@ -298,4 +301,48 @@ fn a_deadline_ends_a_pod() {
     let seen = observed(vec![run("c", 0, running())]);
     assert_eq!(planned(&pod, &seen, &mounted()), "again 10s");
     assert_eq!(short(&plan(&pod, &seen, &mounted(), at(10))), "kill c0 30s");
+}
+
+#[test]
+fn ephemeral_containers_run_once_and_wait_for_nobody() {
+    let pod = pod(json!({
+        "restartPolicy": "Always",
+        "initContainers": [{"name": "i", "image": "i"}],
+        "containers": [{"name": "c", "image": "i"}],
+        "ephemeralContainers": [{"name": "e", "image": "i"}],
+    }));
+    let table = [
+        (vec![], "start e0, start i0"),
+        (vec![run("i", 0, running())], "start e0"),
+        (vec![run("e", 0, exited(1, 5)), run("i", 0, running())], ""),
+    ];
+    for (containers, expected) in table {
+        assert_eq!(planned(&pod, &observed(containers), &mounted()), expected);
+    }
+}
+
+#[test]
+fn resizes_are_done_once() {
+    let resized = |policy: &str| {
+        pod(json!({"containers": [{
+            "name": "c", "image": "i", "resources": {"limits": {"cpu": "1"}},
+            "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}],
+        }]}))
+    };
+    let held = Applied { shares: 2, quota: 5000, memory: 0 };
+    let run = Run { applied: Some(held), ..run("c", 0, running()) };
+    let observed = observed(vec![run]);
+    let asked = Memory { resizing: true, ..mounted() };
+    let (in_place, restart) = (resized("NotRequired"), resized("RestartContainer"));
+    let mut told = asked.clone();
+    told.resized.insert("c".into(), config::applied(&in_place.spec.containers[0]));
+    let table = [
+        (&in_place, mounted(), ""),
+        (&in_place, asked.clone(), "resize c"),
+        (&restart, asked, "kill c0 30s, resize pod of c"),
+        (&in_place, told, ""),
+    ];
+    for (pod, memory, expected) in table {
+        assert_eq!(planned(pod, &observed, &memory), expected);
+    }
 }

@@ -3,8 +3,9 @@
 use proto::time::Time;
 
 use crate::observed::Observed;
-use crate::pod::Pod;
+use crate::plan::Memory;
 use crate::pod::status::{Condition, ContainerStatus, Phase, PodStatus};
+use crate::pod::{Container, Pod};
 
 /// The node's conditions, in Kubernetes' order, with the times of their transitions.
 pub(super) fn conditions(
@@ -41,6 +42,45 @@ pub(super) fn conditions(
         }
     };
     all.into_iter().map(condition).collect()
+}
+
+/// Conditions that are there only while they are true.
+pub(super) const PASSING: &[&str] = &["PodResizePending", "PodResizeInProgress"];
+
+/// What becomes of a resize that was asked for.
+pub(super) fn resize(
+    pod: &Pod,
+    observed: &Observed,
+    memory: &Memory,
+    previous: &PodStatus,
+    now: Time,
+) -> Vec<Condition> {
+    let due = |container: &Container| {
+        let run = observed.latest(&container.name);
+        run.is_some_and(|run| memory.resize_due(container, run).is_some())
+    };
+    let in_progress = pod.containers().any(due);
+    let failure = memory.resize_failure.as_ref();
+    let progress = in_progress.then(|| match failure {
+        Some(failure) => ("Error", failure.message.clone()),
+        None => ("", String::new()),
+    });
+    let pending = memory.pending.as_ref().map(|it| (it.reason, it.message.clone()));
+    let all = PASSING.iter().zip([pending, progress]);
+    all.filter_map(|(kind, why)| {
+        let (reason, message) = why?;
+        let before = previous.condition(kind);
+        Some(Condition {
+            kind: kind.to_string(),
+            status: "True".into(),
+            observed_generation: Some(pod.metadata.generation).filter(|number| *number > 0),
+            last_probe_time: None,
+            last_transition_time: before.and_then(|it| it.last_transition_time).or(Some(now)),
+            reason: reason.into(),
+            message,
+        })
+    })
+    .collect()
 }
 
 #[derive(Clone, Debug, Default)]

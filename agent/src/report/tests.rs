@@ -28,6 +28,7 @@ fn run(name: &str, attempt: u32, state: State) -> Run {
         state,
         log_path: String::new(),
         user: None,
+        applied: None,
     }
 }
 

@@ -3,7 +3,7 @@
 //! and for a minute.
 
 mod session;
-mod spdy;
+pub mod spdy;
 mod websocket;
 
 use std::collections::HashMap;

@@ -68,6 +68,14 @@ impl Executor<'_> {
                 Ok(())
             }
             Step::Kill { .. } => Ok(()),
+            Step::Resize { sandbox, id, container } => {
+                self.resize(&sandbox, Some(&id), &container).await;
+                Ok(())
+            }
+            Step::ResizePod { sandbox, container } => {
+                self.resize(&sandbox, None, &container).await;
+                Ok(())
+            }
             Step::StopSandbox { id } => runtime.stop_sandbox(&id).await,
             Step::RemoveSandbox { id } => runtime.remove_sandbox(&id).await,
             Step::RemoveContainer { id } => self.remove(&id).await,
@@ -150,6 +158,34 @@ impl Executor<'_> {
                 let message = format!("Failed to create pod sandbox: {}", error.message());
                 self.setup_failed("FailedCreatePodSandBox", message);
                 false
+            }
+        }
+    }
+
+    /// Sets the limits of the pod and, where one is named, of a running container.
+    async fn resize(&mut self, sandbox: &str, id: Option<&str>, name: &str) {
+        let Some(pod) = self.pod else { return };
+        let Some(container) = pod.container(name) else { return };
+        let runtime = &self.context.runtime;
+        let of_pod = || config::pod_resources(pod);
+        // A part cannot have more than the whole: which of them is first depends on the direction.
+        let first = runtime.resize_sandbox(sandbox, of_pod()).await;
+        let mut outcome = Ok(());
+        if let Some(id) = id {
+            let memory = self.context.config.memory;
+            let resources = config::container_resources(pod, container, memory);
+            outcome = runtime.resize(id, resources).await;
+        }
+        if outcome.is_ok() && first.is_err() {
+            outcome = runtime.resize_sandbox(sandbox, of_pod()).await;
+        }
+        let previous = self.memory.resize_failure.take();
+        match outcome {
+            Ok(()) => drop(self.memory.resized.insert(name.into(), config::applied(container))),
+            Err(error) => {
+                let (clock, message) = (&self.context.clock, error.message().to_string());
+                let failure = failure(clock, previous, "Error", message, RETRY);
+                self.memory.resize_failure = Some(failure);
             }
         }
     }

@@ -9,6 +9,7 @@ pub mod mount;
 pub mod placement;
 pub mod probe;
 pub mod qos;
+pub mod resize;
 pub mod resources;
 pub mod security;
 pub mod spec;
@@ -81,15 +82,21 @@ impl Strategy for Pod {
         status::validate(new, old)
     }
 
-    fn prepare_part(&self, _part: &str, new: &mut Value, old: &Value, ctx: &Context) {
-        ephemeral::prepare(new, old);
+    fn prepare_part(&self, part: &str, new: &mut Value, old: &Value, ctx: &Context) {
+        match part {
+            "resize" => resize::prepare(new, old),
+            _ => ephemeral::prepare(new, old),
+        }
         super::carry_on(self.counted(), new, old, ctx);
     }
 
-    fn validate_part(&self, _part: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    fn validate_part(&self, part: &str, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         spec::validate(&SPEC, new.at("spec"), &mut errors);
-        ephemeral::validate_update(&SPEC, new.at("spec"), old.at("spec"), &mut errors);
+        match part {
+            "resize" => resize::validate(&SPEC, new, old, &mut errors),
+            _ => ephemeral::validate_update(&SPEC, new.at("spec"), old.at("spec"), &mut errors),
+        }
         errors
     }
 

@@ -104,7 +104,7 @@ fn api_server(command: &str, cluster: &Cluster) -> Vec<OsString> {
 
 fn proxy(cluster: &Cluster) -> Vec<OsString> {
     let all = cluster.networks().all().to_string();
-    Line::new("proxy")
+    Line::new("service-proxy")
         .flag("--kubeconfig", cluster.dir.join("proxy.kubeconfig"))
         .flag("--nftables-table", cluster.table())
         .flag("--cluster-cidr", all)

@@ -9,7 +9,7 @@ use futures::{SinkExt, StreamExt};
 use proto::kind;
 use proto::status::Status;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -65,19 +65,43 @@ impl Exec {
                 "Unable to use a TTY - input is not a terminal or the right kind of file"
             );
         }
+        let talk = Talk { container: &container, stdin: self.stdin, terminal };
+        talk.run(session, &pod, "exec", &self.command).await
+    }
+}
+
+/// A conversation with a container.
+pub(super) struct Talk<'a> {
+    pub container: &'a str,
+    pub stdin: bool,
+    /// Our terminal becomes the container's.
+    pub terminal: bool,
+}
+
+impl Talk<'_> {
+    /// The exit code that the server reports at its end.
+    pub async fn run(
+        &self,
+        session: &Session,
+        pod: &Value,
+        subresource: &str,
+        command: &[String],
+    ) -> Result<ExitCode> {
+        let flag = |flag: bool| if flag { "true" } else { "false" };
         let mut query = url::form_urlencoded::Serializer::new(String::new());
-        query.append_pair("container", &container);
-        query.append_pair("stdin", if self.stdin { "true" } else { "false" });
+        query.append_pair("container", self.container);
+        query.append_pair("stdin", flag(self.stdin));
         query.append_pair("stdout", "true");
-        query.append_pair("stderr", if terminal { "false" } else { "true" });
-        query.append_pair("tty", if terminal { "true" } else { "false" });
-        query.extend_pairs(self.command.iter().map(|word| ("command", word)));
+        query.append_pair("stderr", flag(!self.terminal));
+        query.append_pair("tty", flag(self.terminal));
+        query.extend_pairs(command.iter().map(|word| ("command", word)));
         let (namespace, name) =
             (text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"]));
-        let path = format!("{}/exec?{}", kind::POD.path(namespace, name), query.finish());
+        let path = kind::POD.path(namespace, name);
+        let path = format!("{path}/{subresource}?{}", query.finish());
         let socket = session.client.websocket(&path, PROTOCOLS).await?;
-        let _raw = if terminal { Some(RawTerminal::enter()?) } else { None };
-        pump(socket, self.stdin, terminal).await
+        let _raw = if self.terminal { Some(RawTerminal::enter()?) } else { None };
+        pump(socket, self.stdin, self.terminal).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! `ctl proxy`: Services and pods reachable from a machine that is not a node, as the one on which
+//! `ctl service-proxy`: Services and pods reachable from a machine that is not a node, as the one on which
 //! `ctl cluster` makes a cluster: cluster and load balancer addresses, and routes to the pods.
 
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! Sessions over SPDY/3.1, as client-go speaks it: the client opens a stream for each direction and
 //! says in its headers what it is. Flow control is not used by these clients.
 
-mod frames;
+pub mod frames;
 
 use std::collections::HashMap;
 

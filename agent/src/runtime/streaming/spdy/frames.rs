@@ -1,4 +1,5 @@
-//! Frames of SPDY/3.1, the server's side: read from bytes of strangers, so every length is checked.
+//! Frames of SPDY/3.1: read from bytes of strangers, so every length is checked. Streams are opened
+//! by clients only.
 
 use std::collections::HashMap;
 
@@ -69,7 +70,6 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
             PING => Some(Frame::Ping(word(0)?)),
             GO_AWAY => Some(Frame::GoAway),
-            SYN_REPLY => None, // Only ours to send.
             _ => Some(Frame::Other),
         }
     }
@@ -138,6 +138,21 @@ impl Writer {
         let mut headers = Compress::new(Compression::fast(), true);
         headers.set_dictionary(&dictionary()).expect("a fresh compressor takes a dictionary");
         Writer { headers }
+    }
+
+    /// Opens a stream with these headers.
+    pub fn open(&mut self, stream: u32, headers: &[(&str, &str)]) -> Vec<u8> {
+        let mut block = (headers.len() as u32).to_be_bytes().to_vec();
+        for text in headers.iter().flat_map(|(name, value)| [name, value]) {
+            block.extend((text.len() as u32).to_be_bytes());
+            block.extend(text.as_bytes());
+        }
+        let mut packed = Vec::with_capacity(block.len() + 256);
+        self.headers
+            .compress_vec(&block, &mut packed, FlushCompress::Sync)
+            .expect("a few words can be compressed");
+        let payload = [&stream.to_be_bytes()[..], &[0; 6], &packed].concat();
+        control(SYN_STREAM, &payload)
     }
 
     /// Accepts a stream, with no headers.
@@ -216,19 +231,10 @@ mod tests {
 
     #[tokio::test]
     async fn streams_are_opened_with_their_headers() {
-        let mut packer = Compress::new(Compression::fast(), true);
-        packer.set_dictionary(&dictionary()).unwrap();
+        let mut writer = Writer::new();
         let mut bytes = Vec::new();
-        for (stream, kind) in [(1u32, "error"), (3, "stdout")] {
-            let mut block = 1u32.to_be_bytes().to_vec();
-            for text in ["streamtype", kind] {
-                block.extend((text.len() as u32).to_be_bytes());
-                block.extend(text.as_bytes());
-            }
-            let mut packed = Vec::with_capacity(1024);
-            packer.compress_vec(&block, &mut packed, FlushCompress::Sync).unwrap();
-            let payload = [&stream.to_be_bytes()[..], &[0; 6], &packed].concat();
-            bytes.extend(control(SYN_STREAM, &payload));
+        for (stream, kind) in [(1, "error"), (3, "stdout")] {
+            bytes.extend(writer.open(stream, &[("streamtype", kind)]));
         }
         bytes.extend(Writer::new().data(3, b"hello", true));
         let mut reader = Reader::new(&bytes[..]);

@@ -8,7 +8,7 @@ use proto::quantity::Quantity;
 use proto::view;
 
 use crate::config;
-use crate::observed::{Applied, Container as Run};
+use crate::observed::Container as Run;
 use crate::pod::status::PodStatus;
 use crate::pod::{Container, Pod, Resources};
 
@@ -147,6 +147,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::observed::Applied;
 
     fn pod(resources: Value, policy: Value) -> Arc<Pod> {
         let container = json!({"name": "c", "resources": resources, "resizePolicy": policy});

@@ -60,7 +60,7 @@ pub fn run(daemon: Daemon, connection: &Connection) -> Result<ExitCode> {
         Daemon::Server(options) => {
             daemon::Settings { json: options.log_format == "json", ..daemon::Settings::default() }
         }
-        Daemon::Agent(_) | Daemon::Runtime(_) | Daemon::Proxy(_) => daemon::ON_A_NODE,
+        Daemon::Agent(_) | Daemon::Runtime(_) | Daemon::ServiceProxy(_) => daemon::ON_A_NODE,
         _ => daemon::Settings::default(),
     };
     Ok(daemon::run(settings, |shutdown| serve(daemon, shutdown)))

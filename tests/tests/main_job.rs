@@ -8,9 +8,9 @@ use std::net::TcpStream;
 use serde_json::Value;
 use tests::cluster::Cluster;
 use tests::kubectl::Kubectl;
-use tests::needs;
 use tests::program::Said;
 use tests::wait::until;
+use tests::{machine, needs};
 
 const MY_APP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/my-app.yaml");
 
@@ -166,17 +166,17 @@ fn runs_isolated_containers(cluster: &Cluster) {
         assert_eq!(std::fs::read_to_string(root).unwrap().trim(), replica.pod);
     }
     for replica in &limited {
-        let memory = cgroup_value(replica.pid, &["memory.max", "memory.limit_in_bytes"]);
+        let memory = machine::cgroup_value(replica.pid, &["memory.max", "memory.limit_in_bytes"]);
         assert_eq!(memory, (48 * 1024 * 1024).to_string(), "{}", replica.pod);
-        let cpu = cgroup_value(replica.pid, &["cpu.max", "cpu.cfs_quota_us"]);
+        let cpu = machine::cgroup_value(replica.pid, &["cpu.max", "cpu.cfs_quota_us"]);
         assert!(cpu == "25000" || cpu == "25000 100000", "{}: {cpu}", replica.pod);
     }
     for replica in &free {
-        let memory = cgroup_value(replica.pid, &["memory.max", "memory.limit_in_bytes"]);
+        let memory = machine::cgroup_value(replica.pid, &["memory.max", "memory.limit_in_bytes"]);
         // Hybrid machines write the largest number of pages.
         let none = memory == "max" || memory.parse().is_ok_and(|bytes: u64| bytes > 1 << 60);
         assert!(none, "{} asked for no limit and has {memory}", replica.pod);
-        let cpu = cgroup_value(replica.pid, &["cpu.max", "cpu.cfs_quota_us"]);
+        let cpu = machine::cgroup_value(replica.pid, &["cpu.max", "cpu.cfs_quota_us"]);
         assert!(cpu == "-1" || cpu == "max 100000", "{}: {cpu}", replica.pod);
     }
     cluster.ctl(&["delete", "deployment", "limited"]).ok();
@@ -220,27 +220,6 @@ fn process_of(container: &str) -> u32 {
     let inside: Vec<u32> = inside.collect();
     assert_eq!(inside.len(), 1, "processes of container {container}: {inside:?}");
     inside[0]
-}
-
-/// The first of these files in any of the process's cgroups.
-fn cgroup_value(pid: u32, files: &[&str]) -> String {
-    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    for line in cgroups.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next().unwrap(), parts.next().unwrap());
-        let mounts = match controllers {
-            "" => vec!["/sys/fs/cgroup".to_string(), "/sys/fs/cgroup/unified".into()],
-            list => list.split(',').map(|one| format!("/sys/fs/cgroup/{one}")).collect(),
-        };
-        for mount in mounts {
-            for file in files {
-                if let Ok(value) = std::fs::read_to_string(format!("{mount}{path}/{file}")) {
-                    return value.trim().to_string();
-                }
-            }
-        }
-    }
-    panic!("none of {files:?} in the cgroups of {pid}:\n{cgroups}");
 }
 
 /// By LoadBalancer address from the machine; by pod IP, ClusterIP and DNS name from every pod.

@@ -109,12 +109,11 @@ fn attaches(tool: Tool) {
     ended(child);
 }
 
-/// A terminal of the size and the name that a shell expects, and its exit code.
+/// A terminal, and the exit code of what ran on it.
 fn gives_a_terminal(tool: Tool) {
-    let words = ["exec", "-it", "shell", "--", "sh", "-c", "tty; stty size; read x; exit $x"];
+    let words = ["exec", "-it", "shell", "--", "sh", "-c", "tty; read x; exit $x"];
     let said = said(in_a_terminal(&tool(&words)), "7\n");
     assert!(said.out.contains("/dev/pts/0"), "{said:?}");
-    assert!(said.out.contains("24 80") || said.out.contains("0 0"), "{said:?}");
     assert_eq!(said.code, 7, "{said:?}");
     let mut child = started(in_a_terminal(&tool(&["attach", "-it", "terminal"])));
     let mut input = child.stdin.take().unwrap();
@@ -336,7 +335,7 @@ fn started(mut command: Command) -> Child {
     command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-fn lines(child: &mut Child) -> impl Iterator<Item = String> {
+fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
     BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok)
 }
 

@@ -135,7 +135,9 @@ mod tests {
         let old = json!({
             "spec": {
                 "containers": [container(burstable.clone())],
-                "initContainers": [{"name": "i", "resources": {}}],
+                "initContainers": [{"name": "i", "resources": {
+                    "requests": limits("1", "1Gi"), "limits": limits("1", "1Gi"),
+                }}],
             },
             "status": {"qosClass": "Burstable"},
         });
@@ -148,7 +150,7 @@ mod tests {
         let mut renamed = old.clone();
         renamed["spec"]["containers"][0]["name"] = "d".into();
         let mut init = old.clone();
-        init["spec"]["initContainers"][0]["resources"] = json!({"limits": {"cpu": "1"}});
+        init["spec"]["initContainers"][0]["resources"]["limits"] = higher.clone();
         let mut policy = old.clone();
         policy["spec"]["containers"][0]["resizePolicy"] =
             json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);

@@ -75,6 +75,7 @@ pub(crate) async fn handle(
     upgrade: Option<OnUpgrade>,
 ) -> Result<Response, Status> {
     if call.subresource == "proxy" {
+        api.registry.admit_connection(call).await?;
         return proxy::pass(api, call, parts, body, upgrade).await;
     }
     let entry = call
@@ -90,7 +91,10 @@ pub(crate) async fn handle(
             api.registry.admit_connection(call).await?;
             exec::connect(api, call, parts, upgrade, &pod).await
         }
-        ("portforward", "get" | "create") => exec::forward(api, call, parts, upgrade, &pod).await,
+        ("portforward", "get" | "create") => {
+            api.registry.admit_connection(call).await?;
+            exec::forward(api, call, parts, upgrade, &pod).await
+        }
         _ => Err(Status::method_not_allowed()),
     }
 }

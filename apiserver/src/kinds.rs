@@ -147,7 +147,6 @@ pub struct Conversion {
 /// Create: `default` → admission → `default` → `prepare_create` → [`validate_create`] → `reserve`.
 /// Update: `default` → admission → `default` → `prepare_update` → [`validate_update`] → `reserve`.
 /// Status: `default` → admission → `prepare_status` → [`validate_status`].
-/// Other parts: `default` → admission → `prepare_part` → [`validate_part`].
 /// Around them the registry does what is the same for all kinds: name generation, uid,
 /// creationTimestamp, the immutable part of metadata taken over from the old object,
 /// resourceVersion, deletionTimestamp, managedFields.
@@ -194,17 +193,6 @@ pub trait Strategy: Send + Sync {
     /// Takes over everything but status and metadata from the old object.
     fn prepare_status(&self, new: &mut Value, old: &Value, _ctx: &Context) {
         only_status(new, old);
-    }
-
-    /// Puts back everything that a write through this subresource, a part of the object, may not
-    /// change.
-    fn prepare_part(&self, _part: &str, new: &mut Value, old: &Value, ctx: &Context) {
-        self.prepare_update(new, old, ctx);
-    }
-
-    /// All of it, also what `validate` would say about the new object.
-    fn validate_part(&self, _part: &str, new: &Value, old: &Value) -> Vec<FieldError> {
-        self.validate_update(new, old)
     }
 
     /// Whether [`Strategy::reserve`] does anything.
@@ -324,14 +312,6 @@ pub fn validate_status(new: &Value, old: &Value, ctx: &Context) -> Vec<FieldErro
     let strategy = strategy(ctx.row);
     let mut errors = metadata::validate_update(new.at("metadata"), old.at("metadata"), ctx.row);
     errors.extend(strategy.validate_part(ctx.subresource, new, old));
-    errors
-}
-
-/// The same for a write through a subresource that is a part of the object.
-pub fn validate_part(part: &str, new: &Value, old: &Value, ctx: &Context) -> Vec<FieldError> {
-    let strategy = strategy(ctx.row);
-    let mut errors = metadata::validate_update(new.at("metadata"), old.at("metadata"), ctx.row);
-    errors.extend(strategy.validate_part(part, new, old));
     errors
 }
 

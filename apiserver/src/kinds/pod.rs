@@ -57,11 +57,13 @@ impl Strategy for Pod {
         new.section("metadata").set("generation", 1);
     }
 
-    fn prepare_status(&self, new: &mut Value, old: &Value, _ctx: &Context) {
-        super::only_status(new, old);
-        let metadata = old.at("metadata");
-        new.section("metadata").take_over("ownerReferences", metadata);
-        status::synchronise(new, old);
+    fn prepare_status(&self, new: &mut Value, old: &Value, ctx: &Context) {
+        match ctx.subresource {
+            "resize" => resize::prepare(new, old),
+            "ephemeralcontainers" => ephemeral::prepare(new, old),
+            _ => return prepare_status(new, old),
+        }
+        super::carry_on(self.counted(), new, old, ctx);
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
@@ -82,20 +84,15 @@ impl Strategy for Pod {
         status::validate(new, old)
     }
 
-    fn prepare_part(&self, part: &str, new: &mut Value, old: &Value, ctx: &Context) {
-        match part {
-            "resize" => resize::prepare(new, old),
-            _ => ephemeral::prepare(new, old),
-        }
-        super::carry_on(self.counted(), new, old, ctx);
-    }
-
     fn validate_part(&self, part: &str, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         spec::validate(&SPEC, new.at("spec"), &mut errors);
         match part {
             "resize" => resize::validate(&SPEC, new, old, &mut errors),
-            _ => ephemeral::validate_update(&SPEC, new.at("spec"), old.at("spec"), &mut errors),
+            "ephemeralcontainers" => {
+                ephemeral::validate_update(&SPEC, new.at("spec"), old.at("spec"), &mut errors);
+            }
+            _ => return self.validate_status(new, old),
         }
         errors
     }
@@ -143,3 +140,10 @@ const FIELDS: &[Field] = &[
     Field { label: "status.podIPs", path: "status.podIP", absent: "" },
     Field::text("status.nominatedNodeName"),
 ];
+
+fn prepare_status(new: &mut Value, old: &Value) {
+    super::only_status(new, old);
+    let metadata = old.at("metadata");
+    new.section("metadata").take_over("ownerReferences", metadata);
+    status::synchronise(new, old);
+}

@@ -149,7 +149,6 @@ impl Registry {
         let errors = match way {
             Way::Object => kinds::validate_update(&object, &old, &context),
             Way::Status => kinds::validate_status(&object, &old, &context),
-            Way::Part => kinds::validate_part(call.subresource, &object, &old, &context),
             Way::Made => Vec::new(),
         };
         write::refuse_invalid(call, call.name, errors)?;
@@ -180,10 +179,6 @@ impl Registry {
         let context = call.context(self.random());
         match way {
             Way::Status => call.kind.strategy.prepare_status(&mut object, old, &context),
-            Way::Part => {
-                let part = call.subresource;
-                call.kind.strategy.prepare_part(part, &mut object, old, &context);
-            }
             _ => call.kind.strategy.prepare_update(&mut object, old, &context),
         }
         Ok(object)

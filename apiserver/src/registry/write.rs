@@ -47,8 +47,6 @@ pub(super) enum Managed {
 pub(super) enum Way {
     Object,
     Status,
-    /// A subresource that is a part of the object, as `pods/resize`.
-    Part,
     /// The object comes from a subresource's own logic, which has checked it.
     Made,
 }
@@ -56,11 +54,7 @@ pub(super) enum Way {
 impl Way {
     /// Of a subresource that writes a part of the object itself.
     pub fn of(call: &Call) -> Way {
-        match call.subresource {
-            "" => Way::Object,
-            "ephemeralcontainers" | "resize" => Way::Part,
-            _ => Way::Status,
-        }
+        if call.subresource.is_empty() { Way::Object } else { Way::Status }
     }
 }
 

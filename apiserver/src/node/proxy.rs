@@ -85,8 +85,8 @@ fn split(path: &str, namespaced: bool) -> (&str, &str) {
     // /api/v1/nodes/NAME/proxy, or /api/v1/namespaces/NAMESPACE/pods/NAME/proxy.
     let segments = if namespaced { 7 } else { 5 };
     let begin = path.len() - path.trim_start_matches('/').len();
-    let slashes = path.match_indices('/').map(|(at, _)| at).filter(|at| *at >= begin);
-    match slashes.skip(segments - 1).next() {
+    let mut slashes = path.match_indices('/').map(|(at, _)| at).filter(|at| *at >= begin);
+    match slashes.nth(segments - 1) {
         Some(end) => path.split_at(end),
         None => (path, ""),
     }

@@ -80,7 +80,7 @@ pub fn validate_update(path: &Path, new: &Value, old: &Value, errors: &mut Error
             }
             Some(_) => continue,
         };
-        errors.push(FieldError::forbidden(&path, why));
+        errors.push(FieldError::forbidden(path, why));
     }
 }
 

@@ -133,6 +133,12 @@ pub struct Writer {
     headers: Compress,
 }
 
+impl Default for Writer {
+    fn default() -> Self {
+        Writer::new()
+    }
+}
+
 impl Writer {
     pub fn new() -> Self {
         let mut headers = Compress::new(Compression::fast(), true);

@@ -67,6 +67,8 @@ static PATH_ITEM: Message = Message {
         ("put", 3, As::One { wrapped: &[], message: &OPERATION }),
         ("post", 4, As::One { wrapped: &[], message: &OPERATION }),
         ("delete", 5, As::One { wrapped: &[], message: &OPERATION }),
+        ("options", 6, As::One { wrapped: &[], message: &OPERATION }),
+        ("head", 7, As::One { wrapped: &[], message: &OPERATION }),
         ("patch", 8, As::One { wrapped: &[], message: &OPERATION }),
         ("parameters", 9, As::Parameters),
     ],

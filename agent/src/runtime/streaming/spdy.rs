@@ -90,7 +90,7 @@ async fn converse(
                 }
             }
             Some(Frame::Ping(id)) => drop(sender.send(Sent::Ping(id)).await),
-            Some(Frame::Other | Frame::Data { .. }) => {}
+            Some(Frame::Other | Frame::Reset(_) | Frame::Data { .. }) => {}
             Some(Frame::GoAway) | None => return,
         }
     }
@@ -240,6 +240,8 @@ async fn forward(
                     connections.remove(&stream);
                 }
             }
+            // As clients do once the pod has hung up; they wait for the end of the error stream.
+            Frame::Reset(stream) => drop(connections.remove(&stream)),
             Frame::Ping(id) => drop(sender.send(Sent::Ping(id)).await),
             Frame::GoAway => break,
             Frame::Other => {}

@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 pub enum Frame {
     Open { stream: u32, headers: HashMap<String, String> },
     Data { stream: u32, bytes: Bytes, end: bool },
+    /// The stream is of no more use to the client.
+    Reset(u32),
     Ping(u32),
     GoAway,
     Other,
@@ -21,6 +23,7 @@ const CONTROL: u32 = 0x8000_0000;
 const VERSION: u32 = 3;
 const SYN_STREAM: u32 = 1;
 const SYN_REPLY: u32 = 2;
+const RST_STREAM: u32 = 3;
 const PING: u32 = 6;
 const GO_AWAY: u32 = 7;
 const END: u32 = 1;
@@ -68,6 +71,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 let block = self.unpack(payload.get(10..)?)?;
                 Some(Frame::Open { stream, headers: parse_headers(&block)? })
             }
+            RST_STREAM => Some(Frame::Reset(word(0)? & !CONTROL)),
             PING => Some(Frame::Ping(word(0)?)),
             GO_AWAY => Some(Frame::GoAway),
             _ => Some(Frame::Other),
@@ -243,6 +247,7 @@ mod tests {
             bytes.extend(writer.open(stream, &[("streamtype", kind)]));
         }
         bytes.extend(Writer::new().data(3, b"hello", true));
+        bytes.extend(control(RST_STREAM, &[0, 0, 0, 3, 0, 0, 0, 5]));
         let mut reader = Reader::new(&bytes[..]);
         for (stream, kind) in [(1, "error"), (3, "stdout")] {
             let headers = HashMap::from([("streamtype".to_owned(), kind.to_owned())]);
@@ -250,6 +255,7 @@ mod tests {
         }
         let data = Frame::Data { stream: 3, bytes: Bytes::from_static(b"hello"), end: true };
         assert_eq!(reader.next().await, Some(data));
+        assert_eq!(reader.next().await, Some(Frame::Reset(3)));
         assert_eq!(reader.next().await, None);
     }
 

@@ -42,6 +42,10 @@ type State = Option<u64>;
 impl Operation {
     /// The state after it, where its answer fits the state before.
     fn step(&self, state: State) -> Option<State> {
+        if let (Ask::Write(_), Answer::Conflict, Some(_)) = (self.ask, self.answer, state) {
+            // The server has tried again and again, others were always faster.
+            return Some(state);
+        }
         let (expected, after) = match (self.ask, state) {
             (Ask::Read, None) => (Answer::NotFound, None),
             (Ask::Read, Some(value)) => (Answer::Value(value), state),

@@ -145,9 +145,12 @@ fn real() {
     }
     let ticks = (cpu_ticks(server) - before) as f64;
     row("control plane at rest, 3 nodes: CPU of a core", ticks / idle.as_secs_f64(), 0.5, "%");
-    row("control plane at rest, 3 nodes: proportional set", proportional(server), 45.0, "MiB");
-    let node = pids("node1").into_iter().map(proportional).sum();
-    row("agent and runtime of a node: proportional set", node, 25.0, "MiB");
+    for (field, what) in [("Rss:", "resident"), ("Pss:", "proportional set")] {
+        let what = |of: &str| format!("{of}: {what}");
+        row(&what("control plane at rest, 3 nodes"), memory(server, field), 45.0, "MiB");
+        let node = pids("node1").into_iter().map(|pid| memory(pid, field)).sum();
+        row(&what("agent and runtime of a node"), node, 25.0, "MiB");
+    }
 }
 
 /// User and system time in hundredths of a second.
@@ -157,10 +160,10 @@ fn cpu_ticks(pid: i64) -> u64 {
     fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
 }
 
-/// Its own memory and its share of the pages of the program file, which all daemons have in common
-/// (proc(5), Pss).
-fn proportional(pid: i64) -> f64 {
+/// `Rss` counts all of the program file's pages that are in memory, though all daemons share them;
+/// `Pss` counts its share of them (proc(5)).
+fn memory(pid: i64, field: &str) -> f64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it runs");
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("Pss");
+    let line = rollup.lines().find_map(|line| line.strip_prefix(field)).expect(field);
     line.trim().trim_end_matches("kB").trim().parse::<f64>().expect("a number") / 1024.0
 }

@@ -36,6 +36,11 @@ impl Kubectl {
         run_with_input(&mut self.command(arguments), input)
     }
 
+    /// The program's file.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         // Discovery must be asked of this server, not read from another's cache.

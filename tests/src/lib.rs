@@ -8,6 +8,7 @@ pub mod kubectl;
 pub mod linearizability;
 pub mod machine;
 pub mod program;
+pub mod script;
 pub mod server;
 pub mod wait;
 pub mod world;

@@ -1,7 +1,7 @@
 //! Transcripts of a shell as tests: commands with what they print and how they end.
 //!
 //! ```text
-//! # A comment.
+//! # A comment, at the start or after an empty line.
 //! $ kubectl create configmap a --from-literal=b=c
 //! configmap/a created
 //! $ kubectl create -f -
@@ -87,6 +87,8 @@ impl Shell {
 
 fn steps(script: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
+    // After an empty line, where comments stand.
+    let mut outside = true;
     for (index, line) in script.lines().enumerate() {
         let started = line.strip_prefix("$ ").or_else(|| line.strip_prefix("~$ "));
         if let Some(command) = started {
@@ -96,6 +98,7 @@ fn steps(script: &str) -> Vec<Step> {
                 repeated: line.starts_with('~'),
                 ..Step::default()
             });
+            outside = false;
             continue;
         }
         let Some(step) = steps.last_mut() else { continue };
@@ -108,7 +111,9 @@ fn steps(script: &str) -> Vec<Step> {
             step.input += "\n";
         } else if let Some(code) = code {
             step.code = code;
-        } else if !line.starts_with("# ") && !line.is_empty() {
+        } else if line.is_empty() {
+            outside = true;
+        } else if !(outside && line.starts_with("# ")) {
             step.wanted.push(line.trim_end().to_string());
         }
     }
@@ -190,12 +195,12 @@ mod tests {
 
     #[test]
     fn a_script_is_steps() {
-        let steps = steps("# intro\n$ a\n> b\n| in\nout\n\n# comment\n[2]\n~$ c\n");
+        let steps = steps("# intro\n$ a\n> b\n| in\n# out\n[2]\n\n# comment\n~$ c\n");
         let first = Step {
             line: 2,
             command: "a\nb".into(),
             input: "in\n".into(),
-            wanted: vec!["out".into()],
+            wanted: vec!["# out".into()],
             code: 2,
             ..Step::default()
         };

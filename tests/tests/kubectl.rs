@@ -1,0 +1,80 @@
+//! The real kubectl against `ctl server`: transcripts in `kubectl/*.txt`, one per family of commands.
+//! A line there is a case; `tests::script` says how they read. Each has a server of its own.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tests::kubectl::Kubectl;
+use tests::program::built;
+use tests::script::Shell;
+use tests::server::Server;
+use tests::wait::until;
+
+macro_rules! transcripts {
+    ($($name:ident: $nodes:literal nodes,)*) => {$(
+        #[test]
+        fn $name() {
+            play(stringify!($name), include_str!(concat!("kubectl/", stringify!($name), ".txt")), $nodes);
+        }
+    )*};
+}
+
+transcripts! {
+    access: 0 nodes,
+    apply: 0 nodes,
+    change: 0 nodes,
+    create: 0 nodes,
+    delete: 3 nodes,
+    discover: 0 nodes,
+    get: 0 nodes,
+    nodes: 3 nodes,
+    rollout: 3 nodes,
+    serve: 0 nodes,
+}
+
+fn play(name: &str, script: &str, nodes: usize) {
+    let server = Server::start(&["--ephemeral"]);
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let Some(kubectl) = Kubectl::find(&server.kubeconfig()) else { return };
+    let _nodes = (nodes > 0).then(|| Nodes::start(&server, nodes));
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    std::fs::create_dir(path("bin")).expect("a folder for kubectl");
+    let link = Path::new(&path("bin")).join("kubectl");
+    std::os::unix::fs::symlink(kubectl.program(), link).expect("a link to kubectl");
+    // A copy: scripts change the namespace of their context.
+    std::fs::copy(server.kubeconfig(), path("config")).expect("a kubeconfig of its own");
+    let shell = Shell::new(folder.path())
+        .with("PATH", format!("{}:/usr/bin:/bin", path("bin")))
+        .with("HOME", folder.path().to_string_lossy())
+        .with("KUBECONFIG", path("config"))
+        .with("KUBECACHEDIR", path("cache"));
+    shell.plays(&format!("tests/tests/kubectl/{name}.txt"), script);
+}
+
+/// Nodes whose containers exist in memory only.
+struct Nodes(Child);
+
+impl Nodes {
+    fn start(server: &Server, nodes: usize) -> Nodes {
+        let child = Command::new(built("ctl"))
+            .args(["simulate", "--nodes", &nodes.to_string(), "--kubeconfig"])
+            .arg(server.kubeconfig())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("ctl starts");
+        let child = Nodes(child);
+        until("simulated nodes to be ready", 30, || {
+            let said = server.ctl(&["get", "nodes"]).out;
+            (said.matches(" Ready ").count() == nodes).then_some(())
+        });
+        child
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        self.0.kill().expect("our own child can be killed");
+        self.0.wait().expect("our own child can be awaited");
+    }
+}

@@ -249,7 +249,8 @@ fn type_row(
         let description = schema["description"].as_str().unwrap_or("");
         texts.insert(field.clone(), description.into());
         let mut row = json!({ "name": field, "shape": shape(schema) });
-        if required.contains(&field.as_str()) {
+        // k8s-openapi always has metadata; in JSON it may be absent.
+        if required.contains(&field.as_str()) && field != "metadata" {
             row["required"] = true.into();
         }
         if let Some(fact) = numbers.get(field) {

@@ -12,7 +12,7 @@ pub mod managed_fields;
 mod strategic;
 mod walk;
 
-pub use apply::apply;
+pub use apply::{apply, check_applied};
 pub use json::json;
 pub use strategic::strategic;
 

@@ -259,6 +259,28 @@ async fn apply_creates_and_needs_a_manager() {
     assert_eq!(created["metadata"]["managedFields"][0]["operation"], "Apply");
 }
 
+/// What has no place in the schema has no owner: no `fieldValidation` lets it through.
+#[tokio::test]
+async fn applied_fields_must_be_known_and_of_their_type() {
+    let api = Api::start().await;
+    for (body, problem) in [
+        ("data: {a: y}", ".data.a: expected string, got &value.valueUnstructured{Value:true}"),
+        (
+            "metadata: {name: n}",
+            ".metadata.name: expected string, got &value.valueUnstructured{Value:false}",
+        ),
+        ("dat: {}", ".dat: field not declared in schema"),
+    ] {
+        let body = format!("apiVersion: v1\nkind: ConfigMap\n{body}\n");
+        let line = format!("PATCH {CONFIG_MAPS}/a?fieldManager=me&fieldValidation=Ignore");
+        let reply = api.send(&line, &["content-type: application/apply-patch+yaml"], body).await;
+        assert_eq!(reply.code, 400, "{}", reply.text());
+        let expected =
+            format!("failed to create typed patch object (/; /v1, Kind=ConfigMap): {problem}");
+        assert_eq!(reply.message(), expected);
+    }
+}
+
 #[tokio::test]
 async fn concurrent_patches_all_count() {
     let api = std::sync::Arc::new(Api::start().await);

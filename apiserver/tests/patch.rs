@@ -298,6 +298,11 @@ fn applied_objects_must_fit_the_schema() {
             json!({"template": {"spec": {"containers": [{"name": "a"}, {"name": "a"}]}}}),
             ".spec.template.spec.containers: duplicate entries for key [name=\"a\"]",
         ),
+        (
+            json!({"foo": 1, "paused": "y"}),
+            "errors:\n  .spec.foo: field not declared in schema\n  .spec.paused: expected boolean, \
+             got &value.valueUnstructured{Value:\"y\"}",
+        ),
     ] {
         let applied = json!({"metadata": {"name": "a", "namespace": "n"}, "spec": spec});
         let error = apply(row, None, applied, "x", false, 1).unwrap_err();

@@ -204,8 +204,7 @@ mod tests {
             code: 2,
             ..Step::default()
         };
-        let second =
-            Step { line: 9, command: "c".into(), repeated: true, ..Step::default() };
+        let second = Step { line: 9, command: "c".into(), repeated: true, ..Step::default() };
         assert_eq!(steps, [first, second]);
     }
 
@@ -213,7 +212,10 @@ mod tests {
     fn a_shell_plays() {
         let folder = tempfile::tempdir().unwrap();
         let shell = Shell::new(folder.path()).with("NAME", "value");
-        shell.plays("inline", "$ echo $NAME; echo error >&2; cat; exit 3\n| x\nvalue\nerror\nx\n[3]");
+        shell.plays(
+            "inline",
+            "$ echo $NAME; echo error >&2; cat; exit 3\n| x\nvalue\nerror\nx\n[3]",
+        );
         let step = &steps("$ echo b\na")[0];
         assert_eq!(shell.play(step), Err(("b".to_string(), 0)));
     }

@@ -157,8 +157,8 @@ impl<'de> serde::Deserialize<'de> for Key {
             fn visit_f64<E>(self, value: f64) -> Result<Key, E> {
                 Ok(Key(value.to_string()))
             }
-            fn visit_unit<E>(self) -> Result<Key, E> {
-                Ok(Key("null".to_string()))
+            fn visit_unit<E: Error>(self) -> Result<Key, E> {
+                Err(E::custom("unsupported map key: null"))
             }
         }
         deserializer.deserialize_any(Text)

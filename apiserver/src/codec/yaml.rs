@@ -84,6 +84,14 @@ mod tests {
             ("a: 100m", json!({"a": "100m"})),
             ("1: b", json!({"1": "b"})),
             ("true: b", json!({"true": "b"})),
+            ("y: b", json!({"true": "b"})),
+            ("Off: b", json!({"false": "b"})),
+            ("'n': b", json!({"n": "b"})),
+            ("0x10: b", json!({"16": "b"})),
+            ("1.50: b", json!({"1.5": "b"})),
+            ("1.0: b", json!({"1": "b"})),
+            ("2024-01-01: b", json!({"2024-01-01": "b"})),
+            ("a: !!str yes", json!({"a": "yes"})),
             ("a: |\n  x\n  y\n", json!({"a": "x\ny\n"})),
             ("{a: [1, 2]}", json!({"a": [1, 2]})),
             ("x: &x {a: 1}\nz: {<<: *x, b: 2}", json!({"x": {"a": 1}, "z": {"a": 1, "b": 2}})),
@@ -108,7 +116,9 @@ mod tests {
         }
         assert!(parse(bomb.as_bytes()).is_err());
         assert!(parse("[".repeat(100_000).as_bytes()).is_err());
-        assert!(parse("a: b: c".as_bytes()).is_err());
+        for text in ["a: b: c", "~: b", "[a]: b"] {
+            assert!(parse(text.as_bytes()).is_err(), "{text}");
+        }
         assert!(parse(b"\xff\xfe").is_err());
     }
 }

@@ -114,6 +114,11 @@ pub(super) fn public(content_type: &'static str, value: &Value) -> Response {
     response
 }
 
+/// For a document that people read.
+pub(super) fn readable(value: &Value) -> Response {
+    response(200, JSON, Body::from(format!("{value:#}")))
+}
+
 pub(super) fn text(code: u16, text: impl Into<Bytes>) -> Response {
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     let mut response = response(code, plain, Body::from(text.into()));

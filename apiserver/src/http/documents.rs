@@ -32,7 +32,7 @@ pub(super) async fn handle(
     let path = path.trim_end_matches('/');
     match target {
         Target::Index => Ok(answer::json(&json!({"paths": index(api)}))),
-        Target::Version => Ok(answer::json(&version())),
+        Target::Version => Ok(answer::readable(&version())),
         Target::Health { endpoint, check } => {
             let query = Query::parse(parts.uri.query());
             Ok(api.health.answer(endpoint, check.as_deref(), &query).await)

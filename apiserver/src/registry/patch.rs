@@ -90,15 +90,11 @@ impl Patch {
         let row = call.kind.row;
         let mut applied = self.body.clone();
         check_applied(call, &applied)?;
-        let mut problems = self.duplicates.clone();
-        problems.extend(schema::check(row, &mut applied).map_err(|why| {
-            let kind = format!("{}.{}", row.api_version(), row.kind);
-            Status::internal(format!(
-                "failed to create typed patch object ({}; {kind}): {why}",
-                call.name
-            ))
-        })?);
-        let warnings = write::judge(&self.options, problems, |problems| {
+        patch::check_applied(row, &applied)?;
+        let undecodable =
+            |why: String| codec::cannot_be_handled(&row.kind, &row.version, &row.kind, &why);
+        schema::check(row, &mut applied).map_err(undecodable)?;
+        let warnings = write::judge(&self.options, self.duplicates.clone(), |problems| {
             Status::bad_request(format!(
                 "error strict decoding YAML: {}",
                 codec::strict_error(&row.kind, &row.version, problems).message

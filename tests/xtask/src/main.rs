@@ -2,6 +2,7 @@
 //! library, so that it is there within a second on a machine that has only a Rust toolchain.
 
 mod bench;
+mod clients;
 mod fuzz;
 mod image;
 mod machine;

@@ -3,7 +3,7 @@
 //! ships.
 
 use crate::step::{cargo, command, find, is_root, run};
-use crate::{image, machine};
+use crate::{clients, image, machine};
 
 /// Arguments, if any, are names of tests to run instead of all.
 pub fn test(names: &[String]) -> Result<(), String> {
@@ -20,6 +20,7 @@ pub fn test(names: &[String]) -> Result<(), String> {
             clippy
         })?;
     }
+    clients::install();
     let image = image::build()?;
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     tests.env("CORACLE_HELLO_IMAGE", &image);

@@ -32,6 +32,45 @@ transcripts! {
     serve: 0 nodes,
 }
 
+/// Every resource that the server names is as Kubernetes has it, down to its verbs.
+#[test]
+fn resources_are_those_of_kubernetes() {
+    let facts = "shared/data/kubernetes-1.36/api-resources.json";
+    let Some(facts) = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .find_map(|folder| std::fs::read(folder.join(facts)).ok())
+    else {
+        eprintln!("SKIPPED: needs {facts}");
+        return;
+    };
+    let facts: Vec<serde_json::Value> = serde_json::from_slice(&facts).expect("facts are JSON");
+    let words = |list: &serde_json::Value| -> Vec<String> {
+        let words = list.as_array().into_iter().flatten();
+        words.map(|word| word.as_str().expect("words").to_string()).collect()
+    };
+    let server = Server::start(&["--ephemeral"]);
+    let Some(kubectl) = Kubectl::find(&server.kubeconfig()) else { return };
+    let said = kubectl.run(&["api-resources", "-o", "wide", "--no-headers"]).ok();
+    assert!(said.lines().count() > 40, "{said}");
+    for line in said.lines() {
+        let mut columns: Vec<&str> = line.split_whitespace().collect();
+        if !matches!(columns[2], "true" | "false") {
+            columns.remove(1);
+        }
+        let [name, version, namespaced, kind, verbs] = columns[..5] else { panic!("{line}") };
+        let fact = facts
+            .iter()
+            .find(|fact| fact["name"] == name && fact["groupVersion"] == version)
+            .unwrap_or_else(|| panic!("Kubernetes has no {version} {name}"));
+        let expected =
+            (fact["kind"].as_str(), fact["namespaced"].to_string(), words(&fact["verbs"]));
+        let verbs = verbs.split(',').map(str::to_string).collect();
+        assert_eq!((Some(kind), namespaced.to_string(), verbs), expected, "{line}");
+        let short = words(&fact["shortNames"]).join(",");
+        assert_eq!(line.split_whitespace().nth(1) == Some(&short), !short.is_empty(), "{line}");
+    }
+}
+
 fn play(name: &str, script: &str, nodes: usize) {
     let server = Server::start(&["--ephemeral"]);
     let folder = tempfile::tempdir().expect("a temporary directory");
@@ -46,6 +85,7 @@ fn play(name: &str, script: &str, nodes: usize) {
     let shell = Shell::new(folder.path())
         .with("PATH", format!("{}:/usr/bin:/bin", path("bin")))
         .with("HOME", folder.path().to_string_lossy())
+        .with("TMPDIR", folder.path().to_string_lossy())
         .with("KUBECONFIG", path("config"))
         .with("KUBECACHEDIR", path("cache"));
     shell.plays(&format!("tests/tests/kubectl/{name}.txt"), script);

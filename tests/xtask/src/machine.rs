@@ -31,6 +31,7 @@ pub const TO_TEST: &[Need] = &[
     need("crun", "crun"),
     need("docker-registry", "docker-registry"),
     need("curl", "curl"),
+    need("openssl", "openssl"),
     need("/bin/busybox", "busybox-static"),
 ];
 

@@ -79,7 +79,7 @@ def creates_reads_replaces_and_deletes():
     template = pods_of({"app": "j"})
     template.spec.restart_policy = "Never"
     job = client.V1Job(metadata=meta("j"), spec=client.V1JobSpec(template=template, suspend=True))
-    assert BATCH.create_namespaced_job(SPACE, job).spec.suspend is True
+    assert BATCH.create_namespaced_job(SPACE, job).spec.completion_mode == "NonIndexed"
     rule = client.V1PolicyRule(api_groups=[""], resources=["pods"], verbs=["get"])
     RBAC.create_namespaced_role(SPACE, client.V1Role(metadata=meta("r"), rules=[rule]))
     gone = CORE.delete_namespaced_secret("s", SPACE)

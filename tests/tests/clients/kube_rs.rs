@@ -78,7 +78,8 @@ async fn requests() {
     let metadata = maps.get_metadata("a").await.unwrap();
     assert_eq!(metadata.labels()["part"], "one");
 
-    let by = |params: ListParams| async { names(&maps.list(&params).await.unwrap().items) };
+    let maps = &maps;
+    let by = |params: ListParams| async move { names(&maps.list(&params).await.unwrap().items) };
     assert_eq!(by(ListParams::default().labels("part=two")).await, ["b", "c", "d"]);
     assert_eq!(by(ListParams::default().labels("part notin (two),part")).await, ["a"]);
     assert_eq!(by(ListParams::default().fields("metadata.name=c")).await, ["c"]);
@@ -127,8 +128,9 @@ async fn patches_and_subresources() {
     let conflict = deployments.patch("d", &params, &Patch::Apply(replicas(1))).await;
     let conflict = refused(conflict);
     assert_eq!((conflict.code, &*conflict.reason), (409, "Conflict"));
-    let forced = deployments.patch("d", &params.clone().force(), &Patch::Apply(replicas(1)));
-    let fields = forced.await.unwrap().metadata.managed_fields.unwrap();
+    let params = params.force();
+    let forced = deployments.patch("d", &params, &Patch::Apply(replicas(1))).await.unwrap();
+    let fields = forced.metadata.managed_fields.unwrap();
     assert!(fields.iter().any(|entry| entry.manager.as_deref() == Some("me")));
 
     let scale = deployments.get_scale("d").await.unwrap();
@@ -209,7 +211,8 @@ async fn a_controller() {
         ..DeleteParams::default()
     };
     deployments.delete("d", &params).await.unwrap();
-    let gone = wait::conditions::is_deleted(&made.uid().unwrap());
+    let uid = made.uid().unwrap();
+    let gone = wait::conditions::is_deleted(&uid);
     wait::await_condition(maps, "of-d", gone).await.unwrap();
     controller.abort();
 }
@@ -237,11 +240,12 @@ async fn reconcile(
 async fn one_leader() {
     let (_server, client) = connect().await;
     let leases: Api<Lease> = Api::default_namespaced(client);
-    let candidates =
-        |attempt: fn(Api<Lease>, String) -> futures::future::BoxFuture<'static, bool>| {
-            let all = (0..8).map(|n| attempt(leases.clone(), format!("candidate-{n}")));
-            async { futures::future::join_all(all).await.into_iter().filter(|won| *won).count() }
-        };
+    type Attempt = fn(Api<Lease>, String) -> futures::future::BoxFuture<'static, bool>;
+    let candidates = |attempt: Attempt| {
+        let leases = leases.clone();
+        let all = (0..8).map(move |n| attempt(leases.clone(), format!("candidate-{n}")));
+        async { futures::future::join_all(all).await.into_iter().filter(|won| *won).count() }
+    };
     let created = candidates(|leases, name| {
         Box::pin(async move {
             let lease = json!({

@@ -1,13 +1,23 @@
-//! Who may do what. A chain of authorizers is asked in order and the first that allows decides;
-//! the edge calls it once per request, before the body is read. Roles in the API are a link of
-//! this chain that is not there yet: until then a table speaks for the components.
+//! Who may do what. The edge asks the [`Authorizer`] once per request, before the body is read;
+//! writes of roles and bindings and the access reviews ask again. Its authorizers are asked in
+//! the order of `--authorization-mode` and the first that allows decides.
 
-use proto::user::User;
+use std::sync::Arc;
 
+use proto::{kind::Row, selector::FieldSelector, user::User};
+
+use crate::cache::KindCache;
+
+pub mod defaults;
+pub mod escalation;
+mod graph;
 mod node;
-mod table;
+mod rbac;
+pub mod rule;
 
-pub use node::NodeView;
+use graph::Graph;
+use rbac::Rbac;
+pub use rbac::Rules;
 
 /// One question.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +27,8 @@ pub struct Attributes<'a> {
     /// paths the method in lower case.
     pub verb: &'a str,
     pub what: What<'a>,
+    /// What a list, watch or deletecollection is restricted to.
+    pub fields: Option<&'a FieldSelector>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -32,22 +44,113 @@ pub enum What<'a> {
     Path(&'a str),
 }
 
+/// An authorizer, as `--authorization-mode` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    #[value(name = "Node")]
+    Node,
+    #[value(name = "RBAC")]
+    Rbac,
+    #[value(name = "AlwaysAllow")]
+    AlwaysAllow,
+    #[value(name = "AlwaysDeny")]
+    AlwaysDeny,
+}
+
+/// The answer, and why, where an authorizer says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub allowed: bool,
+    pub reason: String,
+}
+
+/// Knows the rules; reads the caches.
+pub struct Authorizer {
+    modes: Vec<Mode>,
+    rbac: Rbac,
+    graph: Graph,
+}
+
 /// The group that may do everything.
 const MASTERS: &str = "system:masters";
 
-/// Whether it is allowed; where not, the sentence that follows `is forbidden: `.
-pub fn authorize(attributes: &Attributes, nodes: &dyn NodeView) -> Result<(), String> {
-    let user = attributes.user;
-    let in_group = |name: &str| user.groups.iter().any(|group| group == name);
-    let allowed = in_group(MASTERS)
-        || table::allows(attributes)
-        || (in_group("system:nodes") && node::allows(attributes, nodes));
-    if allowed { Ok(()) } else { Err(refusal(attributes)) }
+impl Authorizer {
+    pub fn new(modes: &[Mode], cache: impl Fn(&Row) -> Arc<KindCache>) -> Authorizer {
+        Authorizer { modes: modes.to_vec(), rbac: Rbac::new(&cache), graph: Graph::new(&cache) }
+    }
+
+    /// Whether it is allowed; where not, the sentence that follows `is forbidden: `.
+    pub fn authorize(&self, attributes: &Attributes) -> Result<(), String> {
+        match self.decide(attributes, false) {
+            Ok(_) => Ok(()),
+            Err(reason) if reason.is_empty() => Err(refusal(attributes)),
+            Err(reason) => Err(format!("{}: {reason}", refusal(attributes))),
+        }
+    }
+
+    /// The same with its reason, for those who ask about it.
+    pub fn verdict(&self, attributes: &Attributes) -> Verdict {
+        match self.decide(attributes, true) {
+            Ok(reason) => Verdict { allowed: true, reason },
+            Err(reason) => Verdict { allowed: false, reason },
+        }
+    }
+
+    /// What a user may do in a namespace, as far as rules tell.
+    pub fn rules(&self, user: &User, namespace: &str) -> Rules {
+        let mut found = Rules::default();
+        for mode in &self.modes {
+            match mode {
+                Mode::AlwaysAllow => found.rules.extend(escalation::everything()),
+                Mode::Rbac => {
+                    let Rules { rules, problems } = self.rbac.rules(user, namespace);
+                    found.rules.extend(rules);
+                    found.problems.extend(problems);
+                }
+                Mode::Node if node::of(user).is_some() => {
+                    let why = "node authorizer does not support user rule resolution";
+                    found.problems.push(why.into());
+                }
+                Mode::Node | Mode::AlwaysDeny => {}
+            }
+        }
+        found
+    }
+
+    fn decide(&self, attributes: &Attributes, explain: bool) -> Result<String, String> {
+        if is_master(attributes.user) {
+            return Ok(String::new());
+        }
+        let mut reasons: Vec<String> = Vec::new();
+        for mode in &self.modes {
+            let answer = match mode {
+                Mode::AlwaysAllow => Ok(String::new()),
+                Mode::AlwaysDeny => Err("Everything is forbidden.".to_string()),
+                Mode::Rbac => self.rbac.decide(attributes, explain),
+                Mode::Node => match node::of(attributes.user) {
+                    Some(node) => {
+                        node::decide(node, attributes, &self.graph).map(|()| String::new())
+                    }
+                    None => continue,
+                },
+            };
+            match answer {
+                Ok(reason) => return Ok(reason),
+                Err(reason) if reason.is_empty() => {}
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        Err(reasons.join("\n"))
+    }
+}
+
+fn is_master(user: &User) -> bool {
+    user.groups.iter().any(|group| group == MASTERS)
 }
 
 /// `User "x" cannot list resource "pods" in API group "" in the namespace "default"`.
 fn refusal(attributes: &Attributes) -> String {
-    let Attributes { user, verb, what } = attributes;
+    let Attributes { user, verb, what, .. } = attributes;
     let name = &user.name;
     match what {
         What::Path(path) => format!("User {name:?} cannot {verb} path {path:?}"),
@@ -62,89 +165,5 @@ fn refusal(attributes: &Attributes) -> String {
                  group {group:?} {scope}"
             )
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct NoPods;
-    impl NodeView for NoPods {
-        fn on_node(&self, namespace: &str, pod: &str, node: &str) -> bool {
-            (namespace, pod, node) == ("default", "mine", "n1")
-        }
-        fn needs(&self, node: &str, resource: &str, namespace: &str, name: &str) -> bool {
-            (node, resource, namespace, name) == ("n1", "secrets", "default", "used")
-        }
-    }
-
-    fn ask(user: &User, verb: &str, path: &str) -> Result<(), String> {
-        use crate::http::target::Target;
-        let target = Target::parse(path);
-        let what = match &target {
-            Target::Resource(path) => What::Resource {
-                group: &path.group,
-                resource: &path.resource,
-                subresource: &path.subresource,
-                namespace: &path.namespace,
-                name: &path.name,
-            },
-            _ => What::Path(path),
-        };
-        authorize(&Attributes { user, verb, what }, &NoPods)
-    }
-
-    #[test]
-    fn who_may_do_what() {
-        let admin = User::new("a", &["system:masters"]);
-        let alice = User::new("alice", &["system:authenticated"]);
-        let scheduler = User::new("system:kube-scheduler", &["system:authenticated"]);
-        let controller = User::new("system:kube-controller-manager", &["system:authenticated"]);
-        let node = User::new("system:node:n1", &["system:nodes", "system:authenticated"]);
-        let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-        let cases = [
-            (&admin, "delete", "/api/v1/nodes/n1", true),
-            (&alice, "get", "/version", true),
-            (&alice, "get", "/apis/apps/v1", true),
-            (&alice, "list", "/api/v1/pods", false),
-            (&scheduler, "watch", "/api/v1/pods", true),
-            (&scheduler, "create", "/api/v1/namespaces/a/pods/p/binding", true),
-            (&scheduler, "delete", "/api/v1/nodes/n1", false),
-            (&scheduler, "get", "/api/v1/namespaces/a/secrets/s", false),
-            (&controller, "create", "/api/v1/namespaces/a/pods", true),
-            (&controller, "patch", "/apis/apps/v1/namespaces/a/deployments/d/status", true),
-            (&node, "update", "/api/v1/nodes/n1/status", true),
-            (&node, "update", "/api/v1/nodes/n2/status", false),
-            (&node, "watch", "/api/v1/services", true),
-            (&node, "patch", "/api/v1/namespaces/default/pods/mine/status", true),
-            (&node, "patch", "/api/v1/namespaces/default/pods/other/status", false),
-            (&node, "update", &format!("{leases}/n1"), true),
-            (&node, "update", &format!("{leases}/n2"), false),
-            (&node, "get", "/api/v1/namespaces/default/secrets/used", true),
-            (&node, "get", "/api/v1/namespaces/default/secrets/other", false),
-            (&node, "list", "/api/v1/secrets", false),
-        ];
-        for (user, verb, path, expected) in cases {
-            assert_eq!(ask(user, verb, path).is_ok(), expected, "{} {verb} {path}", user.name);
-        }
-    }
-
-    #[test]
-    fn the_words_of_kubernetes() {
-        let user = User::new("x", &[]);
-        assert_eq!(
-            ask(&user, "list", "/api/v1/namespaces/default/pods").unwrap_err(),
-            "User \"x\" cannot list resource \"pods\" in API group \"\" in the namespace \
-             \"default\""
-        );
-        assert_eq!(
-            ask(&user, "get", "/api/v1/nodes/n/status").unwrap_err(),
-            "User \"x\" cannot get resource \"nodes/status\" in API group \"\" at the cluster scope"
-        );
-        assert_eq!(
-            ask(&user, "get", "/metrics").unwrap_err(),
-            "User \"x\" cannot get path \"/metrics\""
-        );
     }
 }

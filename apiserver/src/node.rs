@@ -26,7 +26,6 @@ mod log;
 mod place;
 mod proxy;
 mod splice;
-mod view;
 
 /// How nodes are called: with the API server's own client certificate, trusting the cluster's
 /// authority. Exchanged when certificates are renewed. Pods and other servers of nodes, whose

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission,
+    authz::{self, Authorizer},
     cache::{self, Cache, Entry, KindCache, KindSpec},
     codec,
     http::{accept::Wanted, query::Query},
@@ -30,6 +31,7 @@ mod options;
 mod patch;
 mod render;
 pub mod review;
+mod seed;
 mod select;
 mod subresource;
 pub mod token;
@@ -51,6 +53,7 @@ struct Inner {
     /// By `group/version/resource`.
     kinds: HashMap<String, Arc<Kind>>,
     admission: admission::Chain,
+    authorizer: Authorizer,
     /// Service addresses and node ports.
     pool: Pool,
     clock: Clock,
@@ -139,7 +142,7 @@ impl Registry {
     /// Opens the cache over `store` with every built-in kind.
     pub async fn open(
         store: Arc<dyn Store>,
-        admission: admission::Chain,
+        (admission, modes): (admission::Chain, &[authz::Mode]),
         pool: Pool,
         (clock, rng): (Clock, Rng),
         stop: CancellationToken,
@@ -147,7 +150,7 @@ impl Registry {
         let stored = kinds::all().iter().filter(|(row, _)| row.is_stored());
         let specs = stored.map(|(row, strategy)| spec(row, *strategy));
         let cache = Cache::open(store, specs, clock.clone()).await?;
-        let kinds = kinds::all()
+        let kinds: HashMap<String, Arc<Kind>> = kinds::all()
             .iter()
             .map(|(row, strategy)| {
                 let cache = match row.is_stored() {
@@ -158,7 +161,11 @@ impl Registry {
                 (index(&row.group, &row.version, &row.resource), kind)
             })
             .collect();
-        Ok(Registry(Arc::new(Inner { cache, kinds, admission, pool, clock, rng, stop })))
+        let authorizer = Authorizer::new(modes, |row| {
+            cache.kind(&row.storage).expect("it asks for built-in kinds, which are stored")
+        });
+        let inner = Inner { cache, kinds, admission, authorizer, pool, clock, rng, stop };
+        Ok(Registry(Arc::new(inner)))
     }
 
     pub fn kind(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Kind>> {
@@ -168,6 +175,10 @@ impl Registry {
     /// A built-in kind.
     pub fn of(&self, row: &Row) -> &Arc<Kind> {
         self.kind(&row.group, &row.version, &row.resource).expect("built-in rows are always served")
+    }
+
+    pub fn authorizer(&self) -> &Authorizer {
+        &self.0.authorizer
     }
 
     pub fn cache(&self) -> &Cache {

@@ -18,6 +18,7 @@ use tower::ServiceExt;
 use crate::{
     admission, audit,
     authn::{Authenticator, AuthnError, Keys},
+    authz,
     discovery::Discovery,
     flow::{self, Flow},
     http::{self, Api, Backup, GIT_VERSION, Health, OpenApi, platform},
@@ -134,8 +135,9 @@ impl Server {
             options.service_node_port_range.clone(),
         );
         pool.repair(clock.now(), rng.u64()).await.map_err(ServerError::Store)?;
+        let rules = (admission, &*options.authorization_mode);
         let (inputs, watches) = ((clock.clone(), rng.clone()), stop.clone());
-        let registry = Registry::open(store, admission, pool, inputs, watches)
+        let registry = Registry::open(store, rules, pool, inputs, watches)
             .await
             .map_err(ServerError::Store)?;
         let (pki, authenticator) =
@@ -166,7 +168,18 @@ impl Server {
         let [schemas, levels] = kinds.map(|row| registry.of(row).cache.clone());
         tokio::spawn(flow::follow(flow, options.seats(), (schemas, levels), stop.clone()));
         let router = http::router(api);
-        bootstrap::run(&router, &options.service_cluster_ip_range, advertised, clock.now())
+        bootstrap::run(
+            &router,
+            &options.service_cluster_ip_range,
+            advertised,
+            pki.ca(),
+            clock.now(),
+        )
+        .await
+        .map_err(ServerError::Bootstrap)?;
+        let defaults = authz::defaults::objects().into_iter().map(|it| (it.row, it.object));
+        registry
+            .seed(defaults, authz::defaults::completed, clock.now())
             .await
             .map_err(ServerError::Bootstrap)?;
         bootstrapped.pass();

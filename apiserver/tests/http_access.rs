@@ -5,8 +5,8 @@ mod api;
 #[path = "http/served.rs"]
 mod served;
 
-use api::{Api, CONFIG_MAPS, PODS, config_map, options, pod};
-use apiserver::{Server, ServerError, store::StoreError};
+use api::{Api, CONFIG_MAPS, PODS, config_map, options, pod, reopened};
+use apiserver::{Server, ServerError};
 use bytes::Bytes;
 use client::{Client, Clock, Rng};
 use http_body_util::BodyExt;
@@ -213,8 +213,9 @@ async fn objects_survive_a_restart_and_revisions_go_on() {
             .body(Bytes::from(config_map(&name).to_string()))
             .unwrap();
         assert_eq!(client.request(request).await.unwrap().status(), 201);
+        let here = client::ListOptions { namespace: "default".into(), ..Default::default() };
         let list: client::List<proto::view::config_map::ConfigMap> =
-            client.list(&client::ListOptions::default()).await.unwrap();
+            client.list(&here).await.unwrap();
         assert_eq!(list.items.len(), round + 1);
         assert!(list.revision > last);
         last = list.revision;
@@ -222,21 +223,4 @@ async fn objects_survive_a_restart_and_revisions_go_on() {
         task.await.unwrap();
         drop(client);
     }
-}
-
-/// A server on a store that the former one is just letting go of.
-async fn reopened(options: &apiserver::Options) -> Server {
-    let again = async {
-        loop {
-            match Server::start(options.clone(), Clock::system(), Rng::seeded(9)).await {
-                Ok(server) => return server,
-                Err(ServerError::Store(StoreError::Locked { .. })) => {
-                    tokio::task::yield_now().await
-                }
-                Err(error) => panic!("{error}"),
-            }
-        }
-    };
-    let limit = std::time::Duration::from_secs(10);
-    Clock::system().timeout(limit, again).await.expect("the store is let go of")
 }

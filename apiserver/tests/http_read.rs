@@ -45,7 +45,7 @@ async fn lists_select_and_strip() {
         assert_eq!(names(&list), *expected, "{query}");
     }
     let everywhere = api.get("/api/v1/configmaps/").await.expect(200);
-    assert_eq!(names(&everywhere), ["a", "bb", "c", "dd"]);
+    assert_eq!(names(&everywhere)[..4], ["a", "bb", "c", "dd"]);
     for (query, message) in [
         ("fieldSelector=data.x%3D1", "field label not supported: data.x"),
         ("labelSelector=a%20in", "unable to parse requirement"),

@@ -4,6 +4,7 @@
 
 pub mod backends;
 pub mod certificates;
+pub mod cluster_role;
 pub mod deployment;
 pub mod discovery;
 pub mod disruption;
@@ -33,6 +34,7 @@ use std::pin::Pin;
 use client::{CancellationToken, Client, Clock, Informers, LeaseName, Recorder, Rng, lead};
 
 use crate::certificates::{Approver, Authority, AuthorityError, Cleaner, SignerController};
+use crate::cluster_role::Aggregation;
 use crate::deployment::Deployments;
 use crate::disruption::Disruption;
 use crate::endpoint_slice::EndpointSlices;
@@ -86,6 +88,7 @@ static CONTROLLERS: &[Start] = &[
     (Disruption::NAME, |_, setup| Ok(start(Disruption, setup))),
     (EndpointSlices::NAME, |_, setup| Ok(start(EndpointSlices, setup))),
     (EndpointsOfServices::NAME, |_, setup| Ok(start(EndpointsOfServices, setup))),
+    (Aggregation::NAME, |_, setup| Ok(start(Aggregation, setup))),
     (ServiceAccounts::NAME, |_, setup| Ok(start(ServiceAccounts, setup))),
     (Quotas::NAME, |_, setup| Ok(start(Quotas, setup))),
     (ClaimProtection::NAME, |_, setup| Ok(start(ClaimProtection, setup))),

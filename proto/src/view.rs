@@ -15,6 +15,7 @@ pub mod persistent_volume;
 pub mod persistent_volume_claim;
 pub mod pod;
 pub mod pod_disruption_budget;
+pub mod rbac;
 pub mod replica_set;
 pub mod resource_quota;
 pub mod scaled;

@@ -1,47 +1,156 @@
-//! What a node may do beyond reading what every node must know: write its own Node, Lease and
-//! pods, and read the secrets and config maps that its pods mention (upstream's node authorizer
-//! and NodeRestriction).
+//! What a node may do: write its own Node, Lease, CSINode and pods, read what its pods mention,
+//! and what the role `system:node` says of everything else (kubernetes.io/docs, "Using Node
+//! Authorization"). What a path does not say, the admission plugin NodeRestriction checks.
 
-use super::{Attributes, What};
+use proto::user::User;
+
+use super::{Attributes, What, defaults, rule};
 
 /// What the node authorizer must know about the cluster.
-pub trait NodeView {
+pub(super) trait View {
     /// Whether this pod is bound to this node.
     fn on_node(&self, namespace: &str, pod: &str, node: &str) -> bool;
-    /// Whether a pod on this node mentions this object (`resource` is `secrets`, `configmaps` or
-    /// `serviceaccounts`).
+    /// Whether a pod on this node leads to this object.
     fn needs(&self, node: &str, resource: &str, namespace: &str, name: &str) -> bool;
 }
 
-pub(super) fn allows(attributes: &Attributes, view: &dyn NodeView) -> bool {
-    let Some(node) = attributes.user.name.strip_prefix("system:node:") else { return false };
+/// The node that this user is.
+pub(super) fn of(user: &User) -> Option<&str> {
+    let node = user.name.strip_prefix("system:node:").filter(|node| !node.is_empty())?;
+    user.groups.iter().any(|group| group == "system:nodes").then_some(node)
+}
+
+/// `Err` says why there is nothing to allow it by; it may be empty.
+pub(super) fn decide(node: &str, attributes: &Attributes, view: &dyn View) -> Result<(), String> {
     let What::Resource { group, resource, subresource, namespace, name } = attributes.what else {
-        return false;
+        return by_role(attributes);
     };
     let verb = attributes.verb;
-    match (group, resource, subresource) {
-        ("", "nodes", "") if verb == "create" => true, // its name is checked at admission
-        ("", "nodes", "" | "status") => {
-            name == node && matches!(verb, "get" | "update" | "patch" | "delete")
+    let related = || {
+        let known = view.needs(node, resource, namespace, name);
+        says(!name.is_empty(), "No Object name found")?;
+        says(known, &unrelated(node))
+    };
+    match (group, resource) {
+        ("", "secrets" | "configmaps") => {
+            says(is_read(verb), "can only read resources of this type")?;
+            says(subresource.is_empty(), "cannot read subresource")?;
+            says(!namespace.is_empty(), "can only read namespaced object of this type")?;
+            related()
         }
-        ("coordination.k8s.io", "leases", "") => {
-            let own = name == node || (verb == "create" && name.is_empty());
-            namespace == "kube-node-lease"
-                && own
-                && matches!(verb, "get" | "create" | "update" | "patch" | "delete")
+        ("", "persistentvolumeclaims") if subresource == "status" => {
+            let fits = matches!(verb, "get" | "update" | "patch");
+            says(fits, "can only get/update/patch this type")?;
+            related()
         }
-        ("", "pods", "") => verb == "delete" && view.on_node(namespace, name, node),
-        ("", "pods", "status") => {
-            matches!(verb, "get" | "update" | "patch") && view.on_node(namespace, name, node)
+        ("", "persistentvolumeclaims" | "persistentvolumes")
+        | ("storage.k8s.io", "volumeattachments")
+        | ("resource.k8s.io", "resourceclaims") => {
+            says(verb == "get", "can only get individual resources of this type")?;
+            says(subresource.is_empty(), "cannot get subresource")?;
+            related()
         }
-        ("", "serviceaccounts", "token") => {
-            verb == "create" && view.needs(node, "serviceaccounts", namespace, name)
+        ("", "serviceaccounts") if subresource == "token" => {
+            says(verb == "create", "can only create tokens for individual service accounts")?;
+            related()
         }
-        ("", "secrets" | "configmaps" | "serviceaccounts", "") => {
-            matches!(verb, "get" | "list" | "watch")
-                && !name.is_empty()
-                && view.needs(node, resource, namespace, name)
+        ("", "serviceaccounts") => {
+            says(verb == "get", "can only get individual resources of this type")?;
+            says(subresource.is_empty(), "cannot get subresource")?;
+            related()
         }
-        _ => false,
+        ("", "nodes") => own_node(node, attributes, subresource, name),
+        ("", "pods") => own_pods(node, attributes, view),
+        ("coordination.k8s.io", "leases") => {
+            let words = "can only get, create, update, patch, or delete a node lease";
+            says(is_single(verb), words)?;
+            let words = "can only access leases in the \"kube-node-lease\" system namespace";
+            says(namespace == "kube-node-lease", words)?;
+            let words = "can only access node lease with the same name as the requesting node";
+            says(verb == "create" || name == node, words)
+        }
+        ("storage.k8s.io", "csinodes") => {
+            says(is_single(verb), "can only get, create, update, patch, or delete a CSINode")?;
+            says(subresource.is_empty(), "cannot authorize CSINode subresources")?;
+            let words = "can only access CSINode with the same name as the requesting node";
+            says(verb == "create" || name == node, words)
+        }
+        ("resource.k8s.io", "resourceslices") => slices(node, attributes),
+        _ => by_role(attributes),
     }
+}
+
+/// Its own Node object, and the creation of one, whose name admission checks.
+fn own_node(
+    node: &str,
+    attributes: &Attributes,
+    subresource: &str,
+    name: &str,
+) -> Result<(), String> {
+    let selected = attributes.fields.and_then(|fields| fields.required("metadata.name"));
+    match (attributes.verb, subresource) {
+        ("create", "") => Ok(()),
+        ("update" | "patch" | "delete", "") | ("update" | "patch", "status") => {
+            says(name == node, &format!("node '{node}' can only write its own Node object"))
+        }
+        ("get" | "list" | "watch", "") if name == node || selected == Some(node) => Ok(()),
+        ("get", "") => Err(format!("node '{node}' cannot read '{name}', only its own Node object")),
+        ("list" | "watch", "") => {
+            Err(format!("node '{node}' cannot read all nodes, only its own Node object"))
+        }
+        _ => by_role(attributes),
+    }
+}
+
+/// Pods that are bound to it, and mirror pods, whose content admission checks.
+fn own_pods(node: &str, attributes: &Attributes, view: &dyn View) -> Result<(), String> {
+    let What::Resource { subresource, namespace, name, .. } = attributes.what else {
+        return by_role(attributes);
+    };
+    let selected = attributes.fields.and_then(|fields| fields.required("spec.nodeName"));
+    let bound = || says(view.on_node(namespace, name, node), &unrelated(node));
+    match (attributes.verb, subresource) {
+        ("create", "") => Ok(()),
+        ("list" | "watch", "") if selected == Some(node) => Ok(()),
+        ("get" | "list" | "watch" | "delete", "") if !name.is_empty() => bound(),
+        ("list" | "watch", "") => {
+            Err("can only list/watch pods with spec.nodeName field selector".into())
+        }
+        ("get" | "update" | "patch", "status") | ("create", "eviction") => bound(),
+        _ => by_role(attributes),
+    }
+}
+
+/// Those of its own drivers: lists say so with a field selector, the rest is for admission.
+fn slices(node: &str, attributes: &Attributes) -> Result<(), String> {
+    let selected = attributes.fields.and_then(|fields| fields.required("spec.nodeName"));
+    match attributes.verb {
+        "get" | "create" | "update" | "patch" | "delete" => Ok(()),
+        "list" | "watch" | "deletecollection" if selected == Some(node) => Ok(()),
+        _ => Err("can only list/watch/deletecollection resourceslices with spec.nodeName field \
+                  selector"
+            .into()),
+    }
+}
+
+fn by_role(attributes: &Attributes) -> Result<(), String> {
+    let rules = defaults::node_rules();
+    let allowed = rules.iter().any(|rule| rule::allows(rule, attributes.verb, attributes.what));
+    says(allowed, "")
+}
+
+fn says(holds: bool, otherwise: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise.to_string()) }
+}
+
+fn unrelated(node: &str) -> String {
+    format!("no relationship found between node '{node}' and this object")
+}
+
+fn is_read(verb: &str) -> bool {
+    matches!(verb, "get" | "list" | "watch")
+}
+
+fn is_single(verb: &str) -> bool {
+    matches!(verb, "get" | "create" | "update" | "patch" | "delete")
 }

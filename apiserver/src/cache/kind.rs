@@ -245,6 +245,11 @@ impl KindCache {
         Some(read)
     }
 
+    /// Of the last change of this kind.
+    pub fn revision(&self) -> Revision {
+        self.state.read().revision
+    }
+
     pub(super) fn floor(&self) -> Revision {
         self.state.read().floor
     }

@@ -10,7 +10,7 @@ use proto::{status::Status, user::User};
 use super::target::decode;
 use crate::{
     authn::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, service_account},
-    authz::{self, Attributes, NodeView, What},
+    authz::{Attributes, Authorizer, What},
 };
 
 const USER: &str = "impersonate-user";
@@ -23,7 +23,7 @@ const AUTHENTICATION: &str = "authentication.k8s.io";
 pub(super) fn resolve(
     user: Arc<User>,
     headers: &HeaderMap,
-    nodes: &dyn NodeView,
+    authorizer: &Authorizer,
 ) -> Result<Arc<User>, Status> {
     if !headers.keys().any(|header| header.as_str().starts_with("impersonate-")) {
         return Ok(user);
@@ -51,7 +51,9 @@ pub(super) fn resolve(
     };
     let may = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
         let what = What::Resource { group, resource, subresource, namespace, name };
-        authz::authorize(&Attributes { user: &user, verb: "impersonate", what }, nodes)
+        let attributes = Attributes { user: &user, verb: "impersonate", what, fields: None };
+        authorizer
+            .authorize(&attributes)
             .map_err(|why| Status::forbidden(group, resource, name, &why))
     };
     let account = service_account::account_of(&name);

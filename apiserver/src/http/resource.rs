@@ -18,7 +18,7 @@ use super::{
     websocket, what,
 };
 use crate::{
-    authz::{self, Attributes},
+    authz::Attributes,
     node,
     registry::{Call, Kind, review, token},
     schema,
@@ -36,12 +36,14 @@ pub(super) async fn handle(
     let uri = parts.uri.clone();
     let query = Query::parse(uri.query());
     let verb = verb(&parts.method, path, &query)?;
-    let selected = selected_name(path, &query);
-    let name = selected.as_deref().unwrap_or(&path.name);
+    let fields = selector(path, &query);
+    let fields = fields.as_ref();
+    let selected = fields.and_then(|fields| fields.required("metadata.name"));
+    let name = selected.unwrap_or(&path.name);
     let (what, version) = (what(path, name), &*path.version);
     let asked = Asked { user: proven, acting: user, verb, what, version, query: &query };
     exchange.admit(api, parts, asked).await?;
-    let verdict = authz::authorize(&Attributes { user, verb, what }, &api.registry);
+    let verdict = api.registry.authorizer().authorize(&Attributes { user, verb, what, fields });
     exchange.decided(&verdict);
     verdict.map_err(|why| Status::forbidden(&path.group, &path.resource, &path.name, &why))?;
     let kind = find(api, path, verb)?;
@@ -180,13 +182,13 @@ fn verb(method: &Method, path: &ResourcePath, query: &Query) -> Result<&'static 
     })
 }
 
-/// The name in `fieldSelector=metadata.name=NAME`: such a list or watch reads that object only.
-fn selected_name(path: &ResourcePath, query: &Query) -> Option<String> {
-    if !path.name.is_empty() {
-        return None;
+/// What a request to a collection is restricted to; with `metadata.name=NAME` it is about that
+/// object only.
+fn selector(path: &ResourcePath, query: &Query) -> Option<FieldSelector> {
+    match path.name.is_empty() {
+        true => FieldSelector::parse(query.find("fieldSelector")?).ok(),
+        false => None,
     }
-    let selector = query.find("fieldSelector")?;
-    FieldSelector::parse(selector).ok()?.required("metadata.name").map(String::from)
 }
 
 /// The kind, if the path and the verb fit it.

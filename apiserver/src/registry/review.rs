@@ -17,6 +17,8 @@ use crate::{
     kinds::lens::Lens,
 };
 
+mod access;
+
 /// Answers the object that was posted: decoded, checked against its schema, in the namespace of
 /// the URL.
 type Handler = for<'a> fn(&'a Api, &'a Call<'a>, Value) -> BoxFuture<'a, Result<Value, Status>>;
@@ -25,6 +27,18 @@ static HANDLERS: &[(&Row, Handler)] = &[
     (&kind::BINDING, |api, call, object| Box::pin(bind(api, call, object))),
     (&kind::SELF_SUBJECT_REVIEW, |_, call, object| Box::pin(async { who_am_i(call, object) })),
     (&kind::TOKEN_REVIEW, |api, _, object| Box::pin(token(api, object))),
+    (&kind::LOCAL_SUBJECT_ACCESS_REVIEW, |api, call, object| {
+        Box::pin(async { access::of_subject(api.registry.authorizer(), call, object) })
+    }),
+    (&kind::SELF_SUBJECT_ACCESS_REVIEW, |api, call, object| {
+        Box::pin(async { access::of_self(api.registry.authorizer(), call, object) })
+    }),
+    (&kind::SELF_SUBJECT_RULES_REVIEW, |api, call, object| {
+        Box::pin(async { access::own_rules(api.registry.authorizer(), call, object) })
+    }),
+    (&kind::SUBJECT_ACCESS_REVIEW, |api, call, object| {
+        Box::pin(async { access::of_subject(api.registry.authorizer(), call, object) })
+    }),
 ];
 
 /// A POST of a kind that is not stored.

@@ -10,6 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::{Answer, Call, Content, Registry, object, store_status};
 use crate::{
     admission::{self, Operation},
+    authz::escalation::{self, Grant},
     cache::Entry,
     codec::{self, Decoded, Format},
     http::query::{FieldValidation, WriteOptions},
@@ -126,6 +127,15 @@ impl Registry {
             object = (conversion.to_storage)(object);
         }
         kind.strategy.default(&mut object);
+        let grant = Grant {
+            row: kind.row,
+            namespace: call.namespace,
+            name: call.name,
+            user: call.user,
+            new: &object,
+            old,
+        };
+        escalation::check(&self.0.authorizer, &grant)?;
         let said = Mutex::default();
         let request = self.admission_request(call, operation, old, options.dry_run, &said);
         if self.0.admission.mutate(&request, &mut object).await? {

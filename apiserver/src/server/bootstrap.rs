@@ -19,11 +19,12 @@ pub(super) mod built_in;
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// `range` is where Services get their addresses from; `advertised` is where members of the cluster
-/// reach this server.
+/// reach this server, `authority` the certificates that vouch for clients, as PEM.
 pub(super) async fn run(
     router: &Router,
     range: &Addresses,
     advertised: SocketAddr,
+    authority: &str,
     now: Time,
 ) -> Result<(), Status> {
     let namespaces = NAMESPACES.map(|name| {
@@ -34,6 +35,7 @@ pub(super) async fn run(
     let core = "/api/v1/namespaces/default";
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     let parts = [
+        ("/api/v1/namespaces/kube-system/configmaps".into(), authentication(authority), false),
         (format!("{core}/services"), service(range.nth(0)), false),
         (format!("{core}/endpoints"), endpoints(advertised), true),
         (slices.to_string(), endpoint_slice(advertised), true),
@@ -114,6 +116,16 @@ fn service(kubernetes: IpAddr) -> Value {
             "sessionAffinity": "None",
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
         },
+    })
+}
+
+/// For servers that check their own requests by asking this one.
+fn authentication(authority: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {"client-ca-file": authority},
     })
 }
 

@@ -10,6 +10,7 @@ use super::ServerError;
 use crate::{
     audit::{Audit, Log, LogOptions, Policy},
     authn::AuthnOptions,
+    authz::Mode,
     kinds::service::range::{Addresses, Ports},
     store::etcd::EtcdOptions,
 };
@@ -66,6 +67,10 @@ pub struct Options {
     /// An EncryptionConfiguration: which resources are encrypted in the store, and with which keys.
     #[arg(long, value_name = "FILE")]
     pub encryption_provider_config: Option<PathBuf>,
+
+    /// Who decides what is allowed, in the order in which they are asked (comma-separated).
+    #[arg(long, value_name = "MODES", value_delimiter = ',', default_value = "Node,RBAC")]
+    pub authorization_mode: Vec<Mode>,
 
     /// The addresses Services get theirs from.
     #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/12")]

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use apiserver::{Options, Server};
+use apiserver::{Options, Server, ServerError, store::StoreError};
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use clap::Parser;
@@ -101,6 +101,13 @@ impl Api {
         self.account(name).await;
     }
 
+    /// A server that the test has started itself.
+    pub fn of(server: Server) -> Api {
+        let dir = tempfile::tempdir().unwrap();
+        let user = User::new("admin", &["system:masters"]);
+        Api { router: server.router(), server: Some(server), dir, user }
+    }
+
     /// Another user of the same server.
     pub fn as_user(&self, user: User) -> Api {
         let dir = tempfile::tempdir().unwrap();
@@ -165,6 +172,23 @@ impl Api {
         assert_eq!(response.status(), StatusCode::OK);
         Watch { body: response.into_body(), rest: Vec::new() }
     }
+}
+
+/// A server on a store that the former one is just letting go of.
+pub async fn reopened(options: &Options) -> Server {
+    let again = async {
+        loop {
+            match Server::start(options.clone(), Clock::system(), Rng::seeded(9)).await {
+                Ok(server) => return server,
+                Err(ServerError::Store(StoreError::Locked { .. })) => {
+                    tokio::task::yield_now().await
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let limit = std::time::Duration::from_secs(10);
+    Clock::system().timeout(limit, again).await.expect("the store is let go of")
 }
 
 /// The events of a watch, one line each.

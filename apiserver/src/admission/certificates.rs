@@ -78,7 +78,7 @@ fn may(request: &Request, verb: &str, signer: &str) -> bool {
             namespace: "",
             name,
         };
-        request.cluster.allows(&Attributes { user: request.user, verb, what })
+        request.cluster.allows(&Attributes { user: request.user, verb, what, fields: None })
     })
 }
 

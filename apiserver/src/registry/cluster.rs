@@ -7,11 +7,7 @@ use futures::future::BoxFuture;
 use proto::{kind::Row, status::Status};
 
 use super::Registry;
-use crate::{
-    admission::Cluster,
-    authz::{self, Attributes},
-    cache::Entry,
-};
+use crate::{admission::Cluster, authz::Attributes, cache::Entry};
 
 impl Cluster for Registry {
     fn get(&self, row: &Row, namespace: &str, name: &str) -> Option<Arc<Entry>> {
@@ -27,7 +23,7 @@ impl Cluster for Registry {
     }
 
     fn allows(&self, attributes: &Attributes) -> bool {
-        authz::authorize(attributes, self).is_ok()
+        self.authorizer().authorize(attributes).is_ok()
     }
 
     fn clock(&self) -> &Clock {

@@ -18,7 +18,6 @@ use tower::ServiceExt;
 use crate::{
     admission, audit,
     authn::{Authenticator, AuthnError, Keys},
-    authz,
     discovery::Discovery,
     flow::{self, Flow},
     http::{self, Api, Backup, GIT_VERSION, Health, OpenApi, platform},
@@ -114,16 +113,8 @@ impl Server {
             source,
         })?;
         let identities = {
-            let (dir, names) = (options.data_dir.join("pki"), network::serving_names(&options));
-            let (clock, rng) = (clock.clone(), rng.clone());
-            let authn = options.authn.clone();
-            tokio::task::spawn_blocking(move || -> Result<_, ServerError> {
-                let pki = Pki::open(&dir, &names, &clock, &rng)?;
-                let signing = authn.service_account_signing_key_file.as_deref();
-                let keys = Keys::open(&dir, signing, &authn.service_account_key_file)
-                    .map_err(AuthnError::Keys)?;
-                Ok((pki, Authenticator::new(&authn, keys, &clock)?))
-            })
+            let (options, clock, rng) = (options.clone(), clock.clone(), rng.clone());
+            tokio::task::spawn_blocking(move || identities(&options, &clock, &rng))
         };
         let stop = CancellationToken::new();
         let flow = Flow::new(options.seats(), clock.clone());
@@ -168,18 +159,8 @@ impl Server {
         let [schemas, levels] = kinds.map(|row| registry.of(row).cache.clone());
         tokio::spawn(flow::follow(flow, options.seats(), (schemas, levels), stop.clone()));
         let router = http::router(api);
-        bootstrap::run(
-            &router,
-            &options.service_cluster_ip_range,
-            advertised,
-            pki.ca(),
-            clock.now(),
-        )
-        .await
-        .map_err(ServerError::Bootstrap)?;
-        let defaults = authz::defaults::objects().into_iter().map(|it| (it.row, it.object));
-        registry
-            .seed(defaults, authz::defaults::completed, clock.now())
+        let (range, doors) = (&options.service_cluster_ip_range, (&router, &registry));
+        bootstrap::run(doors, range, advertised, pki.ca(), clock.now())
             .await
             .map_err(ServerError::Bootstrap)?;
         bootstrapped.pass();
@@ -274,6 +255,21 @@ impl Server {
 
 /// How long requests may take to finish at the end.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// What vouches for the server, and what it knows others by. Reads and writes files.
+fn identities(
+    options: &Options,
+    clock: &Clock,
+    rng: &Rng,
+) -> Result<(Pki, Authenticator), ServerError> {
+    let dir = options.data_dir.join("pki");
+    let pki = Pki::open(&dir, &network::serving_names(options), clock, rng)?;
+    let authn = &options.authn;
+    let signing = authn.service_account_signing_key_file.as_deref();
+    let keys =
+        Keys::open(&dir, signing, &authn.service_account_key_file).map_err(AuthnError::Keys)?;
+    Ok((pki, Authenticator::new(authn, keys, clock)?))
+}
 
 async fn listen(options: &Options) -> Result<TcpListener, ServerError> {
     let address = SocketAddr::new(options.bind_address, options.secure_port);

@@ -12,7 +12,7 @@ use proto::{status::Status, time::Time, user::User};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::kinds::service::range::Addresses;
+use crate::{authz::defaults, kinds::service::range::Addresses, registry::Registry};
 
 pub(super) mod built_in;
 
@@ -21,7 +21,7 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 /// `range` is where Services get their addresses from; `advertised` is where members of the cluster
 /// reach this server, `authority` the certificates that vouch for clients, as PEM.
 pub(super) async fn run(
-    router: &Router,
+    (router, registry): (&Router, &Registry),
     range: &Addresses,
     advertised: SocketAddr,
     authority: &str,
@@ -46,7 +46,9 @@ pub(super) async fn run(
         }
         Ok::<_, Status>(())
     });
-    try_join_all(parts).await.map(drop)
+    try_join_all(parts).await?;
+    let roles = defaults::objects().into_iter().map(|it| (it.row, it.object));
+    registry.seed(roles, defaults::completed, now).await
 }
 
 /// Whether it was absent.

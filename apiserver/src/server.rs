@@ -107,11 +107,7 @@ impl Server {
         tracing::debug!(plugins = admission.names().join(","), "admission");
         std::fs::create_dir_all(&options.data_dir)
             .map_err(|source| ServerError::DataDir { path: options.data_dir.clone(), source })?;
-        let listener = listen(&options).await?;
-        let address = listener.local_addr().map_err(|source| ServerError::Listen {
-            address: SocketAddr::new(options.bind_address, options.secure_port),
-            source,
-        })?;
+        let (listener, address) = listen(&options).await?;
         let identities = {
             let (options, clock, rng) = (options.clone(), clock.clone(), rng.clone());
             tokio::task::spawn_blocking(move || identities(&options, &clock, &rng))
@@ -155,9 +151,9 @@ impl Server {
             clock: clock.clone(),
             rng: rng.clone(),
         });
-        let kinds = [&kind::FLOW_SCHEMA, &kind::PRIORITY_LEVEL_CONFIGURATION];
-        let [schemas, levels] = kinds.map(|row| registry.of(row).cache.clone());
-        tokio::spawn(flow::follow(flow, options.seats(), (schemas, levels), stop.clone()));
+        let levels = [&kind::FLOW_SCHEMA, &kind::PRIORITY_LEVEL_CONFIGURATION];
+        let levels = levels.map(|row| registry.of(row).cache.clone()).into();
+        tokio::spawn(flow::follow(flow, options.seats(), levels, stop.clone()));
         let router = http::router(api);
         let (range, doors) = (&options.service_cluster_ip_range, (&router, &registry));
         bootstrap::run(doors, range, advertised, pki.ca(), clock.now())
@@ -271,12 +267,15 @@ fn identities(
     Ok((pki, Authenticator::new(authn, keys, clock)?))
 }
 
-async fn listen(options: &Options) -> Result<TcpListener, ServerError> {
+async fn listen(options: &Options) -> Result<(TcpListener, SocketAddr), ServerError> {
     let address = SocketAddr::new(options.bind_address, options.secure_port);
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+    let failed = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::AddrInUse => ServerError::InUse { address },
         _ => ServerError::Listen { address, source },
-    })
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
 }
 
 /// Renews certificates before they expire; connections that begin afterwards meet the new ones.

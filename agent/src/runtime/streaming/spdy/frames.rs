@@ -10,8 +10,15 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// What a client may send.
 #[derive(Debug, PartialEq)]
 pub enum Frame {
-    Open { stream: u32, headers: HashMap<String, String> },
-    Data { stream: u32, bytes: Bytes, end: bool },
+    Open {
+        stream: u32,
+        headers: HashMap<String, String>,
+    },
+    Data {
+        stream: u32,
+        bytes: Bytes,
+        end: bool,
+    },
     /// The stream is of no more use to the client.
     Reset(u32),
     Ping(u32),

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 
 use crate::step::{command, find, root, run};
 
+/// What the list names, into the folder.
+type Install = fn(&Path, &Path) -> Result<(), String>;
+
 /// Installs what is not there yet. Never an error: a machine may have no way to a package index.
 pub fn install() {
     let pinned = root().join("tests/clients");
-    let steps: [(&str, &str, fn(&Path, &Path) -> Result<(), String>); 2] =
+    let steps: [(&str, &str, Install); 2] =
         [("requirements.txt", "python", python), ("package.json", "javascript", javascript)];
     for (list, folder, install) in steps {
         let (list, folder) = (pinned.join(list), target().join("clients").join(folder));

@@ -90,8 +90,13 @@ impl Registry {
             let row = call.kind.row;
             Lost::Exists(Status::already_exists(&row.group, &row.resource, &name))
         };
-        if call.kind.cache.get(call.namespace, &name).is_some() {
-            return Err(exists());
+        let there = || call.kind.cache.get(call.namespace, &name).is_some();
+        if there() {
+            // Another server may just have deleted it.
+            self.fresh().await?;
+            if there() {
+                return Err(exists());
+            }
         }
         let unreserved = call.kind.strategy.reserves().then(|| object.clone());
         for _ in 0..ATTEMPTS {

@@ -90,23 +90,37 @@ impl Registry {
                 }
                 return Err(call.not_found());
             };
-            check_preconditions(call, options, &entry)?;
-            let old = object::decode(&entry)?;
-            // An eviction was admitted as such.
-            if !options.evicted {
-                let mut warnings = Vec::new();
-                self.admit(call, Operation::Delete, None, Some(&old), dry, &mut warnings).await?;
-            }
-            let context = call.context(self.random());
-            let step = plan(call.kind, &old, options, &context);
-            if dry {
-                return Ok(self.dry_deletion(call, &entry, old, step));
-            }
-            if let Some(answer) = self.step(call, options, &entry, &old, step).await? {
-                return Ok(answer);
+            match self.attempt_deletion(call, options, &entry, dry).await {
+                Ok(Some(answer)) => return Ok(answer),
+                // What was refused may have been the past: another server may have written since.
+                Err(status) if self.is_current(call, &entry).await? => return Err(status),
+                Ok(None) | Err(_) => {}
             }
         }
         Err(call.modified())
+    }
+
+    /// `None` where someone else was faster.
+    async fn attempt_deletion(
+        &self,
+        call: &Call<'_>,
+        options: &DeleteOptions,
+        entry: &Arc<Entry>,
+        dry: bool,
+    ) -> Result<Option<Answer>, Status> {
+        check_preconditions(call, options, entry)?;
+        let old = object::decode(entry)?;
+        // An eviction was admitted as such.
+        if !options.evicted {
+            let mut warnings = Vec::new();
+            self.admit(call, Operation::Delete, None, Some(&old), dry, &mut warnings).await?;
+        }
+        let context = call.context(self.random());
+        let step = plan(call.kind, &old, options, &context);
+        match dry {
+            true => Ok(Some(self.dry_deletion(call, entry, old, step))),
+            false => self.step(call, options, entry, &old, step).await,
+        }
     }
 
     /// `None` where someone else was faster.
@@ -124,6 +138,9 @@ impl Registry {
         let mut turns = Vec::new();
         match &step {
             Step::Wait => {
+                if !self.is_current(call, entry).await? {
+                    return Ok(None);
+                }
                 let content = Content::Entry(entry.clone());
                 return Ok(Some(Answer { code: accepted(options), content, warnings: Vec::new() }));
             }

@@ -92,7 +92,7 @@ impl Registry {
     }
 
     /// Whether the object is still as it was when the entry was taken, by the store's word.
-    async fn is_current(&self, call: &Call<'_>, entry: &Entry) -> Result<bool, Status> {
+    pub(super) async fn is_current(&self, call: &Call<'_>, entry: &Entry) -> Result<bool, Status> {
         self.fresh().await?;
         let current = call.kind.cache.get(call.namespace, call.name);
         Ok(current.is_some_and(|current| current.revision == entry.revision))

@@ -187,12 +187,13 @@ impl EtcdStore {
     async fn is_written(&self, txn: &Txn) -> Result<Option<Revision>, StoreError> {
         let mut written = 0;
         for op in &txn.ops {
-            let (mut got, revision) = self.range("get", op.key(), GetOptions::new(), None).await?;
-            match (op, got.take_kvs().pop()) {
-                (Op::Put { value, .. }, Some(kv)) if kv.value() == &value[..] => {
+            // That a key is absent may be another's doing.
+            let Op::Put { value, .. } = op else { return Ok(None) };
+            let (mut got, _) = self.range("get", op.key(), GetOptions::new(), None).await?;
+            match got.take_kvs().pop() {
+                Some(kv) if kv.value() == &value[..] => {
                     written = written.max(kv.mod_revision() as Revision);
                 }
-                (Op::Delete { .. }, None) => written = written.max(revision),
                 _ => return Ok(None),
             }
         }
@@ -243,10 +244,13 @@ impl Store for EtcdStore {
         if answer.succeeded() {
             return Ok(Outcome::Committed(revision));
         }
-        if attempts > 1
-            && let Some(written) = self.is_written(&txn).await?
-        {
-            return Ok(Outcome::Committed(written));
+        if attempts > 1 {
+            // The conflict may be with what an attempt before has written. Where that has been
+            // overwritten since, nobody can tell.
+            let why = "an attempt without an answer, and then a conflict";
+            let source = Arc::new(std::io::Error::other(why));
+            let written = self.is_written(&txn).await?;
+            return written.map(Outcome::Committed).ok_or(StoreError::Uncertain { source });
         }
         Ok(Outcome::Conflict { revision, found: found(&answer) })
     }

@@ -27,7 +27,8 @@ const SECRETS: &str = "/api/v1/namespaces/default/secrets";
 #[tokio::test]
 async fn metrics_count_requests_and_objects() {
     let api = Api::start().await;
-    api.post(CONFIG_MAPS, config_map("a")).await.expect(201);
+    let limits = "/api/v1/namespaces/default/limitranges";
+    api.post(limits, json!({"metadata": {"name": "a"}, "spec": {"limits": []}})).await.expect(201);
     api.get(&format!("{CONFIG_MAPS}/nothing")).await.expect(404);
     let reply = api.get("/metrics").await;
     assert_eq!(reply.code, 200);
@@ -38,11 +39,11 @@ async fn metrics_count_requests_and_objects() {
         });
         found.unwrap_or_else(|| panic!("no {start} {labels:?} in\n{text}")).to_string()
     };
-    let create = ["verb=\"POST\"", "resource=\"configmaps\"", "code=\"201\"", "scope=\"resource\""];
+    let create = ["verb=\"POST\"", "resource=\"limitranges\"", "code=\"201\"", "scope=\"resource\""];
     assert!(line("apiserver_request_total{", &create).ends_with(" 1"));
     line("apiserver_request_total{", &["verb=\"GET\"", "resource=\"configmaps\"", "code=\"404\""]);
     line("apiserver_request_duration_seconds_bucket{", &["verb=\"POST\"", "le=\"0.1\""]);
-    assert!(line("apiserver_storage_objects{", &["resource=\"configmaps\""]).ends_with(" 1"));
+    assert!(line("apiserver_storage_objects{", &["resource=\"limitranges\""]).ends_with(" 1"));
     line("apiserver_flowcontrol_nominal_limit_seats{", &["priority_level=\"catch-all\""]);
     line("process_resident_memory_bytes ", &[]);
     line("process_cpu_seconds_total ", &[]);

@@ -235,7 +235,7 @@ fn ctl_says_one_clear_line() {
         ),
         (
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nspec: {}",
-            "unknown field \"spec\"",
+            ".spec: field not declared in schema",
         ),
         ("apiVersion: v1\nkind: ConfigMap\nmetadata: {}", "resource name may not be empty"),
         ("just text", "a manifest is a mapping"),

@@ -85,7 +85,19 @@ pub fn patch(uid: &str, api: &PodStatus, desired: &PodStatus) -> Option<Value> {
         .iter()
         .filter(|condition| api.condition(&condition.kind) != Some(condition))
         .collect();
-    let mut mine: Vec<Value> = mine.into_iter().map(|condition| json!(condition)).collect();
+    let written = |condition: &Condition| {
+        let mut value = json!(condition);
+        if let Some(before) = api.condition(&condition.kind) {
+            // What is left out of a patch stays as it was.
+            for (field, text) in [("reason", &before.reason), ("message", &before.message)] {
+                if !text.is_empty() && value.get(field).is_none() {
+                    value[field] = Value::Null;
+                }
+            }
+        }
+        value
+    };
+    let mut mine: Vec<Value> = mine.into_iter().map(written).collect();
     let gone = conditions::PASSING
         .iter()
         .filter(|kind| api.condition(kind).is_some() && desired.condition(kind).is_none());

@@ -102,6 +102,7 @@ pub async fn serve(endpoint: Endpoint, pods: Pods, informer: Informer<Pod>) -> R
 fn router(shared: Shared) -> Router {
     Router::new()
         .route("/pods", get(pods))
+        .route("/pods/", get(pods))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(log::get))
         .route("/exec/{namespace}/{pod}/{container}", any(proxy::exec))
         .route("/attach/{namespace}/{pod}/{container}", any(proxy::attach))

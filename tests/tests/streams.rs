@@ -164,7 +164,8 @@ fn forwards_over_spdy(tool: Tool) {
     let mut command = tool(&["port-forward", "pod/web", ":8080"]);
     command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false");
     let mut child = started(command);
-    let line = lines(&mut child).next().unwrap();
+    let mut lines = lines(&mut child);
+    let line = lines.next().unwrap();
     let port = line.split([':', ' ']).find_map(|word| word.parse::<u16>().ok()).unwrap();
     assert!(http_get(port, "/", "").ends_with("Hello from web\n"));
     ended(child);
@@ -175,7 +176,8 @@ fn forwards_over_spdy(tool: Tool) {
 
 fn serves_the_api(tool: Tool) {
     let mut child = started(tool(&["proxy", "--port=0"]));
-    let line = lines(&mut child).next().unwrap();
+    let mut lines = lines(&mut child);
+    let line = lines.next().unwrap();
     let port = line.rsplit(':').next().unwrap().trim().parse().unwrap();
     let pods = http_get(port, "/api/v1/namespaces/default/pods", "");
     assert!(pods.starts_with("HTTP/1.1 200") && pods.contains("PodList"), "{pods}");

@@ -197,7 +197,11 @@ fn patches_say_only_what_differs() {
         ..Condition::default()
     };
     let api = PodStatus {
-        conditions: vec![condition("Ready", "False"), condition("Foreign", "True")],
+        conditions: vec![
+            Condition { reason: "Why".into(), ..condition("Ready", "False") },
+            condition("Foreign", "True"),
+            condition("PodResizePending", "True"),
+        ],
         pod_ips: vec![Ip { ip: "1.1.1.1".into() }],
         reason: "old".into(),
         ..PodStatus::default()
@@ -212,8 +216,11 @@ fn patches_say_only_what_differs() {
         "phase": "Running",
         "reason": null,
         "podIPs": [{"ip": "2.2.2.2"}, {"$patch": "replace"}],
-        "conditions": [{"type": "Ready", "status": "True",
-            "lastProbeTime": null, "lastTransitionTime": null}],
+        "conditions": [
+            {"type": "Ready", "status": "True", "reason": null,
+             "lastProbeTime": null, "lastTransitionTime": null},
+            {"type": "PodResizePending", "$patch": "delete"},
+        ],
     }});
     assert_eq!(patch("u", &api, &desired), Some(expected));
 }

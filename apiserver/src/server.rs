@@ -21,7 +21,6 @@ use crate::{
     discovery::Discovery,
     flow::{self, Flow},
     http::{self, Api, Backup, GIT_VERSION, Health, OpenApi, platform},
-    kinds::service::pool::Pool,
     metrics::Metrics,
     node::Nodes,
     pki::{Pki, PkiError},
@@ -116,11 +115,7 @@ impl Server {
         let flow = Flow::new(options.seats(), clock.clone());
         let audit = options.audit()?;
         let Backend { store, raw } = backend::open(&options, &clock, &rng).await?;
-        let pool = Pool::new(
-            store.clone(),
-            options.service_cluster_ip_range,
-            options.service_node_port_range.clone(),
-        );
+        let pool = options.pool(store.clone());
         pool.repair(clock.now(), rng.u64()).await.map_err(ServerError::Store)?;
         let rules = (admission, &*options.authorization_mode);
         let (inputs, watches) = ((clock.clone(), rng.clone()), stop.clone());

@@ -39,7 +39,8 @@ async fn metrics_count_requests_and_objects() {
         });
         found.unwrap_or_else(|| panic!("no {start} {labels:?} in\n{text}")).to_string()
     };
-    let create = ["verb=\"POST\"", "resource=\"limitranges\"", "code=\"201\"", "scope=\"resource\""];
+    let create =
+        ["verb=\"POST\"", "resource=\"limitranges\"", "code=\"201\"", "scope=\"resource\""];
     assert!(line("apiserver_request_total{", &create).ends_with(" 1"));
     line("apiserver_request_total{", &["verb=\"GET\"", "resource=\"configmaps\"", "code=\"404\""]);
     line("apiserver_request_duration_seconds_bucket{", &["verb=\"POST\"", "le=\"0.1\""]);

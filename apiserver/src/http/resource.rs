@@ -20,7 +20,7 @@ use super::{
 use crate::{
     authz::Attributes,
     node,
-    registry::{Call, Kind, review, token},
+    registry::{Answer, Call, Kind, review, token},
     schema,
 };
 
@@ -82,32 +82,40 @@ pub(super) async fn handle(
         ("list", "") => registry.list(&call).await,
         ("watch", "") => return watch(api, &call, parts, upgrade).await,
         ("get" | "list" | "watch", _) => Err(Status::method_not_allowed()),
-        _ => {
-            let body = body::read(&api.clock, body).await?;
-            if exchange.wants_body()
-                && let Some(value) = call.value(&body)
-            {
-                exchange.requested(value);
-            }
-            match (verb, &*path.subresource) {
-                ("create", "") if !kind.row.is_stored() => review::answer(api, &call, body).await,
-                ("create", "token") => token::create(api, &call, body).await,
-                ("create", "") => registry.create(&call, body).await,
-                ("update", "" | "status" | "approval" | "ephemeralcontainers" | "resize") => {
-                    registry.update(&call, body).await
-                }
-                ("patch", "" | "status" | "approval" | "ephemeralcontainers" | "resize") => {
-                    registry.patch(&call, body).await
-                }
-                ("delete", "") => registry.delete(&call, body).await,
-                ("deletecollection", "") => registry.delete_collection(&call, body).await,
-                _ => registry.write_subresource(&call, body).await,
-            }
-        }
+        _ => write(api, &call, body, exchange).await,
     };
     let mut response = answer::answer(&call, result?)?;
     answer::warn(&mut response, deprecation(kind.row));
     Ok(compress::response(response, header_text(parts, header::ACCEPT_ENCODING)))
+}
+
+async fn write(
+    api: &Api,
+    call: &Call<'_>,
+    body: Body,
+    exchange: &mut Exchange,
+) -> Result<Answer, Status> {
+    let body = body::read(&api.clock, body).await?;
+    if exchange.wants_body()
+        && let Some(value) = call.value(&body)
+    {
+        exchange.requested(value);
+    }
+    let registry = &api.registry;
+    match (call.verb, call.subresource) {
+        ("create", "") if !call.kind.row.is_stored() => review::answer(api, call, body).await,
+        ("create", "token") => token::create(api, call, body).await,
+        ("create", "") => registry.create(call, body).await,
+        ("update", "" | "status" | "approval" | "ephemeralcontainers" | "resize") => {
+            registry.update(call, body).await
+        }
+        ("patch", "" | "status" | "approval" | "ephemeralcontainers" | "resize") => {
+            registry.patch(call, body).await
+        }
+        ("delete", "") => registry.delete(call, body).await,
+        ("deletecollection", "") => registry.delete_collection(call, body).await,
+        _ => registry.write_subresource(call, body).await,
+    }
 }
 
 async fn watch(

@@ -11,8 +11,11 @@ use crate::{
     audit::{Audit, Log, LogOptions, Policy},
     authn::AuthnOptions,
     authz::Mode,
-    kinds::service::range::{Addresses, Ports},
-    store::etcd::EtcdOptions,
+    kinds::service::{
+        pool::Pool,
+        range::{Addresses, Ports},
+    },
+    store::{Store, etcd::EtcdOptions},
 };
 
 /// Flags of `apiserver` and `ctl apiserver`.
@@ -97,6 +100,11 @@ impl Options {
     /// What priority levels share.
     pub(super) fn seats(&self) -> u32 {
         self.max_requests_inflight + self.max_mutating_requests_inflight
+    }
+
+    /// What Services get their addresses and ports from.
+    pub(super) fn pool(&self, store: Arc<dyn Store>) -> Pool {
+        Pool::new(store, self.service_cluster_ip_range, self.service_node_port_range.clone())
     }
 
     pub(super) fn audit(&self) -> Result<Option<Arc<Audit>>, ServerError> {

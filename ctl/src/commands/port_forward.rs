@@ -154,14 +154,13 @@ async fn join(
 ) -> std::result::Result<(), BoxError> {
     let (mut sending, mut receiving) = socket.stream.split();
     let (frames, mut outgoing) = mpsc::channel::<Vec<u8>>(DEPTH);
-    // The messages of the WebSocket as one stream of bytes.
     let (mut incoming, bytes) = tokio::io::duplex(2 * CHUNK);
+    // The messages of the WebSocket as one stream of bytes.
     let unpack = tokio::spawn(async move {
         while let Some(Ok(message)) = receiving.next().await {
-            match message {
-                Message::Binary(bytes) if incoming.write_all(&bytes).await.is_err() => break,
-                Message::Close(_) => break,
-                _ => {}
+            let Message::Binary(bytes) = message else { continue };
+            if incoming.write_all(&bytes).await.is_err() {
+                break;
             }
         }
     });

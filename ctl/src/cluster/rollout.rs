@@ -17,6 +17,9 @@ use crate::files::{Files, Manifest};
 use crate::session::Connection;
 
 const WITHIN: Duration = Duration::from_secs(300);
+/// A Service may have nothing behind it: that is said, and nobody waits for it.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// Namespace and name of the objects of one kind.
 type Keys = Vec<(String, String)>;
@@ -76,11 +79,21 @@ pub async fn apply(
             }
         };
         let urls = in_time(clock, &format!("an address of service {name}"), addressed).await?;
-        for url in urls {
-            anstream::eprintln!("{name} answers at {url}");
+        for (url, address) in urls {
+            let answers = clock.timeout(ANSWERS_WITHIN, answers(clock, &address)).await.is_ok();
+            let word = if answers { "answers" } else { "does not answer yet" };
+            anstream::eprintln!("{name} {word} at {url}");
         }
     }
     Ok(())
+}
+
+/// Returns when a connection is accepted: the endpoints reach this machine's rules a moment after
+/// the Deployment's status says that they are ready.
+async fn answers(clock: &Clock, address: &str) {
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        clock.sleep(AGAIN).await;
+    }
 }
 
 async fn in_time<T>(clock: &Clock, what: &str, work: impl Future<Output = T>) -> Result<T, Error> {
@@ -119,8 +132,9 @@ fn is_complete(deployment: &Deployment) -> bool {
         && status.available_replicas >= status.updated_replicas
 }
 
-/// Where the Service answers from this machine; `None` while its address is being found.
-fn urls(service: &Service) -> Option<Vec<String>> {
+/// Where the Service answers from this machine, as URL and as address; `None` while its address is
+/// being found.
+fn urls(service: &Service) -> Option<Vec<(String, String)>> {
     if service.spec.kind != "LoadBalancer" {
         return Some(Vec::new());
     }
@@ -130,7 +144,7 @@ fn urls(service: &Service) -> Option<Vec<String>> {
         80 => format!("http://{ip}/"),
         port => format!("http://{ip}:{port}/"),
     };
-    Some(tcp.map(|port| url(port.port)).collect())
+    Some(tcp.map(|port| (url(port.port), format!("{ip}:{}", port.port))).collect())
 }
 
 impl From<Failure> for Error {

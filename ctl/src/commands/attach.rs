@@ -3,8 +3,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use super::exec::Talk;
-use crate::commands::logs::{default_container, pod_of};
+use super::exec::{Talk, partner};
 use crate::failure::{Failure, Result};
 use crate::resources::{items, text};
 use crate::session::Session;
@@ -27,17 +26,8 @@ pub struct Attach {
 impl Attach {
     /// Ends when the container does.
     pub async fn run(&self, session: &Session) -> Result<ExitCode> {
-        let pod = pod_of(session, &self.pod).await?;
-        let phase = text(&pod["status"]["phase"]);
-        if matches!(phase, "Succeeded" | "Failed") {
-            return Err(Failure::said(format!(
-                "cannot attach a container in a completed pod; current phase is {phase}"
-            )));
-        }
-        let name = match &self.container {
-            Some(container) => container.clone(),
-            None => default_container(&pod).to_string(),
-        };
+        let doing = "attach a container";
+        let (pod, name) = partner(session, &self.pod, self.container.as_deref(), doing).await?;
         let spec = &pod["spec"];
         let all = ["containers", "initContainers", "ephemeralContainers"];
         let mut all = all.iter().flat_map(|field| items(&spec[*field]));

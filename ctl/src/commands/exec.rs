@@ -48,17 +48,9 @@ pub struct Exec {
 impl Exec {
     /// The exit code of the command in the container.
     pub async fn run(&self, session: &Session) -> Result<ExitCode> {
-        let pod = pod_of(session, &self.pod).await?;
-        let phase = text(&pod["status"]["phase"]);
-        if matches!(phase, "Succeeded" | "Failed") {
-            return Err(Failure::said(format!(
-                "cannot exec into a container in a completed pod; current phase is {phase}"
-            )));
-        }
-        let container = match &self.container {
-            Some(container) => container.clone(),
-            None => default_container(&pod).to_string(),
-        };
+        let doing = "exec into a container";
+        let (pod, container) =
+            partner(session, &self.pod, self.container.as_deref(), doing).await?;
         let terminal = self.tty && std::io::stdin().is_terminal();
         if self.tty && !terminal {
             anstream::eprintln!(
@@ -68,6 +60,24 @@ impl Exec {
         let talk = Talk { container: &container, stdin: self.stdin, terminal };
         talk.run(session, &pod, "exec", &self.command).await
     }
+}
+
+/// The pod, which must not have ended, and the name of the container to talk to.
+pub(super) async fn partner(
+    session: &Session,
+    pod: &str,
+    container: Option<&str>,
+    doing: &str,
+) -> Result<(Value, String)> {
+    let pod = pod_of(session, pod).await?;
+    let phase = text(&pod["status"]["phase"]);
+    if matches!(phase, "Succeeded" | "Failed") {
+        return Err(Failure::said(format!(
+            "cannot {doing} in a completed pod; current phase is {phase}"
+        )));
+    }
+    let container = container.unwrap_or_else(|| default_container(&pod)).to_string();
+    Ok((pod, container))
 }
 
 /// A conversation with a container.

@@ -78,9 +78,13 @@ impl Options {
                 return Err(UnknownController(bare.into()));
             }
         }
-        let says = |text: &str| self.controllers.iter().any(|name| name == text);
-        let wanted = |name: &&'a str| says(name) || (says("*") && !says(&format!("-{name}")));
-        Ok(known.iter().copied().filter(wanted).collect())
+        Ok(known.iter().copied().filter(|name| self.includes(name)).collect())
+    }
+
+    /// Whether a controller of that name is to run.
+    pub fn includes(&self, name: &str) -> bool {
+        let says = |text: &str| self.controllers.iter().any(|said| said == text);
+        says(name) || (says("*") && !says(&format!("-{name}")))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Every namespace has a ServiceAccount `default`, for the pods that name none.
 //! <https://kubernetes.io/docs/concepts/security/service-accounts/#default-service-accounts>
 
-use client::{Entry, Key};
+use client::{Entry, Informers, Key};
 use proto::kind::SERVICE_ACCOUNT;
 use proto::time::Time;
 use proto::view::namespace::Namespace;
@@ -16,13 +16,25 @@ use crate::view::View;
 pub struct ServiceAccounts;
 
 const DEFAULT: &str = "default";
+const SELECTOR: &str = "metadata.name=default";
+
+/// Waits for the account without which no pod can be made in the namespace `default`.
+pub async fn made(informers: &Informers) {
+    let mut changes = informers.filtered::<ServiceAccount>(SELECTOR).changes();
+    loop {
+        let change = changes.next().await;
+        if change.new.is_some() && &*change.key.namespace == DEFAULT {
+            return;
+        }
+    }
+}
 
 impl Controller for ServiceAccounts {
     type Object = Namespace;
     const NAME: &'static str = "serviceaccount-controller";
 
     fn watches(watches: &mut Watches<Namespace>) {
-        watches.filtered::<ServiceAccount>("metadata.name=default", |change, _| {
+        watches.filtered::<ServiceAccount>(SELECTOR, |change, _| {
             vec![Key::new("", &change.key.namespace)]
         });
     }

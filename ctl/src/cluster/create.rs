@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use apiserver::pki::{self, Pki};
 use client::{Client, Clock, Informers, Kubeconfig, Rng};
+use controller::service_account;
 use proto::view::lease::Lease;
 use proto::view::node::Node as NodeView;
 use rustix::fs::{FlockOperation, flock};
@@ -189,7 +190,10 @@ async fn build(
     };
     let client = steps.step(&format!("API server at {}", cluster.url()), ready).await?;
     let count = create.nodes + create.simulated_nodes;
-    let nodes = wait_nodes(cluster, &client, count as usize, clock);
+    let nodes = async {
+        wait_nodes(cluster, &client, count as usize, clock).await?;
+        wait_account(cluster, &client, clock).await
+    };
     steps.step(&format!("{count} node{} Ready", if count == 1 { "" } else { "s" }), nodes).await?;
     if let Some(path) = &cluster.kubeconfig {
         let what = format!("context {} in {}", cluster.context(), path.display());
@@ -279,7 +283,7 @@ fn is_text(error: &client::Error) -> bool {
 }
 
 /// Waits until so many nodes are Ready.
-pub async fn wait_nodes(
+async fn wait_nodes(
     cluster: &Cluster,
     client: &Client,
     count: usize,
@@ -295,6 +299,14 @@ pub async fn wait_nodes(
     };
     let late = |_| late(cluster, "the nodes' readiness");
     clock.timeout(READY_WITHIN, ready).await.map_err(late)
+}
+
+/// Waits until pods can be made: controllers that run beside the API server are no part of its
+/// /readyz.
+async fn wait_account(cluster: &Cluster, client: &Client, clock: &Clock) -> Result<(), Error> {
+    let informers = Informers::new(client.clone(), clock.clone(), Rng::from_os());
+    let late = |_| late(cluster, "the ServiceAccount of the default namespace");
+    clock.timeout(READY_WITHIN, service_account::made(&informers)).await.map_err(late)
 }
 
 /// Waits until this node is Ready, by word that it gives from now on: what the API says of a node

@@ -5,8 +5,9 @@ mod keep;
 
 use apiserver::server::Check;
 use client::{BoxError, CancellationToken, Clock, Informers, Rng};
+use controller::run::Controller;
+use controller::service_account::{self, ServiceAccounts};
 use proto::user::User;
-use proto::view::service_account::ServiceAccount;
 
 pub use keep::Keep;
 
@@ -65,6 +66,7 @@ pub async fn run(
         leader_elect,
         ..controller::Options::default()
     };
+    let makes_accounts = controller.includes(ServiceAccounts::NAME);
     let scheduler = scheduler::Options { leader_elect };
     let parts = async {
         let (c, r, i, s) = (clock.clone(), rng.clone(), informers.clone(), shutdown.clone());
@@ -82,7 +84,9 @@ pub async fn run(
         }
     };
     let announce = async {
-        default_account(&informers).await;
+        if makes_accounts {
+            service_account::made(&informers).await;
+        }
         ready.pass();
         tracing::info!("ready");
         std::future::pending::<()>().await
@@ -91,19 +95,5 @@ pub async fn run(
         () = server.serve(shutdown.clone()) => Ok(()),
         error = parts => Err(error),
         () = announce => Ok(()),
-    }
-}
-
-/// Pods can be made in `default` once its ServiceAccount is there.
-async fn default_account(informers: &Informers) {
-    let mut changes = informers.of::<ServiceAccount>().changes();
-    loop {
-        let change = changes.next().await;
-        if change.new.is_some()
-            && &*change.key.namespace == "default"
-            && &*change.key.name == "default"
-        {
-            return;
-        }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use client::{CancellationToken, LeaseName, Rng, lead};
 use parking_lot::Mutex;
 use proto::view::lease::Lease;
+use tests::server::Server;
 use tests::world::World;
 
 struct Candidate {
@@ -64,4 +65,12 @@ async fn one_leads_at_a_time() {
     world.clock.sleep(Duration::from_secs(5)).await;
     assert_eq!(log.lock().last().unwrap(), "c lost");
     drop(c);
+}
+
+#[test]
+fn a_server_without_a_controller_is_ready_without_its_work() {
+    let without = ["--ephemeral", "--controllers", "*,-serviceaccount-controller"];
+    let server = Server::start(&without);
+    let accounts = server.ctl(&["get", "serviceaccounts", "--all-namespaces"]).ok();
+    assert!(accounts.is_empty(), "{accounts}");
 }

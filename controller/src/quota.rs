@@ -73,7 +73,8 @@ impl Controller for Quotas {
             .maps::<PersistentVolumeClaim>(move |change, view| match (&change.old, &change.new) {
                 (Some(old), Some(new))
                     if old.spec == new.spec
-                        && old.status.allocated_resources == new.status.allocated_resources =>
+                        && old.status.allocated_resources == new.status.allocated_resources
+                        && old.attributes_classes().eq(new.attributes_classes()) =>
                 {
                     Vec::new()
                 }

@@ -111,7 +111,7 @@ pub fn matches(quota: &ResourceQuota, hard: &Resources, row: &Row, object: &Coun
     hard.keys().any(|resource| concerns(row, resource)) && in_scopes(quota, object)
 }
 
-/// Whether the object is in every scope of the quota. Only pods are in any.
+/// Whether the object is in every scope of the quota. Only pods and claims are in any.
 pub fn in_scopes(quota: &ResourceQuota, object: &Counted) -> bool {
     let plain = quota.spec.scopes.iter().map(|scope| ScopedRequirement {
         scope_name: scope.clone(),
@@ -121,6 +121,7 @@ pub fn in_scopes(quota: &ResourceQuota, object: &Counted) -> bool {
     let selected = quota.spec.scope_selector.match_expressions.iter().cloned();
     plain.chain(selected).all(|scope| match object {
         Counted::Pod(pod) => pod_in_scope(pod, &scope),
+        Counted::Claim(claim) => claim_in_scope(claim, &scope),
         _ => false,
     })
 }
@@ -284,6 +285,19 @@ fn pod_in_scope(pod: &Pod, scope: &ScopedRequirement) -> bool {
     }
 }
 
+fn claim_in_scope(claim: &PersistentVolumeClaim, scope: &ScopedRequirement) -> bool {
+    let mut classes = claim.attributes_classes().peekable();
+    let none = classes.peek().is_none();
+    let listed = |class: &str| scope.values.iter().any(|value| value == class);
+    match (scope.scope_name.as_str(), scope.operator.as_str()) {
+        ("VolumeAttributesClass", "In") => classes.any(listed),
+        ("VolumeAttributesClass", "NotIn") => none || classes.any(|class| !listed(class)),
+        ("VolumeAttributesClass", "DoesNotExist") => none,
+        ("VolumeAttributesClass", _) => !none,
+        _ => false,
+    }
+}
+
 fn crosses_namespaces(pod: &Pod) -> bool {
     let Some(affinity) = &pod.spec.affinity else { return false };
     let crosses = |affinity: &PodAffinity| {
@@ -421,5 +435,36 @@ mod tests {
             assert_eq!(in_scopes(&quota(&spec), &Counted::Pod(&pod)), expected, "{spec}");
         }
         assert!(!in_scopes(&quota(r#"{"scopes":["BestEffort"]}"#), &Counted::Other));
+    }
+
+    #[test]
+    fn scopes_of_claims() {
+        let claim = |text: &str| -> PersistentVolumeClaim { serde_json::from_str(text).unwrap() };
+        let gold = claim(r#"{"spec":{"volumeAttributesClassName":"gold"}}"#);
+        let changing = claim(
+            r#"{"spec":{"volumeAttributesClassName":"gold"},"status":{
+                "currentVolumeAttributesClassName":"silver",
+                "modifyVolumeStatus":{"targetVolumeAttributesClassName":"gold"}}}"#,
+        );
+        let plain = claim("{}");
+        for (operator, values, expected) in [
+            ("In", r#""gold""#, [true, true, false]),
+            ("In", r#""silver""#, [false, true, false]),
+            ("NotIn", r#""gold""#, [false, true, true]),
+            ("Exists", "", [true, true, false]),
+            ("DoesNotExist", "", [false, false, true]),
+        ] {
+            let quota: ResourceQuota = serde_json::from_str(&format!(
+                r#"{{"spec":{{"scopeSelector":{{"matchExpressions":[{{
+                    "scopeName":"VolumeAttributesClass","operator":"{operator}",
+                    "values":[{values}]}}]}}}}}}"#
+            ))
+            .unwrap();
+            let found =
+                [&gold, &changing, &plain].map(|claim| in_scopes(&quota, &Counted::Claim(claim)));
+            assert_eq!(found, expected, "{operator} {values}");
+            let pod = Pod::default();
+            assert!(!in_scopes(&quota, &Counted::Pod(&pod)), "{operator}");
+        }
     }
 }

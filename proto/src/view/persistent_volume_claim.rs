@@ -17,6 +17,7 @@ views! {
         pub storage_class_name: Option<String>,
         pub volume_name: String,
         pub volume_mode: String,
+        pub volume_attributes_class_name: Option<String>,
     }
 
     pub struct PersistentVolumeClaimStatus {
@@ -24,12 +25,27 @@ views! {
         pub phase: String,
         pub capacity: Resources,
         pub allocated_resources: Resources,
+        pub current_volume_attributes_class_name: Option<String>,
+        pub modify_volume_status: ModifyVolumeStatus,
+    }
+
+    pub struct ModifyVolumeStatus {
+        pub target_volume_attributes_class_name: String,
     }
 }
 
 object!(PersistentVolumeClaim, PERSISTENT_VOLUME_CLAIM);
 
 impl PersistentVolumeClaim {
+    /// The classes of attributes that it asks for, has, or is on its way to.
+    pub fn attributes_classes(&self) -> impl Iterator<Item = &str> {
+        let wanted = self.spec.volume_attributes_class_name.as_deref();
+        let current = self.status.current_volume_attributes_class_name.as_deref();
+        let target = self.status.modify_volume_status.target_volume_attributes_class_name.as_str();
+        let classes = [wanted.unwrap_or_default(), current.unwrap_or_default(), target];
+        classes.into_iter().filter(|class| !class.is_empty())
+    }
+
     /// The class it asks for, by the old annotation or by the field; empty for none.
     pub fn class(&self) -> &str {
         let annotation = self.metadata.annotations.get("volume.beta.kubernetes.io/storage-class");

@@ -13,14 +13,13 @@ use bytes::Bytes;
 use client::error::chain;
 use client::{
     Change, Client, DeleteOptions, Error, Informer, Informers, Key, Object, Patch, Propagation,
-    WorkQueue,
+    Recorder, WorkQueue,
 };
 use futures::future::BoxFuture;
 use http::Method;
 use parking_lot::Mutex;
 use proto::kind::{self, Row};
 use proto::meta::{ObjectMeta, OwnerReference};
-use proto::view::Meta;
 use proto::view::deployment::Deployment;
 use proto::view::endpoint_slice::EndpointSlice;
 use proto::view::endpoints::Endpoints;
@@ -30,6 +29,7 @@ use proto::view::node::Node;
 use proto::view::pod::Pod;
 use proto::view::replica_set::ReplicaSet;
 use proto::view::service::Service;
+use proto::view::{Meta, ObjectReference};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -51,6 +51,7 @@ const FOREGROUND: &str = "foregroundDeletion";
 
 struct Collector {
     client: Client,
+    recorder: Recorder,
     rows: Vec<Row>,
     graph: Mutex<Graph>,
     queue: WorkQueue<Uid>,
@@ -81,6 +82,7 @@ pub async fn run(setup: Setup) {
     let rows: Vec<Row> = rows.into_iter().filter(is_collected).collect();
     let collector = Arc::new(Collector {
         client: setup.client.clone(),
+        recorder: setup.recorder.clone(),
         graph: Mutex::new(Graph::default()),
         queue: WorkQueue::new(setup.clock.clone()),
         gone: Mutex::default(),
@@ -203,7 +205,7 @@ impl Collector {
         let Some((node, mut owners)) = self.graph.lock().look(uid) else { return Ok(()) };
         for (reference, owner) in &mut owners {
             if *owner == Owner::Unknown {
-                *owner = self.ask(&node.key, reference).await?;
+                *owner = self.ask(&node, reference).await?;
             }
         }
         let action = self.graph.lock().decide(uid, &owners);
@@ -244,14 +246,23 @@ impl Collector {
     }
 
     /// Whether an owner that the graph does not know exists after all.
-    async fn ask(&self, dependent: &Key, reference: &OwnerReference) -> Result<Owner, Error> {
-        if self.gone.lock().known.contains(reference.uid.as_str()) {
-            return Ok(Owner::Absent);
-        }
+    async fn ask(&self, node: &graph::Node, reference: &OwnerReference) -> Result<Owner, Error> {
+        let dependent = &node.key;
         let group = group_of(&reference.api_version);
         let same = |row: &&Row| row.group == group && row.kind == reference.kind;
         // A kind that is not served now may be later: nothing is deleted on a guess.
         let Some(row) = self.rows.iter().find(same) else { return Ok(Owner::Solid) };
+        // Without a namespace there is nowhere to look for an owner that has one: nobody can tell.
+        let unreachable = row.namespaced && dependent.namespace.is_empty();
+        if unreachable || self.graph.lock().is_elsewhere(&reference.uid, dependent) {
+            self.tell_misplaced(node, reference);
+        }
+        if unreachable {
+            return Ok(Owner::Solid);
+        }
+        if self.gone.lock().known.contains(reference.uid.as_str()) {
+            return Ok(Owner::Absent);
+        }
         let path = row.path(&dependent.namespace, &reference.name);
         match self.client.send(Method::GET, &path, "", Bytes::new()).await {
             Ok(bytes) => {
@@ -264,8 +275,31 @@ impl Collector {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
-        self.gone.lock().add(&reference.uid);
+        // One that lives in another namespace, or by another name, is not gone.
+        if !self.graph.lock().knows(&reference.uid) {
+            self.gone.lock().add(&reference.uid);
+        }
         Ok(Owner::Absent)
+    }
+
+    /// The owner that is named is not where the dependent could have it.
+    fn tell_misplaced(&self, node: &graph::Node, reference: &OwnerReference) {
+        let (row, Key { namespace, name }) = (&self.rows[node.row], &node.key);
+        let regarding = ObjectReference {
+            api_version: row.api_version(),
+            kind: row.kind.to_string(),
+            namespace: namespace.to_string(),
+            name: name.to_string(),
+            uid: node.uid.to_string(),
+            resource_version: node.revision.clone(),
+            ..ObjectReference::default()
+        };
+        let OwnerReference { api_version, kind, name, uid, .. } = reference;
+        let message = format!(
+            "ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] \
+             does not exist in namespace {namespace:?}"
+        );
+        self.recorder.event(&regarding, "Warning", "OwnerRefInvalidNamespace", message);
     }
 
     /// Deletes the object as the graph knows it: if it has changed since, that will be judged.

@@ -35,6 +35,17 @@ impl World {
 
     /// The same on any clock, the machine's own too.
     pub async fn with(clock: Clock, rng: Rng, nodes: usize) -> World {
+        World::with_controllers(clock, rng, nodes, controller::Options::default()).await
+    }
+
+    /// The same with controllers that do more than usual; they never elect a leader.
+    pub async fn with_controllers(
+        clock: Clock,
+        rng: Rng,
+        nodes: usize,
+        options: controller::Options,
+    ) -> World {
+        let controllers = controller::Options { leader_elect: false, ..options };
         let folder = tempfile::tempdir().expect("a temporary directory");
         let options = Arguments::parse(&["--ephemeral", "--secure-port=0"], folder.path());
         let server = apiserver::Server::start(options, clock.clone(), rng.clone())
@@ -42,11 +53,10 @@ impl World {
             .expect("the API server starts");
         let shutdown = CancellationToken::new();
         let component = |name: &str| server.client(User::new(name, &["system:authenticated"]));
-        let controllers = component("system:kube-controller-manager");
-        let informers = Informers::new(controllers.clone(), clock.clone(), rng.clone());
+        let manager = component("system:kube-controller-manager");
+        let informers = Informers::new(manager.clone(), clock.clone(), rng.clone());
         let (i, c, r, s) = (informers.clone(), clock.clone(), rng.clone(), shutdown.clone());
-        let options = controller::Options { leader_elect: false, ..controller::Options::default() };
-        tokio::spawn(async move { controller::run(options, controllers, i, c, r, s).await });
+        tokio::spawn(async move { controller::run(controllers, manager, i, c, r, s).await });
         let scheduler = component("system:kube-scheduler");
         let (i, c, r, s) = (informers.clone(), clock.clone(), rng.clone(), shutdown.clone());
         let options = scheduler::Options { leader_elect: false };

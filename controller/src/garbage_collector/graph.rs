@@ -90,10 +90,7 @@ impl Graph {
             for owner in &node.owners {
                 self.dependents.entry(owner.uid.as_str().into()).or_default().insert(uid.clone());
             }
-            let unsettled = |owner: &OwnerReference| {
-                self.nodes.get(owner.uid.as_str()).is_none_or(|owner| owner.waits)
-            };
-            if node.owners.iter().any(unsettled) {
+            if node.owners.iter().any(|owner| self.known(&node, owner) != Owner::Solid) {
                 affected.push(uid.clone());
             }
         }
@@ -134,22 +131,37 @@ impl Graph {
         self.dependents.get(uid).into_iter().flatten().cloned().collect()
     }
 
+    /// Whether there is an object of this uid, wherever.
+    pub fn knows(&self, uid: &str) -> bool {
+        self.nodes.contains_key(uid)
+    }
+
+    /// Whether there is an object of this uid in a namespace where the dependent cannot have it.
+    pub fn is_elsewhere(&self, uid: &str, dependent: &Key) -> bool {
+        self.nodes.get(uid).is_some_and(|owner| !is_within_reach(&owner.key, dependent))
+    }
+
     /// An object, and its owners as far as they are known.
     pub fn look(&self, uid: &str) -> Option<(Node, Vec<(OwnerReference, Owner)>)> {
         let node = self.nodes.get(uid)?.clone();
-        let known = |reference: &OwnerReference| match self.nodes.get(reference.uid.as_str()) {
-            // An owner in another namespace is none: what it names there is not it.
+        let owners = node.owners.iter().map(|owner| (owner.clone(), self.known(&node, owner)));
+        let owners = owners.collect();
+        Some((node, owners))
+    }
+
+    fn known(&self, node: &Node, reference: &OwnerReference) -> Owner {
+        match self.nodes.get(reference.uid.as_str()) {
+            // The uid is not of what the reference names.
             Some(owner)
-                if !owner.key.namespace.is_empty() && owner.key.namespace != node.key.namespace =>
+                if !is_within_reach(&owner.key, &node.key)
+                    || *owner.key.name != *reference.name =>
             {
                 Owner::Unknown
             }
             Some(owner) if owner.waits => Owner::Waiting,
             Some(_) => Owner::Solid,
             None => Owner::Unknown,
-        };
-        let owners = node.owners.iter().map(|owner| (owner.clone(), known(owner))).collect();
-        Some((node, owners))
+        }
     }
 
     /// What is to be done about an object whose owners are like this.
@@ -200,6 +212,11 @@ impl Graph {
     }
 }
 
+/// Owners are of the whole cluster or of the same namespace.
+fn is_within_reach(owner: &Key, dependent: &Key) -> bool {
+    owner.namespace.is_empty() || owner.namespace == dependent.namespace
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,6 +227,7 @@ mod tests {
     fn object(uid: &str, owners: &[&str], finalizers: &[&str]) -> ObjectMeta {
         let owner = |text: &&str| OwnerReference {
             uid: text.trim_start_matches('!').into(),
+            name: text.trim_start_matches('!').into(),
             block_owner_deletion: text.starts_with('!').then_some(true),
             ..OwnerReference::default()
         };

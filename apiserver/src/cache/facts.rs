@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 pub struct Field {
     /// As selectors name it: `spec.nodeName`.
     pub name: Cow<'static, str>,
-    /// Where it lies in the object, separated by dots.
+    /// Where it lies in the object, separated by dots. `a|b`: at b where there is nothing at a.
     pub path: Cow<'static, str>,
     /// What an object without it has: `""`, or `false` for booleans.
     pub missing: &'static str,
@@ -33,7 +33,10 @@ impl From<&'static str> for Field {
 #[derive(Debug, Default)]
 pub struct Paths {
     root: Branch,
+    /// With the places that are looked at second, behind the fields.
     count: usize,
+    /// A field, and the place that answers for it where it is empty.
+    otherwise: Vec<(usize, usize)>,
 }
 
 #[derive(Debug, Default)]
@@ -45,20 +48,31 @@ struct Branch {
 
 impl Paths {
     pub fn new(fields: &[Field]) -> Self {
-        let mut root = Branch::default();
+        let (mut root, mut count, mut otherwise) = (Branch::default(), fields.len(), Vec::new());
         for (i, field) in fields.iter().enumerate() {
-            let mut branch = &mut root;
-            for step in field.path.split('.') {
-                let at = branch.children.iter().position(|(name, _)| name == step);
-                let at = at.unwrap_or_else(|| {
-                    branch.children.push((step.to_owned(), Branch::default()));
-                    branch.children.len() - 1
-                });
-                branch = &mut branch.children[at].1;
+            let (first, second) = field.path.split_once('|').unwrap_or((&field.path, ""));
+            root.at(first).fields.push(i);
+            if !second.is_empty() {
+                root.at(second).fields.push(count);
+                otherwise.push((i, count));
+                count += 1;
             }
-            branch.fields.push(i);
         }
-        Self { root, count: fields.len() }
+        Self { root, count, otherwise }
+    }
+}
+
+impl Branch {
+    /// The branch at a path, made where it is missing.
+    fn at(&mut self, path: &str) -> &mut Branch {
+        path.split('.').fold(self, |branch, step| {
+            let at = branch.children.iter().position(|(name, _)| name == step);
+            let at = at.unwrap_or_else(|| {
+                branch.children.push((step.to_owned(), Branch::default()));
+                branch.children.len() - 1
+            });
+            &mut branch.children[at].1
+        })
     }
 }
 
@@ -81,6 +95,12 @@ pub fn extract(bytes: &[u8], paths: &Paths) -> Result<Facts, serde_json::Error> 
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     Object { branch: &paths.root, found: &mut found }.deserialize(&mut deserializer)?;
     deserializer.end()?;
+    for (field, second) in &paths.otherwise {
+        if found.fields[*field].as_deref().unwrap_or_default().is_empty() {
+            found.fields[*field] = found.fields[*second].take();
+        }
+    }
+    found.fields.truncate(paths.count - paths.otherwise.len());
     let raw = found.metadata.ok_or_else(|| serde::de::Error::missing_field("metadata"))?.get();
     // The derived reader would take an array, too.
     if !raw.starts_with('{') {
@@ -286,6 +306,23 @@ mod tests {
         assert_eq!((&*facts.uid, facts.labels["a"].as_str()), ("u", "b"));
         assert!(object[facts.metadata_start..].starts_with(br#""uid":"u""#));
         assert!(!facts.metadata_is_empty && facts.foreign_version.is_none());
+    }
+
+    #[test]
+    fn another_place_answers_for_an_empty_one() {
+        let paths = Paths::new(&["a.b|c", "c"].map(Field::from));
+        for (object, found) in [
+            ("\"a\":{\"b\":\"1\"},\"c\":\"2\"", ["1", "2"]),
+            ("\"c\":\"2\",\"a\":{\"b\":\"\"}", ["2", "2"]),
+            ("\"c\":\"2\"", ["2", "2"]),
+            ("\"x\":1", ["-", "-"]),
+        ] {
+            let object = format!("{{\"metadata\":{{}},{object}}}");
+            let facts = extract(object.as_bytes(), &paths).unwrap();
+            let fields: Vec<_> =
+                facts.fields.iter().map(|it| it.as_deref().unwrap_or("-")).collect();
+            assert_eq!(fields, found, "{object}");
+        }
     }
 
     #[test]

@@ -211,7 +211,7 @@ const CORE_FIELDS: &[Field] = &[
     Field::text("involvedObject.fieldPath"),
     Field::text("reason"),
     Field::text("reportingComponent"),
-    Field { label: "source", path: "source.component", absent: "" },
+    Field { label: "source", path: "source.component|reportingComponent", absent: "" },
     Field::text("type"),
 ];
 

@@ -13,6 +13,7 @@ mod class;
 mod default_class;
 mod images;
 mod limits;
+mod mountable;
 mod namespace_lifecycle;
 mod node;
 mod pod;

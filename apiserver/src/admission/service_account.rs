@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use proto::{kind, view::service_account::ServiceAccount as Account};
 use serde_json::{Value, json};
 
-use super::{Denied, Effect, Operation, Plugin, Request};
+use super::{Denied, Effect, Operation, Plugin, Request, mountable};
 use crate::kinds::lens::Lens;
 
 /// The mark of pods that an agent runs from a file; they act as nobody.
@@ -34,13 +34,17 @@ impl Plugin for ServiceAccount {
         pod: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), Denied>> {
         Box::pin(async move {
-            let Some(pod) = pod.filter(|_| request.is(Operation::Create, &kind::POD)) else {
+            let Some(pod) = pod.filter(|_| request.concerns(&kind::POD)) else {
                 return Ok(());
             };
-            if is_mirror(pod) {
-                return check_mirror(request, pod);
-            }
-            find(request, pod.at("spec").text("serviceAccountName")).await.map(drop)
+            let check = match (request.operation, request.subresource) {
+                (Operation::Create, "") if is_mirror(pod) => return check_mirror(request, pod),
+                (Operation::Create, "") => mountable::check,
+                (Operation::Update, "ephemeralcontainers") => mountable::check_ephemeral,
+                _ => return Ok(()),
+            };
+            let account = find(request, pod.at("spec").text("serviceAccountName")).await?;
+            check(&account, pod).map_err(|why| request.forbidden(why))
         })
     }
 }

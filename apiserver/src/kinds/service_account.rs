@@ -7,11 +7,26 @@ use super::lens::Lens;
 use super::table::{self, column};
 use super::{Column, Strategy};
 
+/// Its pods may use no Secrets but those that it lists.
+pub const ENFORCE_SECRETS: &str = "kubernetes.io/enforce-mountable-secrets";
+
 pub struct ServiceAccount;
 
 impl Strategy for ServiceAccount {
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let marked =
+            |account: &Value| account.at("metadata").at("annotations").has(ENFORCE_SECRETS);
+        if !marked(new) || old.is_some_and(marked) {
+            return Vec::new();
+        }
+        vec![format!(
+            "metadata.annotations[{ENFORCE_SECRETS}]: deprecated in v1.32+; prefer separate \
+             namespaces to isolate access to mounted secrets"
+        )]
     }
 
     fn columns(&self) -> &'static [Column] {

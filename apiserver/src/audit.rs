@@ -12,9 +12,11 @@ use serde_json::{Value, json};
 use crate::authz::What;
 
 mod log;
+mod notes;
 mod policy;
 
 pub use log::{Log, LogError, LogOptions};
+pub use notes::Notes;
 pub use policy::{Level, Policy, PolicyError, Stage};
 
 /// What requests are told to. Shared.
@@ -58,6 +60,7 @@ pub struct Outcome<'a> {
     pub now: Time,
     /// Why it was allowed or refused.
     pub decision: Option<(&'static str, &'a str)>,
+    pub notes: Option<&'a Notes>,
 }
 
 impl Audit {
@@ -115,6 +118,7 @@ impl Audit {
             requested: None,
             now: subject.received,
             decision: None,
+            notes: None,
         });
         Some(record)
     }
@@ -133,11 +137,13 @@ impl Record {
         if outcome.code != 0 {
             event["responseStatus"] = status(outcome.code, answered.as_ref());
         }
+        let mut annotations = outcome.notes.map(Notes::all).unwrap_or_default();
         if let Some((decision, reason)) = outcome.decision {
-            event["annotations"] = json!({
-                "authorization.k8s.io/decision": decision,
-                "authorization.k8s.io/reason": reason,
-            });
+            annotations.insert("authorization.k8s.io/decision".into(), decision.into());
+            annotations.insert("authorization.k8s.io/reason".into(), reason.into());
+        }
+        if !annotations.is_empty() {
+            event["annotations"] = json!(annotations);
         }
         if self.level >= Level::Request
             && let Some(requested) = outcome.requested

@@ -25,7 +25,9 @@ mod answer;
 mod backup;
 mod body;
 pub mod coalesce;
+mod component_status;
 mod compress;
+mod deadline;
 mod documents;
 mod exchange;
 mod health;
@@ -96,12 +98,29 @@ async fn dispatch(
 ) -> Result<Response, Status> {
     let path = parts.uri.path().to_string();
     let target = Target::parse(&path);
+    match deadline::of(&target, parts.uri.query())? {
+        None => proceed(api, parts, body, exchange, (&path, target)).await,
+        Some(limit) => {
+            let answering = proceed(api, parts, body, exchange, (&path, target));
+            let answered = api.clock.timeout(limit, answering).await;
+            answered.unwrap_or_else(|_| Err(deadline::exceeded()))
+        }
+    }
+}
+
+async fn proceed(
+    api: &Arc<Api>,
+    parts: &mut Parts,
+    body: Body,
+    exchange: &mut Exchange,
+    (path, target): (&str, Target<'_>),
+) -> Result<Response, Status> {
     let user = api.authenticator.identify(parts, &api.registry).await?;
     let acting = impersonate::resolve(user.clone(), &parts.headers, api.registry.authorizer())?;
     if let Target::Resource(resource) = &target {
         return resource::handle(api, parts, body, resource, (&user, &acting), exchange).await;
     }
-    let (verb, what) = (lower_case(&parts.method), What::Path(&path));
+    let (verb, what) = (lower_case(&parts.method), What::Path(path));
     // Probes never wait.
     if user.name != ANONYMOUS || !is_public(&target) {
         let uri = parts.uri.clone();
@@ -117,7 +136,7 @@ async fn dispatch(
     };
     exchange.decided(&verdict);
     verdict.map_err(|why| Status::failure(403, "Forbidden", format!("forbidden: {why}")))?;
-    documents::handle(api, parts, &path, &target).await
+    documents::handle(api, parts, path, &target).await
 }
 
 /// The verb of a path that is no resource.

@@ -11,6 +11,7 @@ pub mod certificate;
 pub mod check;
 pub mod classes;
 pub mod cluster_ip;
+pub mod component_status;
 pub mod condition;
 pub mod config;
 pub mod controller_revision;
@@ -108,7 +109,7 @@ impl Reservation {
 pub struct Field {
     /// As the client writes it: `spec.nodeName`.
     pub label: &'static str,
-    /// Where it is in the stored object; almost always the label.
+    /// Where it is in the stored object; almost always the label. `a|b`: at b where a is empty.
     pub path: &'static str,
     /// What a missing field compares as: "", "false" or "0".
     pub absent: &'static str,
@@ -195,6 +196,11 @@ pub trait Strategy: Send + Sync {
         only_status(new, old);
     }
 
+    /// Whether who writes the status may change metadata, too; upstream's kinds are of two minds.
+    fn takes_metadata_with_status(&self) -> bool {
+        true
+    }
+
     /// Whether [`Strategy::reserve`] does anything.
     fn reserves(&self) -> bool {
         false
@@ -246,6 +252,12 @@ pub trait Strategy: Send + Sync {
     /// (Namespace: spec.finalizers).
     fn held(&self, _object: &Value) -> bool {
         false
+    }
+
+    /// Why the object of this name cannot be deleted by its name. Who deletes a collection is not
+    /// asked, as upstream.
+    fn undeletable(&self, _name: &str) -> Option<&'static str> {
+        None
     }
 
     /// Called on an object that stays, in the write that sets its deletionTimestamp.
@@ -330,6 +342,7 @@ impl Strategy for Plain {}
 
 static KINDS: &[(&Row, &dyn Strategy)] = &[
     (&kind::BINDING, &Plain),
+    (&kind::COMPONENT_STATUS, &component_status::ComponentStatus),
     (&kind::CONFIG_MAP, &config::ConfigMap),
     (&kind::ENDPOINTS, &endpoints::Endpoints),
     (&kind::EVENT, &event::CoreEvent),
@@ -428,6 +441,13 @@ fn only_status(new: &mut Value, old: &Value) {
         }
     }
     new.section("metadata").take_over("generation", old.get("metadata").unwrap_or(&Value::Null));
+}
+
+/// What a write of the status may not change of a kind that takes no metadata with it.
+pub fn keep_metadata(new: &mut Value, old: &Value) {
+    for field in ["annotations", "deletionTimestamp", "finalizers", "labels", "ownerReferences"] {
+        new.section("metadata").take_over(field, old.at("metadata"));
+    }
 }
 
 const SELECTOR_DESCRIPTION: &str = "Selector is a label query over pods that should match the \

@@ -37,6 +37,11 @@ pub fn v3_document(group: &str, version: &str, rows: &[&Row]) -> Option<Bytes> {
     v3_value(group, version, rows).map(|document| document.to_string().into())
 }
 
+/// The same as protobuf (openapi.v3.Document of gnostic).
+pub fn v3_protobuf(group: &str, version: &str, rows: &[&Row]) -> Option<Bytes> {
+    v3_value(group, version, rows).map(|document| gnostic::encode_v3(&document).into())
+}
+
 /// `/openapi/v2` as JSON.
 pub fn v2_document(rows: &[&Row]) -> Bytes {
     v2::document(rows).to_string().into()

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission,
+    audit::Notes,
     authz::{self, Authorizer},
     cache::{self, Cache, Entry, KindCache, KindSpec},
     codec,
@@ -85,6 +86,8 @@ pub struct Call<'a> {
     pub content_type: &'a str,
     pub wanted: Wanted,
     pub now: Time,
+    /// For the audit log; absent where it wants nothing of the request.
+    pub notes: Option<&'a Notes>,
 }
 
 impl<'a> Call<'a> {
@@ -124,6 +127,8 @@ pub enum Content {
     Entry(Arc<Entry>),
     /// An object of the kind that is in no cache (dry runs).
     Object(Value),
+    /// Objects of the kind that are in no cache, as a list.
+    Made(Vec<Value>),
     /// Something of another kind (Status, Scale), which has no table.
     Other(Value),
     List(List),

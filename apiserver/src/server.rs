@@ -30,6 +30,7 @@ use crate::{
 
 mod backend;
 mod bootstrap;
+mod dangling;
 mod network;
 mod options;
 pub mod tls;
@@ -127,16 +128,15 @@ impl Server {
         let (tls, nodes) = (Tls::new(&pki)?, Nodes::new(&pki, &clock)?);
         let url = format!("https://{}", SocketAddr::new(options.local(), address.port()));
         pki.write_kubeconfigs(&options.data_dir, &url)?;
-        let serving = Check::new("serving");
-        let bootstrapped = Check::new("poststarthook/bootstrap");
-        let ready = [vec![bootstrapped.clone(), serving.clone()], checks].concat();
+        let (serving, bootstrapped) = (Check::new("shutdown"), Check::new("bootstrap"));
+        let health = Health::new((registry.cache(), &clock), (&bootstrapped, &serving), checks);
         let advertised = SocketAddr::new(options.advertised(), address.port());
         let api = Arc::new(Api {
             registry: registry.clone(),
             authenticator,
             discovery: Discovery::new(ROWS, &advertised.to_string()),
             openapi: OpenApi::new(ROWS),
-            health: Health::new(registry.cache().clone(), clock.clone(), ready),
+            health,
             nodes: nodes.clone(),
             backup: Backup::new(raw, options.data_dir.clone(), rng.clone()),
             flow: flow.clone(),
@@ -154,6 +154,7 @@ impl Server {
         bootstrap::run(doors, range, advertised, pki.ca(), clock.now())
             .await
             .map_err(ServerError::Bootstrap)?;
+        dangling::sync(&router, &registry, clock.now()).await.map_err(ServerError::Bootstrap)?;
         bootstrapped.pass();
         serving.pass();
         let pki = Arc::new(pki);
@@ -224,6 +225,7 @@ impl Server {
         } = self;
         let range = options.service_cluster_ip_range;
         let kept = bootstrap::built_in::keep(&router, &registry, range, &clock);
+        let told = dangling::keep(&router, &registry, &clock);
         let url = format!("https://{}", SocketAddr::new(options.local(), address.port()));
         let most = options.max_connections;
         let renewal = renew(options, url, pki, tls.clone(), nodes, clock.clone(), rng);
@@ -235,6 +237,7 @@ impl Server {
             () = &mut accepting => return,
             () = renewal => {}
             () = kept => {}
+            () = told => {}
         }
         serving.fail();
         stop.cancel();

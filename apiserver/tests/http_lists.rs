@@ -150,7 +150,6 @@ const ABSENT: &[&str] = &[
     "authorization.k8s.io/v1 selfsubjectaccessreviews",
     "authorization.k8s.io/v1 selfsubjectrulesreviews",
     "authorization.k8s.io/v1 subjectaccessreviews",
-    "v1 componentstatuses",
     "v1 nodes/proxy",
     "v1 pods/ephemeralcontainers",
     "v1 pods/portforward",

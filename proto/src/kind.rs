@@ -350,6 +350,7 @@ pub static PARTIAL_METADATA: Row = Row {
 /// Every built-in kind that is served, in the order of discovery.
 pub static ROWS: &[&Row] = &[
     &BINDING,
+    &COMPONENT_STATUS,
     &CONFIG_MAP,
     &ENDPOINTS,
     &EVENT,

@@ -23,6 +23,12 @@ use policy::{Bound, Level, Policy};
 const IGNORED: &[&str] =
     &["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
 
+/// Annotations of audit events: the policy that held, what the policy to audit forbids, and labels
+/// that say no policy.
+const ENFORCED: &str = "pod-security.kubernetes.io/enforce-policy";
+const AUDITED: &str = "pod-security.kubernetes.io/audit-violations";
+const UNREADABLE: &str = "pod-security.kubernetes.io/error";
+
 /// Pods of a namespace that are looked at when its labels change.
 const MOST: usize = 3000;
 
@@ -55,7 +61,9 @@ pub(super) fn validate(request: &Request, new: Option<&Value>) -> Result<(), Den
     if let Some((_, path)) = TEMPLATES.iter().find(|(row, _)| request.concerns(row))
         && let Some(template) = new.pointer(path).filter(|template| template.is_object())
     {
-        warn(request, &policy_of(request), template);
+        let policy = policy_of(request);
+        audit(request, &policy, template);
+        warn(request, &policy, template);
     }
     Ok(())
 }
@@ -67,6 +75,8 @@ fn pod(request: &Request, new: &Value) -> Result<(), Denied> {
         return Ok(());
     }
     let policy = policy_of(request);
+    request.annotate(ENFORCED, policy.enforce.to_string());
+    audit(request, &policy, new);
     let violations = evaluate(policy.enforce, new);
     if violations.is_empty() {
         warn(request, &policy, new);
@@ -74,6 +84,18 @@ fn pod(request: &Request, new: &Value) -> Result<(), Denied> {
     }
     let (bound, what) = (policy.enforce, details(&violations));
     Err(request.forbidden(format!("violates PodSecurity \"{bound}\": {what}")))
+}
+
+/// The audit log hears also of what is refused.
+fn audit(request: &Request, policy: &Policy, pod: &Value) {
+    if request.notes.is_none() {
+        return;
+    }
+    let violations = evaluate(policy.audit, pod);
+    if !violations.is_empty() {
+        let (bound, what) = (policy.audit, details(&violations));
+        request.annotate(AUDITED, format!("would violate PodSecurity \"{bound}\": {what}"));
+    }
 }
 
 fn warn(request: &Request, policy: &Policy, pod: &Value) {
@@ -148,7 +170,17 @@ fn survey(request: &Request, bound: Bound) -> Vec<String> {
 
 fn policy_of(request: &Request) -> Policy {
     let namespace = request.cluster.get(&kind::NAMESPACE, "", request.namespace);
-    namespace.map_or_else(Policy::default, |entry| Policy::of(&entry.labels).0)
+    let Some(namespace) = namespace else { return Policy::default() };
+    let (policy, errors) = Policy::of(&namespace.labels);
+    let errors: Vec<String> = errors.iter().map(FieldError::to_string).collect();
+    match errors.as_slice() {
+        [] => {}
+        [one] => request.annotate(UNREADABLE, format!("Failed to parse policy: {one}")),
+        many => {
+            request.annotate(UNREADABLE, format!("Failed to parse policy: [{}]", many.join(", ")))
+        }
+    }
+    policy
 }
 
 fn evaluate(bound: Bound, pod: &Value) -> Vec<Violation> {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use proto::{kind::Row, status::Status, time::Time, user::User};
 use serde_json::Value;
 
-use crate::{authz::Attributes, cache::Entry, kinds::Reservation, kinds::lens::Lens};
+use crate::{audit::Notes, authz::Attributes, cache::Entry, kinds::Reservation, kinds::lens::Lens};
 
 /// What is about to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,8 @@ pub struct Request<'a> {
     pub cluster: &'a dyn Cluster,
     /// Sentences for `Warning: 299` headers.
     pub warnings: &'a Mutex<Vec<String>>,
+    /// For the audit log; absent where it wants nothing of the request.
+    pub notes: Option<&'a Notes>,
 }
 
 impl Request<'_> {
@@ -88,6 +90,13 @@ impl Request<'_> {
         let mut warnings = self.warnings.lock();
         if !warnings.contains(&sentence) {
             warnings.push(sentence);
+        }
+    }
+
+    /// An annotation of the request's audit event.
+    pub fn annotate(&self, key: &str, value: impl Into<String>) {
+        if let Some(notes) = self.notes {
+            notes.add(key, value);
         }
     }
 

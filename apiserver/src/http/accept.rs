@@ -30,6 +30,16 @@ pub struct Wanted {
 
 pub const PLAIN: Wanted = Wanted { encoding: Encoding::Json, shape: Shape::Object };
 
+/// What a resource can give beyond JSON and YAML of its objects and their metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// There are field numbers (custom resources have none).
+    pub protobuf: bool,
+    pub tables: bool,
+}
+
+pub const EVERYTHING: Offer = Offer { protobuf: true, tables: true };
+
 /// What is offered, as 406 answers name it: of kinds with field numbers, of kinds without (custom
 /// resources), and as a stream.
 const OFFERED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
@@ -51,9 +61,8 @@ impl<'a> Media<'a> {
     }
 }
 
-/// The best form that `accept` allows; JSON where it says nothing. `numbered`: there is a protobuf
-/// form.
-pub fn negotiate(accept: Option<&str>, numbered: bool) -> Result<Wanted, Status> {
+/// The best form that `accept` allows; JSON where it says nothing.
+pub fn negotiate(accept: Option<&str>, offer: Offer) -> Result<Wanted, Status> {
     let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else { return Ok(PLAIN) };
     if accept == "application/json" || accept == "*/*" {
         return Ok(PLAIN);
@@ -63,11 +72,14 @@ pub fn negotiate(accept: Option<&str>, numbered: bool) -> Result<Wanted, Status>
         .find_map(|media| {
             let wanted = Wanted { encoding: encoding(media.name)?, shape: shape(media)? };
             let binary = wanted.encoding == Encoding::Protobuf;
-            // Tables have no protobuf form.
-            let possible = !binary || (numbered && !matches!(wanted.shape, Shape::Table(_)));
+            let possible = match wanted.shape {
+                // Tables have no protobuf form.
+                Shape::Table(_) => offer.tables && !binary,
+                _ => offer.protobuf || !binary,
+            };
             possible.then_some(wanted)
         })
-        .ok_or_else(|| Status::not_acceptable(if numbered { OFFERED } else { OFFERED_TEXT }))
+        .ok_or_else(|| Status::not_acceptable(if offer.protobuf { OFFERED } else { OFFERED_TEXT }))
 }
 
 /// The entries of a header, best first.
@@ -156,15 +168,20 @@ mod tests {
             ("text/html", None),
         ];
         for (accept, expected) in cases {
-            assert_eq!(negotiate(Some(accept), true).ok(), expected, "{accept}");
+            assert_eq!(negotiate(Some(accept), EVERYTHING).ok(), expected, "{accept}");
         }
+        let no_tables = Offer { tables: false, ..EVERYTHING };
+        assert_eq!(negotiate(Some(kubectl), no_tables).unwrap(), PLAIN);
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(negotiate(Some(table), no_tables).unwrap_err().code, 406);
+        let text = Offer { protobuf: false, ..EVERYTHING };
         let binary = "application/vnd.kubernetes.protobuf";
         assert_eq!(
-            negotiate(Some(binary), false).unwrap_err().message,
+            negotiate(Some(binary), text).unwrap_err().message,
             "only the following media types are accepted: application/json, application/yaml"
         );
         let both = format!("{binary},application/json");
-        assert_eq!(negotiate(Some(&both), false).unwrap(), PLAIN);
+        assert_eq!(negotiate(Some(&both), text).unwrap(), PLAIN);
     }
 
     proptest::proptest! {
@@ -172,7 +189,7 @@ mod tests {
         fn any_header_is_answered_or_refused(header in "[a-z/*;=,.\"q0-9 é-]{0,60}") {
             let qualities: Vec<u16> = medias(&header).iter().map(|media| media.quality).collect();
             proptest::prop_assert!(qualities.is_sorted_by(|a, b| a >= b));
-            let code = negotiate(Some(&header), true).err().map(|status| status.code);
+            let code = negotiate(Some(&header), EVERYTHING).err().map(|status| status.code);
             proptest::prop_assert!(matches!(code, None | Some(406)));
         }
     }

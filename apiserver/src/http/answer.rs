@@ -32,6 +32,15 @@ pub(super) fn answer(call: &Call, answer: Answer) -> Result<Response, Status> {
         Content::Object(value) => {
             encoded(code, encoding, Renderer::new(call, false)?.value(&value)?)?
         }
+        Content::Made(objects) => {
+            let body = Renderer::new(call, true)?.made(&objects)?;
+            match encoding {
+                Encoding::Protobuf => response(code, PROTOBUF, Body::from(body)),
+                Encoding::Json | Encoding::Indented | Encoding::Yaml => {
+                    encoded(code, encoding, body)?
+                }
+            }
+        }
         Content::Other(value) => encoded(code, encoding, Bytes::from(value.to_string()))?,
         Content::List(list) => {
             let pieces = Renderer::new(call, true)?.list(&list)?;
@@ -66,7 +75,8 @@ where
 
 /// The status as the body of a failure, in the encoding that was asked for if there is one.
 pub(super) fn failure(status: &Status, accept: Option<&str>) -> Response {
-    let encoding = accept::negotiate(accept, true).map_or(Encoding::Json, |wanted| wanted.encoding);
+    let wanted = accept::negotiate(accept, accept::EVERYTHING);
+    let encoding = wanted.map_or(Encoding::Json, |wanted| wanted.encoding);
     let json = Bytes::from(serde_json::to_vec(status).expect("a Status always serializes"));
     let mut response = match encoded(status.code, encoding, json.clone()) {
         Ok(response) => response,
@@ -124,6 +134,15 @@ pub(super) fn text(code: u16, text: impl Into<Bytes>) -> Response {
     let mut response = response(code, plain, Body::from(text.into()));
     let nosniff = HeaderValue::from_static("nosniff");
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    response
+}
+
+/// It is at another URL of this server, from now on.
+pub(super) fn moved(url: &str) -> Response {
+    let mut response = text(301, "");
+    if let Ok(url) = HeaderValue::from_str(url) {
+        response.headers_mut().insert(header::LOCATION, url);
+    }
     response
 }
 

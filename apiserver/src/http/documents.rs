@@ -57,7 +57,7 @@ pub(super) async fn handle(
             Ok(answer::document(api.discovery.document(path)?, known))
         }
         Target::OpenApiV2 => {
-            let form = openapi::form(accept)?;
+            let form = openapi::form(accept, 2)?;
             let api = api.clone();
             let made = move || api.openapi.v2(form);
             let document = tokio::task::spawn_blocking(made).await;
@@ -67,8 +67,10 @@ pub(super) async fn handle(
         Target::OpenApiIndex => Ok(api.openapi.index().answer(known, packed)),
         Target::OpenApi { group, version } => {
             let query = Query::parse(parts.uri.query());
-            let document = api.openapi.version(group, version).ok_or_else(Status::no_such_path)?;
-            Ok(document.answer_hashed(&query, known, packed))
+            let form = openapi::form(accept, 3)?;
+            let document = api.openapi.version(group, version, form);
+            let document = document.ok_or_else(Status::no_such_path)?;
+            Ok(document.answer_hashed(path, &query, known, packed))
         }
         Target::Resource(_) | Target::Unknown => Err(Status::no_such_path()),
     }

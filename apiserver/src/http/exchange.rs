@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{Api, header_text, query::Query};
 use crate::{
-    audit::{self, Level, Outcome, Stage, Subject},
+    audit::{self, Level, Notes, Outcome, Stage, Subject},
     authz::What,
     flow::{Admitted, Asks},
     metrics::{self, Metrics, Running},
@@ -54,6 +54,8 @@ struct Known {
     labels: metrics::Request,
     long: bool,
     record: Option<audit::Record>,
+    /// Only where there is a record to annotate.
+    notes: Option<Arc<Notes>>,
     requested: Option<Value>,
     decision: Option<(&'static str, String)>,
     admitted: Option<Admitted>,
@@ -99,6 +101,7 @@ impl Exchange {
         let known = self.known.insert(Known {
             labels,
             long,
+            notes: record.as_ref().map(|_| Arc::default()),
             record,
             requested: None,
             decision: None,
@@ -123,6 +126,11 @@ impl Exchange {
                 Err(why) => ("forbid", why.clone()),
             });
         }
+    }
+
+    /// Where to note what the audit log should say of the request.
+    pub fn notes(&self) -> Option<Arc<Notes>> {
+        self.known.as_ref().and_then(|known| known.notes.clone())
     }
 
     /// Whether the audit log wants the body.
@@ -191,6 +199,7 @@ impl Exchange {
                 requested: None,
                 now,
                 decision: None,
+                notes: None,
             });
         }
     }
@@ -216,6 +225,7 @@ impl Ending {
             requested: self.known.requested.as_ref(),
             now: self.clock.now(),
             decision: decision.map(|(decision, reason)| (*decision, reason.as_str())),
+            notes: self.known.notes.as_deref(),
         });
     }
 

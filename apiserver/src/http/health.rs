@@ -43,20 +43,74 @@ impl Check {
 pub struct Health {
     cache: Cache,
     clock: Clock,
-    /// What must have come about before the server is ready, and must still hold.
-    ready: Vec<Check>,
+    /// What every cluster has is there.
+    bootstrapped: Check,
+    /// Requests are still taken.
+    serving: Check,
+    /// What else must have come about before the server is ready, and must still hold.
+    others: Vec<Check>,
 }
 
 /// A store that takes longer to say its revision is as good as absent.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Upstream's names for what is done before the server answers at all: there is a log, caches are
+/// filled and follow the store, admission is put together, requests have their levels.
+const BEGUN: [&str; 4] = [
+    "poststarthook/start-apiserver-admission-initializer",
+    "poststarthook/generic-apiserver-start-informers",
+    "poststarthook/priority-and-fairness-config-consumer",
+    "poststarthook/priority-and-fairness-filter",
+];
+
+/// Upstream's names for the parts of what every cluster has.
+const BOOTSTRAPPED: [&str; 7] = [
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/bootstrap-controller",
+    "poststarthook/start-cluster-authentication-info-controller",
+    "poststarthook/start-kubernetes-service-cidr-controller",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/priority-and-fairness-config-producer",
+];
+
 impl Health {
-    pub fn new(cache: Cache, clock: Clock, ready: Vec<Check>) -> Health {
-        Health { cache, clock, ready }
+    pub fn new(
+        (cache, clock): (&Cache, &Clock),
+        (bootstrapped, serving): (&Check, &Check),
+        others: Vec<Check>,
+    ) -> Health {
+        Health {
+            cache: cache.clone(),
+            clock: clock.clone(),
+            bootstrapped: bootstrapped.clone(),
+            serving: serving.clone(),
+            others,
+        }
     }
 
-    async fn store_answers(&self) -> bool {
+    pub(super) async fn store_answers(&self) -> bool {
         matches!(self.clock.timeout(PATIENCE, self.cache.fresh()).await, Ok(Ok(_)))
+    }
+
+    /// Whether there is another check of this name, and it holds.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.others.iter().any(|check| check.name == name && check.holds())
+    }
+
+    async fn checks(&self, endpoint: &str) -> Vec<(&'static str, bool)> {
+        let mut checks = vec![("ping", true), ("log", true), ("etcd", self.store_answers().await)];
+        if endpoint == "readyz" {
+            checks.push(("informer-sync", true));
+        }
+        checks.extend(BEGUN.map(|name| (name, true)));
+        let there = self.bootstrapped.holds();
+        checks.extend(BOOTSTRAPPED.map(|name| (name, there)));
+        if endpoint == "readyz" {
+            checks.extend(self.others.iter().map(|check| (check.name, check.holds())));
+            checks.push(("shutdown", self.serving.holds()));
+        }
+        checks
     }
 
     /// 200 `ok`, or 500 with the list of checks; `?verbose` always lists, `?exclude=` leaves out.
@@ -66,28 +120,38 @@ impl Health {
         single: Option<&str>,
         query: &Query<'_>,
     ) -> Response {
-        let mut checks = vec![("ping", true), ("etcd", self.store_answers().await)];
-        if endpoint != "livez" {
-            checks.extend(self.ready.iter().map(|check| (check.name, check.holds())));
-        }
+        let checks = self.checks(endpoint).await;
         if let Some(name) = single {
             return match checks.iter().find(|(check, _)| *check == name) {
                 Some((_, true)) => answer::text(200, "ok"),
-                Some((_, false)) => answer::text(500, format!("{name} check failed\n")),
+                Some((_, false)) => {
+                    answer::text(500, format!("internal server error: {name} check failed\n"))
+                }
                 None => answer::text(404, "404 page not found\n"),
             };
         }
-        checks.retain(|(name, _)| !query.all("exclude").any(|excluded| excluded == *name));
-        let passed = checks.iter().all(|(_, holds)| *holds);
+        let mut excluded: Vec<&str> = query.all("exclude").collect();
+        let (mut passed, mut text) = (true, String::new());
+        for (name, holds) in checks {
+            let count = excluded.len();
+            excluded.retain(|other| *other != name);
+            text += &match (excluded.len() < count, holds) {
+                (true, _) => format!("[+]{name} excluded: ok\n"),
+                (false, true) => format!("[+]{name} ok\n"),
+                (false, false) => {
+                    passed = false;
+                    format!("[-]{name} failed: reason withheld\n")
+                }
+            };
+        }
         if passed && query.find("verbose").is_none() {
             return answer::text(200, "ok");
         }
-        let mut text = String::new();
-        for (name, holds) in &checks {
-            text += &match holds {
-                true => format!("[+]{name} ok\n"),
-                false => format!("[-]{name} failed: reason withheld\n"),
-            };
+        if !excluded.is_empty() {
+            let names: Vec<String> = excluded.iter().map(|name| format!("{name:?}")).collect();
+            let names = names.join(", ");
+            text +=
+                &format!("warn: some health checks cannot be excluded: no matches for {names}\n");
         }
         let verdict = if passed { "passed" } else { "failed" };
         text += &format!("{endpoint} check {verdict}\n");

@@ -21,7 +21,7 @@ pub struct OpenApi {
     made: Mutex<HashMap<String, Arc<Packed>>>,
 }
 
-/// How version 2 is written.
+/// How a document is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     Json,
@@ -32,21 +32,31 @@ pub(super) enum Form {
 pub(super) struct Packed(Document);
 
 const JSON: &str = "application/json";
-const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-/// The name with an at sign is the older one, and no media type by the letter.
-const OLD_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// By version, less 2. The second name, with an at sign, is the older one, and no media type by the
+/// letter.
+const PROTOBUF: [[&str; 2]; 2] = [
+    [
+        "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+        "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    ],
+    [
+        "application/com.github.proto-openapi.spec.v3.v1.0+protobuf",
+        "application/com.github.proto-openapi.spec.v3@v1.0+protobuf",
+    ],
+];
 
-/// The form of version 2 that is asked for.
-pub(super) fn form(accept: Option<&str>) -> Result<Form, Status> {
+/// The form of version 2 or 3 that is asked for.
+pub(super) fn form(accept: Option<&str>, version: usize) -> Result<Form, Status> {
     let accept = accept.filter(|accept| !accept.trim().is_empty()).unwrap_or(JSON);
+    let names = PROTOBUF[version - 2];
     medias(accept)
         .iter()
         .find_map(|media| match media.name {
             JSON | "*/*" | "application/*" => Some(Form::Json),
-            PROTOBUF | OLD_PROTOBUF => Some(Form::Protobuf),
+            name if names.contains(&name) => Some(Form::Protobuf),
             _ => None,
         })
-        .ok_or_else(|| Status::not_acceptable(&format!("{JSON}, {PROTOBUF}")))
+        .ok_or_else(|| Status::not_acceptable(&format!("{JSON}, {}", names[0])))
 }
 
 impl OpenApi {
@@ -58,7 +68,7 @@ impl OpenApi {
     pub(super) fn v2(&self, form: Form) -> Arc<Packed> {
         let (key, content_type) = match form {
             Form::Json => ("v2 json", JSON),
-            Form::Protobuf => ("v2 protobuf", PROTOBUF),
+            Form::Protobuf => ("v2 protobuf", PROTOBUF[0][0]),
         };
         let make = || {
             let body = match form {
@@ -81,12 +91,17 @@ impl OpenApi {
     }
 
     /// Version 3 of one group's version.
-    pub(super) fn version(&self, group: &str, version: &str) -> Option<Arc<Packed>> {
+    pub(super) fn version(&self, group: &str, version: &str, form: Form) -> Option<Arc<Packed>> {
         let make = || {
-            let body = openapi::v3_document(group, version, self.rows)?;
-            Some(Packed::new(JSON, &body, openapi::v3_hash(group, version, self.rows)))
+            let (content_type, body) = match form {
+                Form::Json => (JSON, openapi::v3_document(group, version, self.rows)?),
+                Form::Protobuf => {
+                    (PROTOBUF[1][0], openapi::v3_protobuf(group, version, self.rows)?)
+                }
+            };
+            Some(Packed::new(content_type, &body, openapi::v3_hash(group, version, self.rows)))
         };
-        self.made(&format!("v3 {group}/{version}"), make)
+        self.made(&format!("v3 {group}/{version} {form:?}"), make)
     }
 
     fn made(&self, key: &str, make: impl FnOnce() -> Option<Packed>) -> Option<Arc<Packed>> {
@@ -128,15 +143,21 @@ impl Packed {
         response
     }
 
-    /// The same, for ever where the URL names the hash that the document has.
+    /// The same, for ever where the URL names the hash that the document has; who names another is
+    /// sent to that URL.
     pub(super) fn answer_hashed(
         &self,
+        path: &str,
         query: &Query,
         known: Option<&str>,
         packed: bool,
     ) -> Response {
+        let (hash, named) = (self.0.etag.trim_matches('"'), query.text("hash"));
+        if !named.is_empty() && named != hash {
+            return answer::moved(&format!("{path}?hash={hash}"));
+        }
         let mut response = self.answer(known, packed);
-        if query.text("hash") == self.0.etag.trim_matches('"') {
+        if !named.is_empty() {
             let immutable = HeaderValue::from_static("public, immutable");
             response.headers_mut().insert(header::CACHE_CONTROL, immutable);
         }

@@ -9,8 +9,8 @@ use proto::{kind::Row, selector::FieldSelector, status::Status, user::User};
 
 use super::{
     Api,
-    accept::{self, Encoding, Wanted},
-    answer, body, compress,
+    accept::{self, Encoding, Offer, Wanted},
+    answer, body, component_status, compress,
     exchange::{Asked, Exchange},
     header_text,
     query::Query,
@@ -47,6 +47,7 @@ pub(super) async fn handle(
     exchange.decided(&verdict);
     verdict.map_err(|why| Status::forbidden(&path.group, &path.resource, &path.name, &why))?;
     let kind = find(api, path, verb)?;
+    let notes = exchange.notes();
     let streams = node::answers(&path.subresource);
     let call = Call {
         kind,
@@ -60,9 +61,10 @@ pub(super) async fn handle(
         content_type: header_text(parts, header::CONTENT_TYPE).unwrap_or_default(),
         wanted: match streams {
             true => accept::PLAIN,
-            false => wanted(parts, &query, kind.row)?,
+            false => wanted(parts, &query, kind.row, verb)?,
         },
         now: api.clock.now(),
+        notes: notes.as_deref(),
     };
     if streams {
         return match websocket::asked(&call, parts) {
@@ -75,6 +77,7 @@ pub(super) async fn handle(
     }
     let registry = &api.registry;
     let result = match (verb, &*path.subresource) {
+        ("get" | "list", "") if !kind.row.is_stored() => component_status::answer(api, &call).await,
         ("get", "" | "status" | "approval" | "ephemeralcontainers" | "resize") => {
             registry.get(&call).await
         }
@@ -139,13 +142,22 @@ async fn watch(
 }
 
 /// What the client wants to read; JSON is indented for people.
-fn wanted(parts: &Parts, query: &Query, row: &Row) -> Result<Wanted, Status> {
-    let numbered = schema::of(row).is_some();
-    let mut wanted = accept::negotiate(header_text(parts, header::ACCEPT), numbered)?;
+fn wanted(parts: &Parts, query: &Query, row: &Row, verb: &str) -> Result<Wanted, Status> {
+    let offer = Offer { protobuf: schema::of(row).is_some(), tables: has_tables(query, row, verb) };
+    let mut wanted = accept::negotiate(header_text(parts, header::ACCEPT), offer)?;
     if wanted.encoding == Encoding::Json && is_pretty(parts, query) {
         wanted.encoding = Encoding::Indented;
     }
     Ok(wanted)
+}
+
+/// Reviews and the like have no table, and streaming lists come as objects only.
+fn has_tables(query: &Query, row: &Row, verb: &str) -> bool {
+    match verb {
+        "create" => row.is_stored(),
+        "watch" => !(query.flag("sendInitialEvents") && query.flag("allowWatchBookmarks")),
+        _ => true,
+    }
 }
 
 /// Asked for with `pretty`, or taken for granted of what people read with.
@@ -160,11 +172,14 @@ fn is_pretty(parts: &Parts, query: &Query) -> bool {
 }
 
 /// What upstream warns of on every request to a kind: group, kind, sentence.
-const DEPRECATED: &[(&str, &str, &str)] = &[(
-    "",
-    "Endpoints",
-    "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
-)];
+const DEPRECATED: &[(&str, &str, &str)] = &[
+    ("", "ComponentStatus", "v1 ComponentStatus is deprecated in v1.19+"),
+    (
+        "",
+        "Endpoints",
+        "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+    ),
+];
 
 fn deprecation(row: &Row) -> Option<&'static str> {
     let found = DEPRECATED.iter().find(|(group, kind, _)| *group == row.group && *kind == row.kind);

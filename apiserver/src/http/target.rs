@@ -68,7 +68,7 @@ impl<'a> Target<'a> {
         let parts: Vec<Part<'a>> = trimmed.split('/').map(decode).collect();
         let head = &*parts[0];
         match (head, parts.len()) {
-            ("livez" | "readyz" | "healthz", 1 | 2) => health(parts),
+            ("livez" | "readyz" | "healthz", _) => health(parts),
             ("version", 1) => Target::Version,
             ("metrics", 1) => Target::Metrics,
             ("coracle", 2) if parts[1] == "backup" => Target::Backup,
@@ -91,7 +91,13 @@ fn health(parts: Vec<Part>) -> Target {
         "readyz" => "readyz",
         _ => "healthz",
     };
-    Target::Health { endpoint, check: parts.into_iter().nth(1) }
+    // The names of some checks have slashes.
+    let check = match &parts[1..] {
+        [] => None,
+        [one] => Some(one.clone()),
+        many => Some(many.join("/").into()),
+    };
+    Target::Health { endpoint, check }
 }
 
 fn openapi(parts: Vec<Part>) -> Target {
@@ -217,6 +223,10 @@ mod tests {
             ("/apis/apps", Target::Group("apps".into())),
             ("/api/v1/", Target::Resources { group: "".into(), version: "v1".into() }),
             ("/readyz/store", Target::Health { endpoint: "readyz", check: Some("store".into()) }),
+            ("/livez/poststarthook/rbac/bootstrap-roles/", {
+                let check = Some("poststarthook/rbac/bootstrap-roles".into());
+                Target::Health { endpoint: "livez", check }
+            }),
             ("/openapi/v2", Target::OpenApiV2),
             ("/openapi/v3", Target::OpenApiIndex),
             ("/openapi/v3/apis/apps/v1", {

@@ -28,6 +28,13 @@ impl Strategy for PriorityClass {
         &["/value"]
     }
 
+    fn undeletable(&self, name: &str) -> Option<&'static str> {
+        let mut system = SYSTEM_PRIORITIES.iter();
+        system
+            .any(|(known, _)| *known == name)
+            .then_some("this is a system priority class and cannot be deleted")
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let name = object.at("metadata").text("name");

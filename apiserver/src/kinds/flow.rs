@@ -33,6 +33,10 @@ pub struct FlowSchema;
 pub struct PriorityLevelConfiguration;
 
 impl Strategy for FlowSchema {
+    fn takes_metadata_with_status(&self) -> bool {
+        false
+    }
+
     fn counted(&self) -> &'static [&'static str] {
         &["/spec"]
     }
@@ -104,6 +108,10 @@ impl Strategy for FlowSchema {
 }
 
 impl Strategy for PriorityLevelConfiguration {
+    fn takes_metadata_with_status(&self) -> bool {
+        false
+    }
+
     fn counted(&self) -> &'static [&'static str] {
         &["/spec"]
     }

@@ -25,6 +25,10 @@ pub struct MutatingAdmissionPolicy;
 pub struct MutatingAdmissionPolicyBinding;
 
 impl Strategy for ValidatingAdmissionPolicy {
+    fn takes_metadata_with_status(&self) -> bool {
+        false
+    }
+
     fn unconditional_update(&self) -> bool {
         false
     }

@@ -179,6 +179,10 @@ impl Strategy for CsiStorageCapacity {
 }
 
 impl Strategy for VolumeAttachment {
+    fn takes_metadata_with_status(&self) -> bool {
+        false
+    }
+
     fn unconditional_update(&self) -> bool {
         false
     }

@@ -1,14 +1,19 @@
-//! OpenAPI v2 as the protobuf message openapi.v2.Document: what client-go's OpenAPISchema() reads.
-//! The tables below hold the field numbers of the parts that our documents have.
+//! OpenAPI v2 as the protobuf message openapi.v2.Document, what client-go's OpenAPISchema() reads,
+//! and v3 as openapi.v3.Document. The tables hold the field numbers of the parts that our documents
+//! have.
 
 use serde_json::Value;
 
 use crate::codec::protobuf::encode::{integer, part, text};
 
+mod v3;
+
 /// A message: its fields by their names in JSON, and the number that holds `x-` extensions.
 struct Message {
     fields: &'static [(&'static str, u32, As)],
     extensions: u32,
+    /// Always in a message of its own, under 1; a reference may stand there instead, under 2.
+    union: bool,
 }
 
 /// How a value is written. The numbers of `wrapped` are those of messages around each message
@@ -21,6 +26,9 @@ enum As {
     Type,
     /// Any values, as YAML.
     Anys,
+    /// One value in a message, under the number of its type (DefaultType).
+    Default,
+    Many(&'static Message),
     One {
         wrapped: &'static [u32],
         message: &'static Message,
@@ -46,10 +54,14 @@ static DOCUMENT: Message = Message {
         ("securityDefinitions", 13, As::Named { number: 1, wrapped: &[2], message: &API_KEY }),
     ],
     extensions: 16,
+    union: false,
 };
 
-static INFO: Message =
-    Message { fields: &[("title", 1, As::Text), ("version", 2, As::Text)], extensions: 7 };
+static INFO: Message = Message {
+    fields: &[("title", 1, As::Text), ("version", 2, As::Text)],
+    extensions: 7,
+    union: false,
+};
 
 static API_KEY: Message = Message {
     fields: &[
@@ -59,6 +71,7 @@ static API_KEY: Message = Message {
         ("description", 4, As::Text),
     ],
     extensions: 5,
+    union: false,
 };
 
 static PATH_ITEM: Message = Message {
@@ -73,6 +86,7 @@ static PATH_ITEM: Message = Message {
         ("parameters", 9, As::Parameters),
     ],
     extensions: 10,
+    union: false,
 };
 
 static OPERATION: Message = Message {
@@ -87,6 +101,7 @@ static OPERATION: Message = Message {
         ("schemes", 10, As::Texts),
     ],
     extensions: 13,
+    union: false,
 };
 
 static RESPONSE: Message = Message {
@@ -95,6 +110,7 @@ static RESPONSE: Message = Message {
         ("schema", 2, As::One { wrapped: &[1], message: &SCHEMA }),
     ],
     extensions: 5,
+    union: false,
 };
 
 static SCHEMA: Message = Message {
@@ -110,6 +126,7 @@ static SCHEMA: Message = Message {
         ("properties", 25, As::Named { number: 1, wrapped: &[], message: &SCHEMA }),
     ],
     extensions: 31,
+    union: false,
 };
 
 static BODY_PARAMETER: Message = Message {
@@ -120,6 +137,7 @@ static BODY_PARAMETER: Message = Message {
         ("schema", 5, As::One { wrapped: &[], message: &SCHEMA }),
     ],
     extensions: 6,
+    union: false,
 };
 
 static QUERY_PARAMETER: Message = Message {
@@ -131,6 +149,7 @@ static QUERY_PARAMETER: Message = Message {
         ("uniqueItems", 20, As::Bool),
     ],
     extensions: 23,
+    union: false,
 };
 
 static PATH_PARAMETER: Message = Message {
@@ -142,12 +161,20 @@ static PATH_PARAMETER: Message = Message {
         ("uniqueItems", 19, As::Bool),
     ],
     extensions: 22,
+    union: false,
 };
 
 /// A document that [`super::v2`] made.
 pub fn encode(document: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     write(&mut out, &DOCUMENT, document);
+    out
+}
+
+/// A document of one group and version.
+pub fn encode_v3(document: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut out, &v3::DOCUMENT, document);
     out
 }
 
@@ -173,6 +200,10 @@ fn field(out: &mut Vec<u8>, number: u32, shape: &As, value: &Value) {
         As::Type => part(out, number, |out| text(out, 1, value.as_str().unwrap_or_default())),
         As::Anys => items().for_each(|item| {
             part(out, number, |out| text(out, 2, &item.to_string()));
+        }),
+        As::Default => part(out, number, |out| default(out, value)),
+        As::Many(message) => items().for_each(|item| {
+            part(out, number, |out| wrapped(out, &[], message, item));
         }),
         As::One { wrapped: around, message } => {
             part(out, number, |out| wrapped(out, around, message, value));
@@ -209,8 +240,25 @@ fn field(out: &mut Vec<u8>, number: u32, shape: &As, value: &Value) {
 
 fn wrapped(out: &mut Vec<u8>, around: &[u32], message: &Message, value: &Value) {
     match around {
+        [] if message.union => match value["$ref"].as_str() {
+            Some(path) => part(out, 2, |out| text(out, 1, path)),
+            None => part(out, 1, |out| write(out, message, value)),
+        },
         [] => write(out, message, value),
         [number, rest @ ..] => part(out, *number, |out| wrapped(out, rest, message, value)),
+    }
+}
+
+/// Numbers, booleans and texts; of other values only that there is one.
+fn default(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Number(number) => {
+            out.push((1 << 3) | 1);
+            out.extend_from_slice(&number.as_f64().unwrap_or_default().to_le_bytes());
+        }
+        Value::Bool(flag) => integer(out, 2, u64::from(*flag)),
+        Value::String(words) => text(out, 3, words),
+        _ => {}
     }
 }
 
@@ -227,15 +275,25 @@ mod tests {
     fn nothing_of_a_document_is_lost() {
         let mut lost = BTreeSet::new();
         walk(&DOCUMENT, &super::super::v2::document(ROWS), &mut lost);
+        for row in ROWS {
+            let document = super::super::v3_value(&row.group, &row.version, ROWS).unwrap();
+            walk(&v3::DOCUMENT, &document, &mut lost);
+        }
         assert_eq!(lost, BTreeSet::new());
     }
 
     fn walk(message: &Message, value: &Value, lost: &mut BTreeSet<String>) {
+        if message.union && value.get("$ref").is_some() {
+            return;
+        }
         for (key, value) in value.as_object().into_iter().flatten() {
             match message.fields.iter().find(|(name, ..)| name == key).map(|(.., shape)| shape) {
                 None if key.starts_with("x-") => {}
                 None => drop(lost.insert(format!("{key}: {value:.60}"))),
                 Some(As::One { message, .. }) => walk(message, value, lost),
+                Some(As::Many(message)) => {
+                    value.as_array().unwrap().iter().for_each(|item| walk(message, item, lost));
+                }
                 Some(As::Named { message, .. }) => {
                     let named = value.as_object().unwrap().values();
                     named.for_each(|value| walk(message, value, lost));

@@ -233,11 +233,14 @@ impl Make<'_> {
             "tags": [tag(self.row)],
             "description": format!("{action} {}", self.row.kind),
             "operationId": self.id(action, ""),
-            "parameters": parameters,
             "responses": responses,
             "x-kubernetes-action": action,
             "x-kubernetes-group-version-kind": self.kind,
         });
+        // Go takes what it reads for another than what it writes where a list is there and empty.
+        if !parameters.is_empty() {
+            operation["parameters"] = parameters.into();
+        }
         let request = match body {
             Body::None => return operation,
             Body::Json(name) => json!({ "*/*": { "schema": reference(name) } }),

@@ -78,7 +78,10 @@ impl Walk {
         for field in &ty.fields {
             properties.insert(field.name.to_string(), self.field(ty, field));
         }
-        let mut schema = json!({ "type": "object", "properties": properties });
+        let mut schema = json!({ "type": "object" });
+        if !properties.is_empty() {
+            schema["properties"] = properties.into();
+        }
         let description = self.texts.of(&ty.name, "");
         if !description.is_empty() {
             schema["description"] = description.into();

@@ -51,7 +51,20 @@ const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
 /// Kinds whose deletion answers with the object and not with a Status, as upstream's do.
-const RETURNED: &[&str] = &["Pod", "PodTemplate", "Service", "ServiceAccount"];
+const RETURNED: &[&str] = &[
+    "CSIDriver",
+    "CSINode",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "Pod",
+    "PodTemplate",
+    "ResourceQuota",
+    "Service",
+    "ServiceAccount",
+    "StorageClass",
+    "VolumeAttachment",
+    "VolumeAttributesClass",
+];
 
 /// Deletions of one collection that are on their way at a time.
 const AT_ONCE: usize = 32;
@@ -70,6 +83,10 @@ enum Step {
 impl Registry {
     pub async fn delete(&self, call: &Call<'_>, body: Bytes) -> Result<Answer, Status> {
         let options = options(call, &body)?;
+        if let Some(why) = call.kind.strategy.undeletable(call.name) {
+            let row = call.kind.row;
+            return Err(Status::forbidden(&row.group, &row.resource, call.name, why));
+        }
         let answer = self.delete_with(call, &options).await?;
         Ok(Answer { warnings: warnings(call, &options), ..answer })
     }

@@ -16,6 +16,7 @@ use crate::{
     cache::{Change, Entry, EventType, Turn},
     codec::protobuf::encode,
     http::accept::{Encoding, OFFERED_STREAMS, Shape, Wanted},
+    kinds::lens::Lens,
     schema,
 };
 
@@ -107,7 +108,10 @@ impl Renderer {
             metadata["remainingItemCount"] = remaining.into();
         }
         if self.wanted.encoding == Encoding::Protobuf {
-            return Ok(vec![self.numbered(&metadata, &list.entries)?]);
+            let shown = |entry: &Arc<Entry>| {
+                Source::Bytes(self.object(Source::Bytes(entry.bytes()))?).value()
+            };
+            return Ok(vec![self.numbered(&metadata, list.entries.iter().map(shown))?]);
         }
         match self.wanted.shape {
             Shape::Object => self.objects(&metadata, &list.entries),
@@ -135,6 +139,50 @@ impl Renderer {
                 Ok(pieces)
             }
         }
+    }
+
+    /// A list of objects that are in no cache: of protobuf where that is wanted, else of JSON.
+    pub fn made(&self, objects: &[Value]) -> Result<Bytes, Status> {
+        let (row, metadata) = (self.kind.row, json!({}));
+        if self.wanted.encoding == Encoding::Protobuf {
+            return self.numbered(&metadata, objects.iter().cloned().map(Ok));
+        }
+        let list = match self.wanted.shape {
+            Shape::Table(version) => {
+                let rows: Result<Vec<Value>, Status> =
+                    objects.iter().map(|object| self.row(Source::Value(object), version)).collect();
+                self.table(version, metadata, rows?)
+            }
+            Shape::PartialList(version) | Shape::Partial(version) => {
+                let item = |object: &Value| {
+                    json!({
+                        "kind": "PartialObjectMetadata",
+                        "apiVersion": format!("meta.k8s.io/{version}"),
+                        "metadata": object["metadata"],
+                    })
+                };
+                json!({
+                    "kind": "PartialObjectMetadataList",
+                    "apiVersion": format!("meta.k8s.io/{version}"),
+                    "metadata": metadata,
+                    "items": objects.iter().map(item).collect::<Vec<Value>>(),
+                })
+            }
+            Shape::Object => {
+                let mut items = objects.to_vec();
+                for item in &mut items {
+                    item.drop("kind");
+                    item.drop("apiVersion");
+                }
+                json!({
+                    "kind": row.list_kind(),
+                    "apiVersion": row.api_version(),
+                    "metadata": metadata,
+                    "items": items,
+                })
+            }
+        };
+        Ok(bytes(&list))
     }
 
     /// The line of a change, as this watcher sees it.
@@ -255,7 +303,11 @@ impl Renderer {
     }
 
     /// A list as protobuf.
-    fn numbered(&self, metadata: &Value, entries: &[Arc<Entry>]) -> Result<Bytes, Status> {
+    fn numbered(
+        &self,
+        metadata: &Value,
+        objects: impl Iterator<Item = Result<Value, Status>>,
+    ) -> Result<Bytes, Status> {
         let row = self.kind.row;
         let (item, api_version, kind) = match self.wanted.shape {
             Shape::Partial(version) | Shape::PartialList(version) => {
@@ -267,8 +319,8 @@ impl Renderer {
             }
         };
         let mut list = encode::List::new(item, metadata);
-        for entry in entries {
-            list.push(&Source::Bytes(self.object(Source::Bytes(entry.bytes()))?).value()?);
+        for object in objects {
+            list.push(&object?);
         }
         Ok(list.finish(&api_version, &kind).into())
     }

@@ -129,6 +129,7 @@ impl Registry {
             let mut object = old.clone();
             object::meta_mut(&mut object).take_over("resourceVersion", object::meta(&given));
             object.section("spec").take_over("finalizers", given.at("spec"));
+            write::refuse_invalid(call, call.name, call.kind.strategy.validate(&object))?;
             Ok(Draft { object, warnings: warnings.clone(), managed: Managed::Update })
         })
         .await

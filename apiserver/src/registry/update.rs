@@ -176,10 +176,15 @@ impl Registry {
         take_over(&mut object, old);
         let operation = Operation::Update;
         object = self.complete(call, operation, object, Some(old), options, warnings).await?;
-        let context = call.context(self.random());
+        let (context, strategy) = (call.context(self.random()), call.kind.strategy);
         match way {
-            Way::Status => call.kind.strategy.prepare_status(&mut object, old, &context),
-            _ => call.kind.strategy.prepare_update(&mut object, old, &context),
+            Way::Status => {
+                strategy.prepare_status(&mut object, old, &context);
+                if !strategy.takes_metadata_with_status() {
+                    kinds::keep_metadata(&mut object, old);
+                }
+            }
+            _ => strategy.prepare_update(&mut object, old, &context),
         }
         Ok(object)
     }

@@ -167,6 +167,7 @@ impl Registry {
             now: call.now,
             cluster: self,
             warnings,
+            notes: call.notes,
         }
     }
 

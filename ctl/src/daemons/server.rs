@@ -43,8 +43,9 @@ pub async fn run(
     rng: Rng,
     shutdown: CancellationToken,
 ) -> Result<(), BoxError> {
-    let ready = Check::new("controllers");
-    let checks = vec![ready.clone()];
+    // By these names ComponentStatuses tell of them, too.
+    let ready = ["controller-manager", "scheduler"].map(Check::new);
+    let checks = ready.to_vec();
     let data_dir = options.server.data_dir.clone();
     // An embedded store has one opener, and so this process no rival.
     let leader_elect = !options.server.etcd.servers.is_empty();
@@ -87,7 +88,7 @@ pub async fn run(
         if makes_accounts {
             service_account::made(&informers).await;
         }
-        ready.pass();
+        ready.iter().for_each(Check::pass);
         tracing::info!("ready");
         std::future::pending::<()>().await
     };

@@ -25,10 +25,11 @@ pub struct Bound {
     pub minor: u32,
 }
 
-/// What is refused and what is warned of. (What is audited shows in no answer.)
+/// What is refused, what the audit log hears of, and what is warned of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     pub enforce: Bound,
+    pub audit: Bound,
     pub warn: Bound,
 }
 
@@ -53,19 +54,19 @@ impl fmt::Display for Bound {
 }
 
 impl Policy {
-    /// And what is wrong with the labels. A level that is none counts as restricted, a version
-    /// that is none as the latest.
+    /// And what is wrong with the labels. A level to enforce that is none counts as restricted, one
+    /// to audit or to warn of as privileged, and a version that is none as the latest.
     pub fn of(labels: &Labels) -> (Policy, Vec<FieldError>) {
         let mut errors = Vec::new();
         let enforce = bound(labels, "enforce", &mut errors);
-        bound(labels, "audit", &mut errors);
+        let audit = bound(labels, "audit", &mut errors);
         let mut warn = bound(labels, "warn", &mut errors);
         let says = |mode: &str| labels.contains_key(&format!("{PREFIX}{mode}"));
         // Who enforces without a word on warnings wants to hear of templates, too.
         if says("enforce") && !says("warn") && !says("warn-version") && enforce.level > warn.level {
             warn = enforce;
         }
-        (Policy { enforce, warn }, errors)
+        (Policy { enforce, audit, warn }, errors)
     }
 }
 
@@ -82,7 +83,7 @@ fn bound(labels: &Labels, mode: &str, errors: &mut Vec<FieldError>) -> Bound {
             "restricted" => Level::Restricted,
             other => {
                 refuse(&key, other, "must be one of privileged, baseline, restricted");
-                Level::Restricted
+                if mode == "enforce" { Level::Restricted } else { Level::Privileged }
             }
         };
     }
@@ -112,24 +113,41 @@ mod tests {
 
     #[test]
     fn labels_say_what_holds() {
-        for (labels, enforce, warn, errors) in [
-            (vec![], "privileged:latest", "privileged:latest", ""),
-            (vec![("enforce", "baseline")], "baseline:latest", "baseline:latest", ""),
+        for (labels, enforce, audit, warn, errors) in [
+            (vec![], "privileged:latest", "privileged:latest", "privileged:latest", ""),
             (
-                vec![("enforce", "restricted"), ("warn", "privileged")],
+                vec![("enforce", "baseline")],
+                "baseline:latest",
+                "privileged:latest",
+                "baseline:latest",
+                "",
+            ),
+            (
+                vec![("enforce", "restricted"), ("warn", "privileged"), ("audit", "baseline")],
                 "restricted:latest",
+                "baseline:latest",
                 "privileged:latest",
                 "",
             ),
             (
                 vec![("warn", "restricted"), ("warn-version", "v1.25")],
                 "privileged:latest",
+                "privileged:latest",
                 "restricted:v1.25",
                 "",
             ),
             (
+                vec![("audit", "strict")],
+                "privileged:latest",
+                "privileged:latest",
+                "privileged:latest",
+                "metadata.labels[pod-security.kubernetes.io/audit]: Invalid value: \"strict\": \
+                 must be one of privileged, baseline, restricted",
+            ),
+            (
                 vec![("enforce", "strict"), ("audit-version", "v2.1")],
                 "restricted:latest",
+                "privileged:latest",
                 "restricted:latest",
                 "metadata.labels[pod-security.kubernetes.io/enforce]: Invalid value: \"strict\": \
                  must be one of privileged, baseline, restricted; \
@@ -143,6 +161,7 @@ mod tests {
                 .collect();
             let (policy, found) = Policy::of(&labels);
             assert_eq!(policy.enforce.to_string(), enforce, "{labels:?}");
+            assert_eq!(policy.audit.to_string(), audit, "{labels:?}");
             assert_eq!(policy.warn.to_string(), warn, "{labels:?}");
             let found: Vec<String> = found.iter().map(FieldError::to_string).collect();
             assert_eq!(found.join("; "), errors);

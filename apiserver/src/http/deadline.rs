@@ -1,0 +1,122 @@
+//! `?timeout=34s`: how long a client lets the server try. Streams have their own ends.
+
+use std::time::Duration;
+
+use proto::status::Status;
+
+use super::{query::Query, target::Target};
+use crate::node;
+
+/// No request takes longer that says how long it may take; what asks for 0 or for more gets this.
+const MOST: Duration = Duration::from_secs(60);
+
+/// The time that the request has; nothing where it does not say. 400 where it says it wrongly.
+pub(super) fn of(target: &Target, query: Option<&str>) -> Result<Option<Duration>, Status> {
+    let Some(text) = query.filter(|text| text.contains("timeout=")) else { return Ok(None) };
+    let query = Query::parse(Some(text));
+    let asked = query.text("timeout");
+    if asked.is_empty() || is_stream(target, &query) {
+        return Ok(None);
+    }
+    let wrong = |why| format!("invalid timeout specified in the request URL - {why}");
+    let nanoseconds = parse(asked).map_err(|why| Status::bad_request(wrong(why)))?;
+    let asked = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0));
+    Ok(Some(if asked.is_zero() { MOST } else { asked.min(MOST) }))
+}
+
+/// The answer when it is over.
+pub(super) fn exceeded() -> Status {
+    Status::timeout("Timeout: request did not complete within the allotted timeout")
+}
+
+fn is_stream(target: &Target, query: &Query) -> bool {
+    let Target::Resource(path) = target else { return false };
+    path.watch || (path.name.is_empty() && query.flag("watch")) || node::answers(&path.subresource)
+}
+
+/// Go's `time.ParseDuration`: `1h30m`, `1.5s`, `-2ms`, `0`. In nanoseconds.
+fn parse(text: &str) -> Result<i64, String> {
+    const UNITS: [(&str, f64); 8] = [
+        ("ns", 1.0),
+        ("us", 1e3),
+        ("\u{b5}s", 1e3),
+        ("\u{3bc}s", 1e3),
+        ("ms", 1e6),
+        ("s", 1e9),
+        ("m", 60e9),
+        ("h", 3600e9),
+    ];
+    let invalid = || format!("time: invalid duration {text:?}");
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Ok(0);
+    }
+    if rest.is_empty() {
+        return Err(invalid());
+    }
+    let is_number = |c: char| c.is_ascii_digit() || c == '.';
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let (number, tail) = rest.split_at(rest.find(|c| !is_number(c)).unwrap_or(rest.len()));
+        let number: f64 = number.parse().map_err(|_| invalid())?;
+        let (unit, tail) = tail.split_at(tail.find(is_number).unwrap_or(tail.len()));
+        if unit.is_empty() {
+            return Err(format!("time: missing unit in duration {text:?}"));
+        }
+        let known = UNITS.iter().find(|(name, _)| *name == unit);
+        let (_, size) =
+            known.ok_or_else(|| format!("time: unknown unit {unit:?} in duration {text:?}"))?;
+        total += number * size;
+        rest = tail;
+    }
+    if total > i64::MAX as f64 {
+        return Err(invalid());
+    }
+    Ok(if negative { -(total as i64) } else { total as i64 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_go_reads_them() {
+        let cases = [
+            ("0", Ok(0)),
+            ("-0", Ok(0)),
+            ("1.5s", Ok(1_500_000_000)),
+            ("1h2m3s4ms5us6ns", Ok(3_723_004_005_006)),
+            ("-2ms", Ok(-2_000_000)),
+            (".5m", Ok(30_000_000_000)),
+            ("", Err("time: invalid duration \"\"")),
+            ("invalid", Err("time: invalid duration \"invalid\"")),
+            ("5", Err("time: missing unit in duration \"5\"")),
+            ("5x", Err("time: unknown unit \"x\" in duration \"5x\"")),
+            ("1..s", Err("time: invalid duration \"1..s\"")),
+            ("99999999h", Err("time: invalid duration \"99999999h\"")),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse(text), expected.map_err(String::from), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_limited() {
+        let of = |path: &'static str, query| of(&Target::parse(path), Some(query));
+        let seconds = |seconds| Ok(Some(Duration::from_secs(seconds)));
+        assert_eq!(of("/version", "timeout=34s"), seconds(34));
+        assert_eq!(of("/version", "timeout=3m"), seconds(60));
+        assert_eq!(of("/version", "timeout=0s"), seconds(60));
+        for (path, query) in [
+            ("/version", "timeoutSeconds=5"),
+            ("/api/v1/pods", "watch=true&timeout=5s"),
+            ("/api/v1/namespaces/a/pods/p/log", "timeout=x"),
+        ] {
+            assert_eq!(of(path, query), Ok(None), "{path}?{query}");
+        }
+        assert_eq!(of("/version", "timeout=x").unwrap_err().code, 400);
+    }
+}

@@ -1,0 +1,33 @@
+//! What upstream's end-to-end suites ask of an API server without nodes, behaviour by behaviour:
+//! API machinery, authentication and authorization, instrumentation.
+
+#[path = "conformance/accounts.rs"]
+mod accounts;
+#[path = "http/api.rs"]
+mod api;
+#[path = "conformance/certificates.rs"]
+mod certificates;
+#[path = "conformance/components.rs"]
+mod components;
+#[path = "conformance/deletion.rs"]
+mod deletion;
+#[path = "conformance/discovery.rs"]
+mod discovery;
+#[path = "conformance/events.rs"]
+mod events;
+#[path = "conformance/flow.rs"]
+mod flow;
+#[path = "conformance/lifecycle.rs"]
+mod lifecycle;
+#[path = "conformance/namespaces.rs"]
+mod namespaces;
+#[path = "conformance/openapi.rs"]
+mod openapi;
+#[path = "conformance/pod_security.rs"]
+mod pod_security;
+#[path = "conformance/quotas.rs"]
+mod quotas;
+#[path = "conformance/requests.rs"]
+mod requests;
+#[path = "conformance/reviews.rs"]
+mod reviews;

@@ -31,6 +31,7 @@ use crate::{
 mod backend;
 mod bootstrap;
 mod dangling;
+mod descriptors;
 mod network;
 mod options;
 pub mod tls;
@@ -227,7 +228,7 @@ impl Server {
         let kept = bootstrap::built_in::keep(&router, &registry, range, &clock);
         let told = dangling::keep(&router, &registry, &clock);
         let url = format!("https://{}", SocketAddr::new(options.local(), address.port()));
-        let most = options.max_connections;
+        let most = descriptors::room(options.max_connections);
         let renewal = renew(options, url, pki, tls.clone(), nodes, clock.clone(), rng);
         let accepting =
             tls::serve(listener, tls, router.clone(), clock.clone(), stop.clone(), most);

@@ -2,12 +2,15 @@
 
 #[path = "http/api.rs"]
 mod api;
+#[path = "http/connection.rs"]
+mod connection;
 #[path = "http/served.rs"]
 mod served;
 
 use std::time::Duration;
 
 use api::PODS;
+use apiserver::server::tls::SPARE;
 use bytes::Bytes;
 use client::Clock;
 use http_body_util::BodyExt;
@@ -90,7 +93,12 @@ async fn who_dawdles_is_disconnected() {
     let silent = TcpStream::connect(served.address).await.unwrap();
     let mut slow = served.raw().await;
     slow.write_all(b"GET /version HTTP/1.1\r\nhost: x\r\n").await.unwrap();
-    let finished = tokio::spawn(async move { (rest(silent).await, rest(slow).await) });
+    // After its handshake, and in the middle of what tells HTTP/2 from HTTP/1.1.
+    let (mute, mut stammers) = (served.raw().await, served.raw().await);
+    stammers.write_all(b"PRI * HT").await.unwrap();
+    let finished = tokio::spawn(async move {
+        (rest(silent).await, rest(slow).await, rest(mute).await, rest(stammers).await)
+    });
     // Let the server see the bytes before its time passes.
     let admin = served.admin();
     let request = http::Request::get("/version").body(Bytes::new()).unwrap();
@@ -98,40 +106,76 @@ async fn who_dawdles_is_disconnected() {
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(31)).await;
     tokio::time::resume();
-    let (silent, slow) = finished.await.unwrap();
-    assert_eq!(silent, "");
+    let (silent, slow, mute, stammers) = finished.await.unwrap();
+    assert_eq!([silent, mute, stammers], [""; 3]);
+    // Who has asked something may rest.
+    let request = http::Request::get("/version").body(Bytes::new()).unwrap();
+    assert_eq!(admin.request(request).await.unwrap().status(), 200);
     assert!(slow.is_empty() || slow.starts_with("HTTP/1.1 408"), "{slow}");
 }
 
 #[tokio::test]
+async fn a_body_that_trickles_costs_its_request() {
+    let served = Served::start(&[]).await;
+    let door = connection::Door::of(&served.dir.path().join("admin.kubeconfig"));
+    let mut slow = door.silent(connection::Version::One).await.unwrap();
+    let head = format!(
+        "POST {PODS} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         content-length: 100\r\n\r\n"
+    );
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let admin = served.admin();
+    for _ in 0..4 {
+        slow.write_all(b" ").await.unwrap();
+        let request = http::Request::get("/version").body(Bytes::new()).unwrap();
+        assert_eq!(admin.request(request).await.unwrap().status(), 200);
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(20)).await;
+        tokio::time::resume();
+    }
+    let text = rest(slow).await;
+    assert!(text.starts_with("HTTP/1.1 408 Request Timeout"), "{text}");
+    assert!(text.contains("the request body did not arrive in time"), "{text}");
+}
+
+#[tokio::test]
 async fn connections_are_bounded() {
+    const PROBE: &[u8] = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let served = Served::start(&["--max-connections=3"]).await;
     let mut open = Vec::new();
     for _ in 0..3 {
-        open.push(served.raw().await);
+        let mut stream = served.raw().await;
+        stream.write_all(b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        open.push(stream);
+    }
+    // A probe still comes through, on one of the spare connections.
+    let mut probe = served.raw().await;
+    probe.write_all(PROBE).await.unwrap();
+    assert!(rest(probe).await.starts_with("HTTP/1.1 200"));
+    let mut spare = Vec::new();
+    for _ in 0..SPARE {
+        spare.push(served.raw().await);
     }
     for _ in 0..5 {
         let refused = TcpStream::connect(served.address).await.unwrap();
         assert_eq!(rest(refused).await, "", "closed without a word");
     }
-    // Those that are open go on, and a place that becomes free is taken.
-    let mut first = open.remove(0);
-    first
-        .write_all(b"GET /version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        .await
-        .unwrap();
-    assert!(rest(first).await.starts_with("HTTP/1.1 200"));
-    let again = async {
-        loop {
-            let request = http::Request::get("/version").body(Bytes::new()).unwrap();
-            match served.admin().request(request).await {
-                Ok(response) => return response.status(),
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
-    };
-    let status = Clock::system().timeout(Duration::from_secs(10), again).await;
-    assert_eq!(status.unwrap(), 200);
+    // Spare connections are soon over; those that were there before go on.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(6)).await;
+    tokio::time::resume();
+    for stream in spare {
+        assert_eq!(rest(stream).await, "");
+    }
+    for mut stream in open {
+        stream.write_all(PROBE).await.unwrap();
+        assert!(rest(stream).await.ends_with("ok"));
+    }
+    let request = http::Request::get("/version").body(Bytes::new()).unwrap();
+    assert_eq!(served.admin().request(request).await.unwrap().status(), 200);
 }
 
 #[tokio::test]

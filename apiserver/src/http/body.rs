@@ -12,35 +12,35 @@ use proto::status::Status;
 pub(super) const LIMIT: usize = 3 << 20;
 /// What is read and thrown away of one that is larger.
 const DRAINED: usize = 64 << 20;
-/// A client that sends slower than this loses its request.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A client whose body takes longer loses its request, and the seat that it holds; upstream's bound
+/// of a whole request.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The whole body; 413 where it is too large, 408 where it does not come.
-pub(super) async fn read(clock: &Clock, mut body: Body) -> Result<Bytes, Status> {
+pub(super) async fn read(clock: &Clock, body: Body) -> Result<Bytes, Status> {
+    let late = "the request body did not arrive in time";
+    let read = clock.timeout(PATIENCE, gather(body)).await;
+    read.unwrap_or_else(|_| Err(Status::failure(408, "Timeout", late)))
+}
+
+async fn gather(mut body: Body) -> Result<Bytes, Status> {
     let announced = http_body::Body::size_hint(&body).lower();
     if announced > LIMIT as u64 {
-        return Err(too_large(clock, body).await);
+        return Err(too_large(body).await);
     }
     let mut first: Option<Bytes> = None;
     let mut whole = BytesMut::new();
     loop {
-        let frame = match clock.timeout(PATIENCE, body.frame()).await {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => {
+        let frame = match body.frame().await {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
                 return Err(Status::bad_request(format!("reading the body: {error}")));
             }
-            Ok(None) => break,
-            Err(_) => {
-                return Err(Status::failure(
-                    408,
-                    "Timeout",
-                    "the request body did not arrive in time",
-                ));
-            }
+            None => break,
         };
         let Ok(data) = frame.into_data() else { continue };
         if first.as_ref().map_or(0, Bytes::len) + whole.len() + data.len() > LIMIT {
-            return Err(too_large(clock, body).await);
+            return Err(too_large(body).await);
         }
         match first.take() {
             None if whole.is_empty() => first = Some(data),
@@ -54,17 +54,14 @@ pub(super) async fn read(clock: &Clock, mut body: Body) -> Result<Bytes, Status>
 }
 
 /// Lets the client finish (within bounds): many look at the answer only then.
-async fn too_large(clock: &Clock, mut body: Body) -> Status {
-    let drain = async {
-        let mut left = DRAINED;
-        while let Some(Ok(frame)) = body.frame().await {
-            let Ok(data) = frame.into_data() else { continue };
-            left = left.saturating_sub(data.len());
-            if left == 0 {
-                break;
-            }
+async fn too_large(mut body: Body) -> Status {
+    let mut left = DRAINED;
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        left = left.saturating_sub(data.len());
+        if left == 0 {
+            break;
         }
-    };
-    let _ = clock.timeout(PATIENCE, drain).await;
+    }
     Status::too_large(format!("Request entity too large: limit is {LIMIT}"))
 }

@@ -1,6 +1,13 @@
 //! The listening side: TLS, HTTP/2 and HTTP/1.1 on one port, one task per connection.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -25,8 +32,13 @@ use crate::{
 
 /// A handshake that takes longer is someone holding the line.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// A client that does not finish its headers in this time is disconnected.
+/// A client that does not finish its headers in this time is disconnected, and one that asks
+/// nothing after its handshake.
 const HEADERS: Duration = Duration::from_secs(30);
+/// Connections beyond the bound that are served, each for a short time: enough for a probe, and for
+/// somebody who looks what is wrong.
+pub const SPARE: usize = 64;
+const SPARE_LIFE: Duration = Duration::from_secs(5);
 /// HTTP/2 pings keep idle watches alive through middleboxes and find dead peers.
 const PING: Duration = Duration::from_secs(30);
 /// What a stream may have in flight: large, so that big lists are not slowed by round trips.
@@ -103,8 +115,8 @@ fn config(pki: &Pki) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-/// Accepts until `stop`, `most` connections at once; then lets requests finish. Returns when the
-/// last connection is gone.
+/// Accepts until `stop`, `most` connections at once and a few more for a moment; then lets requests
+/// finish. Returns when the last connection is gone.
 pub async fn serve(
     listener: TcpListener,
     tls: Tls,
@@ -120,19 +132,19 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
+        let over = tasks.len() >= most;
+        if over && !full {
+            tracing::warn!(most, "too many connections; raise --max-connections");
+        }
+        full = over;
         match accepted {
             // Closed at once: who waits in the backlog learns nothing.
-            Ok(_) if tasks.len() >= most => {
-                if !std::mem::replace(&mut full, true) {
-                    tracing::warn!(most, "too many connections; raise --max-connections");
-                }
-            }
+            Ok(_) if tasks.len() >= most + SPARE => {}
             Ok((stream, peer)) => {
-                full = false;
                 let acceptor = TlsAcceptor::from(tls.0.load_full());
-                let connection =
-                    connection(stream, peer, acceptor, router.clone(), clock.clone(), stop.clone());
-                tasks.spawn(connection);
+                let life = over.then_some(SPARE_LIFE);
+                let (router, clock, stop) = (router.clone(), clock.clone(), stop.clone());
+                tasks.spawn(connection(stream, peer, acceptor, router, clock, stop, life));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: give connections time to end.
@@ -153,9 +165,11 @@ async fn connection(
     router: Router,
     clock: Clock,
     stop: CancellationToken,
+    life: Option<Duration>,
 ) {
     let _ = stream.set_nodelay(true);
-    let stream = match clock.timeout(HANDSHAKE, acceptor.accept(stream)).await {
+    let handshake = life.unwrap_or(HANDSHAKE);
+    let stream = match clock.timeout(handshake, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake"),
         Err(_) => return tracing::debug!(%peer, "TLS handshake timed out"),
@@ -163,7 +177,10 @@ async fn connection(
     let user = stream.get_ref().1.peer_certificates().and_then(|chain| {
         authn::user_of_certificate(chain.first()?).map(|user| authn::Peer(Arc::new(user)))
     });
+    let asked = Arc::new(AtomicBool::new(false));
+    let heard = asked.clone();
     let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+        heard.store(true, Relaxed);
         request.extensions_mut().insert(Source(peer));
         if let Some(user) = &user {
             request.extensions_mut().insert(user.clone());
@@ -181,9 +198,25 @@ async fn connection(
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = over(&clock, life, &asked) => {
+            connection.as_mut().graceful_shutdown();
+            match clock.timeout(SPARE_LIFE, connection).await {
+                Ok(result) => result,
+                Err(_) => return tracing::debug!(%peer, "disconnected"),
+            }
+        }
     };
     if let Err(error) = result {
         tracing::debug!(%peer, error, "connection ended");
+    }
+}
+
+/// Returns when a connection's time is over: its life, or the time in which something should have
+/// been asked. What guards requests begins with the first of them.
+async fn over(clock: &Clock, life: Option<Duration>, asked: &AtomicBool) {
+    clock.sleep(life.unwrap_or(HEADERS)).await;
+    if life.is_none() && asked.load(Relaxed) {
+        std::future::pending().await
     }
 }
 

@@ -112,6 +112,11 @@ impl Change {
         Ok(frame)
     }
 
+    /// Bytes of its object, about.
+    pub(super) fn size(&self) -> usize {
+        self.new.as_ref().or(self.old.as_ref()).map_or(0, |entry| entry.weight())
+    }
+
     /// Bytes that only the history keeps alive.
     pub(super) fn weight(&self) -> usize {
         self.old.as_ref().map_or(0, |old| old.weight())

@@ -22,6 +22,9 @@ const RING: usize = 16 * 1024;
 /// Bytes of replaced and deleted objects that it keeps alive, beyond the newest [`RING_MIN`].
 const RING_BYTES: usize = 16 << 20;
 const RING_MIN: usize = 256;
+/// Bytes of objects after which a read of the ring ends: a watcher that does not take what it has
+/// read keeps it alive.
+const READ_BYTES: usize = 64 << 10;
 
 /// What a cache is told about a kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,12 +235,14 @@ impl KindCache {
         let state = self.state.read();
         let start = cursor.checked_sub(state.first)? as usize;
         let mut read = Read { changes: Vec::new(), cursor, seen: progress.max(state.revision) };
+        let mut bytes = 0;
         for change in state.ring.range(start..) {
             if only.is_none_or(|only| only.concerns(change)) {
-                if read.changes.len() == limit {
+                if read.changes.len() == limit || bytes >= READ_BYTES {
                     read.seen = change.revision - 1;
                     break;
                 }
+                bytes += change.size();
                 read.changes.push(change.clone());
             }
             read.cursor += 1;

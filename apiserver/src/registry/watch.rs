@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{Stream, stream};
+use futures::{Stream, future::BoxFuture, stream};
 use proto::status::Status;
 use tokio::time::Instant;
 
@@ -23,8 +23,6 @@ use crate::{
 const BOOKMARK: Duration = Duration::from_secs(60);
 /// Watches end after this time, and a random part of it more.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
-/// Initial objects that are rendered before the next pull.
-const INITIAL: usize = 256;
 
 /// Where a watch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,16 +61,23 @@ impl Registry {
             ready: VecDeque::new(),
             bookmarks: call.query.flag("allowWatchBookmarks"),
             told: 0,
-            next_bookmark: self.0.clock.instant() + BOOKMARK,
             deadline: self.0.clock.instant() + lifetime,
+            alarm: Box::pin(std::future::pending()),
             ended: false,
         };
+        watch.set_alarm();
         watch.begin(call, start).await?;
         Ok(stream::unfold(watch, |mut watch| async move {
             let frame = watch.next().await?;
             Some((Ok(frame), watch))
         }))
     }
+}
+
+/// Why the alarm rang.
+enum Rang {
+    Time,
+    Stop,
 }
 
 /// One running watch. Its life: initial objects, the mark, then pulls until something ends it.
@@ -89,8 +94,10 @@ struct Watch {
     bookmarks: bool,
     /// The last revision the client knows.
     told: Revision,
-    next_bookmark: Instant,
     deadline: Instant,
+    /// Rings at the next bookmark, at the deadline, and when the server stops. It is kept over
+    /// changes: to set it takes locks that all watches share.
+    alarm: BoxFuture<'static, Rang>,
     ended: bool,
 }
 
@@ -130,12 +137,10 @@ impl Watch {
             if self.ended {
                 return None;
             }
-            if self.initial.len() > 0 {
-                let initial: Vec<_> = self.initial.by_ref().take(INITIAL).collect();
-                for entry in initial {
-                    let frame = self.renderer.initial(&entry);
-                    self.push(frame);
-                }
+            // One at a time: who does not read on keeps no frames alive.
+            if let Some(entry) = self.initial.next() {
+                let frame = self.renderer.initial(&entry);
+                self.push(frame);
             } else if let Some(revision) = self.mark.take() {
                 let frame = self.renderer.bookmark(revision, true);
                 self.push(frame);
@@ -152,19 +157,11 @@ impl Watch {
             return;
         };
         let changes = match watcher.pull() {
-            Ok(changes) if changes.is_empty() => {
-                let clock = &self.registry.0.clock;
-                let timer = match self.bookmarks {
-                    true => self.next_bookmark.min(self.deadline),
-                    false => self.deadline,
-                };
-                tokio::select! {
-                    biased;
-                    changes = watcher.next() => changes,
-                    () = self.registry.0.stop.cancelled() => return self.end(),
-                    () = clock.sleep_until_instant(timer) => return self.timer(),
-                }
-            }
+            Ok(changes) if changes.is_empty() => tokio::select! {
+                biased;
+                changes = watcher.next() => changes,
+                rang = self.alarm.as_mut() => return self.rung(rang),
+            },
             changes => changes,
         };
         match changes {
@@ -185,12 +182,27 @@ impl Watch {
         }
     }
 
-    fn timer(&mut self) {
-        if self.registry.0.clock.instant() >= self.deadline {
-            self.end();
-        } else {
-            self.next_bookmark = self.registry.0.clock.instant() + BOOKMARK;
-            self.tell();
+    fn set_alarm(&mut self) {
+        let (clock, stop) = (self.registry.0.clock.clone(), self.registry.0.stop.clone());
+        let at = match self.bookmarks {
+            true => self.deadline.min(clock.instant() + BOOKMARK),
+            false => self.deadline,
+        };
+        self.alarm = Box::pin(async move {
+            tokio::select! {
+                () = stop.cancelled() => Rang::Stop,
+                () = clock.sleep_until_instant(at) => Rang::Time,
+            }
+        });
+    }
+
+    fn rung(&mut self, rang: Rang) {
+        match rang {
+            Rang::Time if self.registry.0.clock.instant() < self.deadline => {
+                self.set_alarm();
+                self.tell();
+            }
+            Rang::Time | Rang::Stop => self.end(),
         }
     }
 
@@ -224,6 +236,8 @@ impl Watch {
 
     fn fail(&mut self, status: Status) {
         self.ready.push_back(self.renderer.error(&status));
+        self.initial = Vec::new().into_iter();
+        self.mark = None;
         self.watcher = None;
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{
     accept::{self, Encoding},
-    coalesce::Pieces,
+    coalesce::{self, Pieces},
 };
 use crate::{
     discovery::Document,
@@ -21,8 +21,8 @@ const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/vnd.kubernetes.protobuf");
 const PRIVATE: HeaderValue = HeaderValue::from_static("no-cache, private");
 
-/// What the registry came to.
-pub(super) fn answer(call: &Call, answer: Answer) -> Result<Response, Status> {
+/// What the registry came to; `wire`, on its way to another process.
+pub(super) fn answer(call: &Call, answer: Answer, wire: bool) -> Result<Response, Status> {
     let Answer { code, content, warnings } = answer;
     let encoding = call.wanted.encoding;
     let mut response = match content {
@@ -45,8 +45,8 @@ pub(super) fn answer(call: &Call, answer: Answer) -> Result<Response, Status> {
         Content::List(list) => {
             let pieces = Renderer::new(call, true)?.list(&list)?;
             match encoding {
-                Encoding::Json => in_pieces(code, JSON, pieces),
-                Encoding::Protobuf => in_pieces(code, PROTOBUF, pieces),
+                Encoding::Json => in_pieces(code, JSON, pieces, wire),
+                Encoding::Protobuf => in_pieces(code, PROTOBUF, pieces, wire),
                 Encoding::Indented | Encoding::Yaml => {
                     encoded(code, encoding, Bytes::from(pieces.concat()))?
                 }
@@ -164,12 +164,16 @@ fn encoded(code: u16, encoding: Encoding, body: Bytes) -> Result<Response, Statu
     }
 }
 
-fn in_pieces(code: u16, content_type: HeaderValue, pieces: Vec<Bytes>) -> Response {
+fn in_pieces(code: u16, content_type: HeaderValue, pieces: Vec<Bytes>, wire: bool) -> Response {
     let length: usize = pieces.iter().map(Bytes::len).sum();
-    let frames = stream::iter(pieces.into_iter().map(Ok::<_, std::convert::Infallible>));
-    let mut response = response(code, content_type, Body::from_stream(frames));
+    let body = match wire {
+        true => coalesce::joined(pieces),
+        false => Body::from_stream(stream::iter(
+            pieces.into_iter().map(Ok::<_, std::convert::Infallible>),
+        )),
+    };
+    let mut response = response(code, content_type, body);
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    response.extensions_mut().insert(Pieces);
     response
 }
 

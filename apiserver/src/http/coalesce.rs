@@ -3,6 +3,7 @@
 //! cost more than the copy.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -26,6 +27,64 @@ pub fn response(response: Response) -> Response {
 /// Marks a response whose body comes in many pieces.
 #[derive(Clone, Copy)]
 pub struct Pieces;
+
+/// A body of pieces that are all there, joined as the client reads.
+pub fn joined(mut pieces: Vec<Bytes>) -> Body {
+    pieces.retain(|piece| !piece.is_empty());
+    let left = pieces.iter().map(Bytes::len).sum();
+    Body::new(Joined { pieces: pieces.into_iter(), left, rooms: VecDeque::new() })
+}
+
+struct Joined {
+    pieces: std::vec::IntoIter<Bytes>,
+    left: usize,
+    /// Memory that was filled and handed on, in that order; used again when it has been sent.
+    rooms: VecDeque<BytesMut>,
+}
+
+impl Joined {
+    fn room(&mut self) -> BytesMut {
+        let sent = self.rooms.front_mut().is_some_and(|first| first.try_reclaim(ROOM));
+        let reclaimed = if sent { self.rooms.pop_front() } else { None };
+        reclaimed.unwrap_or_else(|| BytesMut::with_capacity(ROOM.min(self.left)))
+    }
+}
+
+impl http_body::Body for Joined {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(first) = self.pieces.next() else { return Poll::Ready(None) };
+        if first.len() >= ENOUGH {
+            self.left -= first.len();
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        let mut room = self.room();
+        room.extend_from_slice(&first);
+        while let Some(next) = self.pieces.as_slice().first()
+            && room.len() + next.len() <= ROOM
+        {
+            room.extend_from_slice(next);
+            self.pieces.next();
+        }
+        let data = room.split().freeze();
+        self.left -= data.len();
+        self.rooms.push_back(room);
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.len() == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left as u64)
+    }
+}
 
 struct Coalesced {
     body: Body,
@@ -127,5 +186,32 @@ mod tests {
         }
         assert_eq!(got, expected);
         assert!(frames < 10, "{frames} frames");
+    }
+
+    #[tokio::test]
+    async fn a_list_is_joined_and_its_memory_used_again() {
+        let sizes = [1, 0, ENOUGH, ENOUGH - 1, 2, ROOM, ROOM + 1, 17, 30_000, 30_000, 30_000];
+        let pieces: Vec<Bytes> =
+            (0..200).map(|n| Bytes::from(vec![n as u8; sizes[n % sizes.len()]])).collect();
+        let expected = pieces.concat();
+        for keeps in [0, 1, 5, usize::MAX] {
+            let mut body = joined(pieces.clone());
+            // What a connection has not sent yet.
+            let (mut kept, mut got) = (VecDeque::new(), Vec::new());
+            while !http_body::Body::is_end_stream(&body) {
+                let left = http_body::Body::size_hint(&body).exact().unwrap() as usize;
+                assert_eq!(
+                    left + kept.iter().map(Bytes::len).sum::<usize>() + got.len(),
+                    expected.len()
+                );
+                kept.push_back(body.frame().await.unwrap().unwrap().into_data().unwrap());
+                while kept.len() > keeps {
+                    got.extend_from_slice(&kept.pop_front().unwrap());
+                }
+            }
+            assert!(body.frame().await.is_none());
+            kept.iter().for_each(|data| got.extend_from_slice(data));
+            assert!(got == expected, "{keeps}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::{
     Api,
     accept::{self, Encoding, Offer, Wanted},
     answer, body, component_status, compress,
-    exchange::{Asked, Exchange},
+    exchange::{Asked, Exchange, Source},
     header_text,
     query::Query,
     target::ResourcePath,
@@ -87,7 +87,8 @@ pub(super) async fn handle(
         ("get" | "list" | "watch", _) => Err(Status::method_not_allowed()),
         _ => write(api, &call, body, exchange).await,
     };
-    let mut response = answer::answer(&call, result?)?;
+    let wire = parts.extensions.get::<Source>().is_some();
+    let mut response = answer::answer(&call, result?, wire)?;
     answer::warn(&mut response, deprecation(kind.row));
     Ok(compress::response(response, header_text(parts, header::ACCEPT_ENCODING)))
 }

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use proto::{status::Status, time::Time};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
@@ -292,9 +292,12 @@ impl Renderer {
         let head = object::head(row);
         for (index, entry) in entries.iter().enumerate() {
             pieces.push(Bytes::from_static(if index == 0 { b"{" } else { b",{" }));
-            let object = self.object(Source::Bytes(entry.bytes()))?;
+            let mut object = self.object(Source::Bytes(entry.bytes()))?;
             pieces.push(match object.starts_with(&head) {
-                true => object.slice(head.len()..),
+                true => {
+                    object.advance(head.len());
+                    object
+                }
                 false => untyped(&object)?,
             });
         }

@@ -4,6 +4,8 @@
 
 use std::collections::HashSet;
 
+pub mod lists;
+
 /// One operation: what was asked, what was answered, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {

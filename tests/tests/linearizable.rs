@@ -1,7 +1,11 @@
 //! Two API servers on three etcd members, killed and started again while many clients read and
 //! write a few objects through either: for every object some order of the operations explains all
-//! answers.
+//! answers, and every list of them all is what there was at one moment.
+//!
+//! `CORACLE_ROUNDS=30` for a long form, each round brings one failure; `CORACLE_SEEDS=5` for five
+//! such histories, from `SEED` on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +16,7 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tests::linearizability::lists::{self, Item, List, Written};
 use tests::linearizability::{Answer, Ask, Operation, check};
 use tests::server::Server;
 
@@ -23,9 +28,8 @@ const OBJECTS: u64 = 12;
 const CLIENTS: usize = 12;
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-/// `CORACLE_ROUNDS=30` for a long form; each round brings one failure.
-fn rounds() -> u64 {
-    std::env::var("CORACLE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
 struct World {
@@ -37,15 +41,23 @@ struct World {
     /// Values written.
     values: AtomicU64,
     histories: Vec<Mutex<Vec<Operation>>>,
+    writes: Mutex<Vec<Written>>,
+    lists: Mutex<Vec<List>>,
     stop: AtomicBool,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_history_has_an_order() {
-    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| Rng::from_os().u64());
-    eprintln!("SEED={seed}");
-    let Some(mut etcd) = etcd_process::Etcd::start(3) else { return };
+    let first = number("SEED").unwrap_or_else(|| Rng::from_os().u64());
+    for seed in 0..number("CORACLE_SEEDS").unwrap_or(1) {
+        let seed = first.wrapping_add(seed);
+        eprintln!("SEED={seed}");
+        let Some(etcd) = etcd_process::Etcd::start(3) else { return };
+        one_history(etcd, seed).await;
+    }
+}
+
+async fn one_history(mut etcd: etcd_process::Etcd, seed: u64) {
     let folder = tempfile::tempdir().unwrap();
     let servers = etcd.urls().join(",");
     let flags = ["--etcd-servers", servers.as_str()];
@@ -64,11 +76,13 @@ async fn any_history_has_an_order() {
         time: AtomicU64::new(0),
         values: AtomicU64::new(0),
         histories: (0..OBJECTS).map(|_| Mutex::default()).collect(),
+        writes: Mutex::default(),
+        lists: Mutex::default(),
         stop: AtomicBool::new(false),
     });
     let work = (0..CLIENTS).map(|number| tokio::spawn(worker(world.clone(), number)));
     let work: Vec<_> = work.collect();
-    for round in 0..rounds() {
+    for round in 0..number("CORACLE_ROUNDS").unwrap_or(4) {
         world.clock.sleep(Duration::from_millis(500)).await;
         match round % 4 {
             0 => {
@@ -101,8 +115,13 @@ async fn any_history_has_an_order() {
             panic!("object {number}: no order explains {rest:#?}\nSEED={seed}");
         }
     }
-    eprintln!("{operations} operations on {OBJECTS} objects have an order");
-    assert!(operations > 1000, "{operations}");
+    let (writes, lists) = (world.writes.lock(), world.lists.lock());
+    if let Err(why) = lists::check(&writes, &lists) {
+        panic!("{why}\nSEED={seed}");
+    }
+    let lists = lists.len();
+    eprintln!("{operations} operations on {OBJECTS} objects have an order, {lists} lists fit it");
+    assert!(operations > 1000 && lists > 20, "{operations} operations, {lists} lists");
 }
 
 fn copy_pki(from: &std::path::Path, to: &std::path::Path) {
@@ -117,6 +136,10 @@ async fn worker(world: Arc<World>, number: usize) {
     // What it read last of each object, with the resourceVersion that a replacement needs.
     let mut known: Vec<Option<(u64, String)>> = vec![None; OBJECTS as usize];
     while !world.stop.load(Ordering::Relaxed) {
+        if world.rng.below(16) == 0 {
+            list(&world, &client, &mut known).await;
+            continue;
+        }
         let object = world.rng.below(OBJECTS) as usize;
         let value = world.values.fetch_add(1, Ordering::Relaxed);
         let ask = match (world.rng.below(10), &known[object]) {
@@ -143,6 +166,15 @@ async fn worker(world: Arc<World>, number: usize) {
         if answer == Answer::Unknown {
             returned = u64::MAX;
         }
+        if let (
+            Ask::Create(_) | Ask::Write(_) | Ask::Replace(..),
+            Answer::Done,
+            Some((value, text)),
+        ) = (ask, answer, &found)
+        {
+            let item = Item { value: *value, revision: text.parse().unwrap() };
+            world.writes.lock().push(Written { called, returned, object, item });
+        }
         if ask != Ask::Delete {
             known[object] = found;
         }
@@ -150,6 +182,56 @@ async fn worker(world: Arc<World>, number: usize) {
         world.histories[object].lock().push(operation);
         if answer == Answer::Unknown {
             world.clock.sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Reads all objects, in one page or several, and counts as a read of each.
+async fn list(world: &World, client: &Client, known: &mut [Option<(u64, String)>]) {
+    let called = world.time.fetch_add(1, Ordering::SeqCst);
+    let pages = pages(client, [0, 5][world.rng.below(2) as usize]);
+    let answered = world.clock.timeout(Duration::from_secs(10), pages).await;
+    let returned = world.time.fetch_add(1, Ordering::SeqCst);
+    let Ok(Some((revision, items))) = answered else {
+        return world.clock.sleep(Duration::from_millis(50)).await;
+    };
+    for (object, history) in world.histories.iter().enumerate() {
+        let item = items.get(&object);
+        let answer = item.map_or(Answer::NotFound, |item| Answer::Value(item.value));
+        known[object] = item.map(|item| (item.value, item.revision.to_string()));
+        history.lock().push(Operation { ask: Ask::Read, answer, called, returned });
+    }
+    world.lists.lock().push(List { called, returned, revision, items });
+}
+
+/// A list's revision and items; nothing where a server or the store was away.
+async fn pages(client: &Client, limit: usize) -> Option<(u64, BTreeMap<usize, Item>)> {
+    let (mut items, mut token, mut first) = (BTreeMap::new(), String::new(), None);
+    loop {
+        let path = format!("{MAPS}?limit={limit}&continue={token}");
+        let response = client.request(Request::get(path).body(Bytes::new()).unwrap()).await.ok()?;
+        let code = response.status().as_u16();
+        let body = response.into_body().collect().await.ok()?.to_bytes();
+        assert!(matches!(code, 200 | 410 | 429 | 500..=504), "{code}: {body:?}");
+        if code != 200 {
+            return None;
+        }
+        let page: Value = serde_json::from_slice(&body).unwrap();
+        for item in page["items"].as_array().unwrap() {
+            let name = item["metadata"]["name"].as_str().unwrap();
+            // The cluster's own are there, too.
+            let Some(object) = name.strip_prefix("object-") else { continue };
+            let number = |text: &Value| text.as_str().unwrap().parse::<u64>().unwrap();
+            let revision = number(&item["metadata"]["resourceVersion"]);
+            let item = Item { value: number(&item["data"]["value"]), revision };
+            assert_eq!(items.insert(object.parse().unwrap(), item), None, "{name} came twice");
+        }
+        let metadata = &page["metadata"];
+        let revision: u64 = metadata["resourceVersion"].as_str().unwrap().parse().unwrap();
+        assert_eq!(*first.get_or_insert(revision), revision, "pages of one list");
+        token = metadata["continue"].as_str().unwrap_or_default().to_string();
+        if token.is_empty() {
+            return Some((revision, items));
         }
     }
 }

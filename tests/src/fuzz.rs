@@ -3,14 +3,18 @@
 //! under libFuzzer; a test runs them over damaged seeds.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
+use agent::runtime::streaming::spdy::frames::{Frame, Reader, Writer};
 use apiserver::codec::{self, Format};
 use apiserver::{kinds, patch, schema};
 use axum::Router;
 use axum::body::Body;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use clap::Parser;
 use client::{Clock, Rng};
-use http::Request;
+use futures::executor::block_on;
+use http::{HeaderName, HeaderValue, Request};
 use proto::kind::{DEPLOYMENT, POD, ROWS, SERVICE};
 use proto::quantity::Quantity;
 use proto::selector::{FieldSelector, Selector};
@@ -34,12 +38,28 @@ pub const TARGETS: &[Target] = &[
         br#"{"spec":{"containers":[{"name":"c","image":"b"},{"$patch":"delete","name":"d"}]}}"#,
         br#"[{"op":"add","path":"/metadata/labels","value":{"a":"b"}},{"op":"test","path":"/kind","value":"Pod"}]"#,
     ] },
+    Target { name: "apply", run: applies, seeds: &[
+        br#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i","resources":{"limits":{"cpu":"1000m"}}}]}}
+{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","labels":{"a":"c"}},"spec":{"containers":[{"name":"d","image":"i","ports":[{"containerPort":80},{"containerPort":80,"protocol":"UDP"}]}]}}
+{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"tolerations":[{"key":"k","operator":"Exists"}]}}"#,
+        br#"{"metadata":{"name":"p","managedFields":[{"manager":"a","operation":"Apply","apiVersion":"v1","fieldsType":"FieldsV1","fieldsV1":{"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:image":{}}},"f:x":{"v:1":{},"i:0":{}}}}}]},"spec":{"containers":[{"name":"c","image":"i"}]}}
+{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"}}"#,
+    ] },
     Target { name: "selector", run: selectors, seeds: &[b"a=b,c!=d,e in (f,g),h notin (i),j,!k", b"metadata.name=x,spec.nodeName!=y"] },
     Target { name: "quantity", run: quantities, seeds: &[b"1.5Gi", b"-250m", b"1e3", b"0.000001"] },
     Target { name: "request", run: requests, seeds: &[
         b"/api/v1/namespaces/default/pods?limit=1&continue=eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6NSwic3RhcnQiOiJhXHUwMDAwIn0",
         b"/apis/apps/v1/deployments?labelSelector=a%3Db&fieldSelector=metadata.name%3Dx&resourceVersion=0",
         b"/api/v1/namespaces/a%2fb/pods/..?watch=1&timeoutSeconds=0&sendInitialEvents=true",
+        b"/api/v1/nodes?limit=5\naccept: application/json;as=Table;v=v1;g=meta.k8s.io, application/yaml;q=0.5, */*\nimpersonate-user: u",
+    ] },
+    Target { name: "continue", run: continue_tokens, seeds: &[
+        br#"{"v":"meta.k8s.io/v1","rv":1,"after":"kube-system"}"#,
+        br#"{"v":"meta.k8s.io/v1","rv":0,"after":"../x/\u0000"}"#,
+    ] },
+    Target { name: "spdy", run: spdy_frames, seeds: &[
+        b"\x80\x03\0\x01\0\0\x001\0\0\0\x01\0\0\0\0\0\0x \xe3\xc6\xa7\xc2\0\x1c\0\xe3\xff\0\0\0\x01\0\0\0\x0astreamtype\0\0\0\x06stdout\0\0\0\x01\x01\0\0\x05hello",
+        b"\x80\x03\0\x01\0\0\0*\0\0\0\x03\0\0\0\0\0\0x\xbb\xe3\xc6\xa7\xc2\x02\xa6#Fp:+)JM\xcc\x85\x16%\xc0\x14\x9b\x92_Z\x02\0\0\0\xff\xff\x80\x03\0\x03\0\0\0\x08\0\0\0\x03\0\0\0\x05\x80\x03\0\x06\0\0\0\x04\0\0\0\x01\x80\x03\0\x07\0\0\0\x08\0\0\0\0\0\0\0\0",
     ] },
     Target { name: "time", run: times, seeds: &[b"2024-02-29T12:00:00Z", b"2024-02-29T12:00:00.123456+02:00"] },
 ];
@@ -100,6 +120,68 @@ fn patches(data: &[u8]) {
     }
 }
 
+/// Objects that two managers apply in turn, over a first one that says itself whose fields are
+/// whose.
+fn applies(data: &[u8]) {
+    let now = Time::from_unix(0);
+    let objects = serde_json::Deserializer::from_slice(data).into_iter::<Value>();
+    let mut live: Option<Value> = None;
+    for (turn, object) in objects.map_while(Result::ok).take(6).enumerate() {
+        if turn == 0 && object.pointer("/metadata/managedFields").is_some() {
+            let mut stored = object.clone();
+            patch::managed_fields::record(&POD, None, &mut stored, "c", "Update", "", now);
+            live = Some(stored);
+            continue;
+        }
+        let manager = ["a", "b"][turn % 2];
+        let new = patch::apply(&POD, live.as_ref(), &object, manager, turn % 3 == 2, "", now);
+        let Ok(new) = new else { continue };
+        let again = patch::apply(&POD, Some(&new), &object, manager, false, "", now);
+        assert_eq!(again.expect("what was applied can be applied again"), new);
+        live = Some(new);
+    }
+}
+
+/// What a client sends on a SPDY connection; what it said, said again by our writer, is the same.
+fn spdy_frames(data: &[u8]) {
+    // As bounded in the reader: headers that unpack to more end the connection.
+    const MOST: usize = 64 << 10;
+    let mut reader = Reader::new(data);
+    let mut writer = Writer::new();
+    let (mut said, mut again) = (Vec::new(), Vec::new());
+    while let Some(frame) = block_on(reader.next()) {
+        match &frame {
+            Frame::Open { stream, headers } => {
+                let headers: Vec<(&str, &str)> =
+                    headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+                let size: usize =
+                    headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+                // A byte that is no text becomes three.
+                assert!(size <= 3 * MOST, "{size} bytes of headers");
+                // Such headers may be too long to be said again.
+                if size + 8 * headers.len() + 4 <= MOST {
+                    again.extend(writer.open(*stream, &headers));
+                    said.push(frame);
+                }
+            }
+            // The first bit tells data from control.
+            Frame::Data { stream, bytes, end } => {
+                again.extend(writer.data(*stream, bytes, *end));
+                said.push(frame);
+            }
+            Frame::Ping(id) => {
+                again.extend(writer.ping(*id));
+                said.push(frame);
+            }
+            Frame::Reset(_) | Frame::GoAway | Frame::Other => {}
+        }
+    }
+    let mut reader = Reader::new(&again[..]);
+    for frame in said {
+        assert_eq!(block_on(reader.next()), Some(frame));
+    }
+}
+
 fn selectors(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(selector) = Selector::parse(text) {
@@ -139,8 +221,36 @@ struct Flags {
     options: apiserver::Options,
 }
 
-/// A URL, to a whole server: whatever it is, the answer is no failure of ours.
+/// A URL, and a line per header, to a whole server.
 fn requests(data: &[u8]) {
+    let mut lines = data.split(|byte| *byte == b'\n');
+    let uri = lines.next().unwrap_or_default();
+    let headers = lines.filter_map(|line| {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let name = HeaderName::from_bytes(&line[..colon]).ok()?;
+        Some((name, HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).ok()?))
+    });
+    let Ok(uri) = http::Uri::try_from(uri) else { return };
+    let headers: http::HeaderMap = headers.collect();
+    for method in ["GET", "DELETE"] {
+        ask(method, &uri, &headers);
+    }
+}
+
+/// What a continue token holds, in front of objects of both scopes.
+fn continue_tokens(data: &[u8]) {
+    let token = BASE64_URL_SAFE_NO_PAD.encode(data);
+    for path in ["/api/v1/namespaces", "/apis/rbac.authorization.k8s.io/v1/roles"] {
+        let uri = format!("{path}?limit=1&continue={token}");
+        let Ok(uri) = http::Uri::try_from(uri) else { return };
+        ask("GET", &uri, &http::HeaderMap::new());
+    }
+}
+
+/// Whatever is asked, the answer is no failure of ours.
+fn ask(method: &str, uri: &http::Uri, headers: &http::HeaderMap) {
+    /// For what waits for a revision that never comes.
+    const PATIENCE: Duration = Duration::from_millis(200);
     static SERVER: LazyLock<(tokio::runtime::Runtime, Router)> = LazyLock::new(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
@@ -152,18 +262,19 @@ fn requests(data: &[u8]) {
         let router = runtime.block_on(server).expect("a server").router();
         (runtime, router)
     });
-    let Ok(uri) = http::Uri::try_from(data) else { return };
     let (runtime, router) = &*SERVER;
-    for method in ["GET", "DELETE"] {
-        // A watch goes on for ever; its head is enough.
-        let request = Request::builder().method(method).uri(uri.clone());
-        let request = request.extension(User::new("admin", &["system:masters"]));
-        let body = Body::from(
-            json!({"kind": "DeleteOptions", "apiVersion": "v1", "dryRun": ["All"]}).to_string(),
-        );
-        let Ok(request) = request.body(body) else { return };
-        let response = runtime.block_on(router.clone().oneshot(request)).expect("it never fails");
-        let code = response.status().as_u16();
-        assert!(code < 500 || matches!(code, 501 | 503 | 504), "{method} {uri}: {code}");
-    }
+    let request = Request::builder().method(method).uri(uri.clone());
+    let mut request = request.extension(User::new("admin", &["system:masters"]));
+    request.headers_mut().expect("so far it is well").extend(headers.clone());
+    let body = match method {
+        "DELETE" => json!({"kind": "DeleteOptions", "apiVersion": "v1", "dryRun": ["All"]}),
+        _ => Value::Null,
+    };
+    let Ok(request) = request.body(Body::from(body.to_string())) else { return };
+    // A watch goes on for ever; its head is enough.
+    let answered = router.clone().oneshot(request);
+    let answered = runtime.block_on(async { Clock::system().timeout(PATIENCE, answered).await });
+    let Ok(response) = answered else { return };
+    let code = response.expect("it never fails").status().as_u16();
+    assert!(code < 500 || matches!(code, 501 | 503 | 504), "{method} {uri} {headers:?}: {code}");
 }

@@ -22,6 +22,15 @@ fn damaged_seeds_make_nothing_panic() {
     }
 }
 
+/// The long form has its own list: it is there before anything is compiled.
+#[test]
+fn the_long_form_knows_every_target() {
+    let xtask = include_str!("../xtask/src/fuzz.rs");
+    for target in TARGETS {
+        assert!(xtask.contains(&format!("{:?}", target.name)), "{} is not listed", target.name);
+    }
+}
+
 fn eprintln_on_panic(name: &str, input: &[u8], run: impl FnOnce() + std::panic::UnwindSafe) {
     if let Err(panic) = std::panic::catch_unwind(run) {
         eprintln!("{name}: {:?}", String::from_utf8_lossy(input));

@@ -21,6 +21,9 @@ pub const TO_BUILD: &[Need] = &[
     need("/usr/include/stdlib.h", "libc6-dev"),
 ];
 
+/// libFuzzer is C++.
+pub const TO_FUZZ: &[Need] = &[need("c++", "g++")];
+
 /// To run a cluster on this machine.
 pub const TO_RUN: &[Need] =
     &[need("nft", "nftables"), need("ip", "iproute2"), need("conntrack", "conntrack")];

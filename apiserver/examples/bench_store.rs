@@ -16,6 +16,10 @@ use redb::{Database, Durability, TableDefinition};
 const CLIENTS: usize = 16;
 const CREATES: usize = 8_000;
 const MANY: usize = 100_000;
+const MILLION: usize = 1_000_000;
+/// Bytes of an object, about; of a million, they are small.
+const LARGE: usize = 3_000;
+const SMALL: usize = 350;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -35,8 +39,9 @@ async fn main() -> Result<()> {
 async fn run(folder: &Path) -> Result<()> {
     durable_creates(folder).await?;
     lone_writer(folder).await?;
-    growth(folder).await?;
+    growth(folder, "growth", MANY, LARGE).await?;
     reopen(folder).await?;
+    growth(folder, "million", MILLION, SMALL).await?;
     fan_out().await
 }
 
@@ -47,34 +52,40 @@ async fn open(store: Arc<dyn Store>) -> Result<(Cache, Arc<KindCache>)> {
     Ok((cache, pods))
 }
 
-/// A pod of 3,000 bytes.
-fn pod(name: &str) -> Bytes {
+/// A pod of so many bytes, at least 300.
+fn pod(name: &str, size: usize) -> Bytes {
     let head = format!(
         r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"labels":{{"app":"bench","pod-template-hash":"5d9c7b8f6"}},"name":"{name}","namespace":"default","uid":"0b4f8a52-3a4e-4f0e-9d7a-2f2b1c9d8e7f"}},"spec":{{"nodeName":"node-1","containers":["#
     );
     let mut text = head;
-    while text.len() < 2_900 {
+    while text.len() + 100 < size {
         text += r#"{"image":"my-app:latest","name":"c","ports":[{"containerPort":80,"protocol":"TCP"}]},"#;
     }
     text += r#"{"name":"z"}]},"status":{"phase":"Running"}}"#;
     text.into()
 }
 
-async fn create(cache: &Cache, name: &str) {
-    let txn = Txn::create(format!("/registry/pods/default/{name}"), pod(name));
+async fn create(cache: &Cache, name: &str, size: usize) {
+    let txn = Txn::create(format!("/registry/pods/default/{name}"), pod(name, size));
     let outcome = cache.transact(txn).await;
     assert!(matches!(outcome, Ok(Outcome::Committed(_))), "{outcome:?}");
 }
 
 /// Creates by concurrent clients, each waiting for its answer; the time it took.
-async fn creates(cache: &Cache, clients: usize, first: usize, count: usize) -> Result<Duration> {
+async fn creates(
+    cache: &Cache,
+    clients: usize,
+    first: usize,
+    count: usize,
+    size: usize,
+) -> Result<Duration> {
     let start = Clock::system().instant();
     let tasks: Vec<_> = (0..clients)
         .map(|client| {
             let cache = cache.clone();
             tokio::spawn(async move {
                 for i in (first + client..first + count).step_by(clients) {
-                    create(&cache, &format!("pod-{i:07}")).await;
+                    create(&cache, &format!("pod-{i:07}"), size).await;
                 }
             })
         })
@@ -102,7 +113,7 @@ fn raw(path: &Path, count: usize) -> Result<Duration> {
             let mut table = txn.open_table(TABLE)?;
             for i in 0..CLIENTS {
                 let i = batch * CLIENTS + i;
-                table.insert(i as u128, &pod(&format!("pod-{i:07}"))[..])?;
+                table.insert(i as u128, &pod(&format!("pod-{i:07}"), LARGE)[..])?;
             }
         }
         txn.commit()?;
@@ -118,7 +129,7 @@ async fn durable_creates(folder: &Path) -> Result<()> {
         let raw = rate(CREATES, raw(&folder.join(format!("raw-{round}")), CREATES)?);
         let store = EmbeddedStore::open(&folder.join(format!("creates-{round}"))).await?;
         let (cache, _) = open(Arc::new(store)).await?;
-        let ours = rate(CREATES, creates(&cache, CLIENTS, 0, CREATES).await?);
+        let ours = rate(CREATES, creates(&cache, CLIENTS, 0, CREATES, LARGE).await?);
         println!("  {ours:.0}/s, redb {raw:.0}/s: ratio {:.2}", ours / raw);
     }
     Ok(())
@@ -127,7 +138,7 @@ async fn durable_creates(folder: &Path) -> Result<()> {
 async fn lone_writer(folder: &Path) -> Result<()> {
     const COUNT: usize = 300;
     let file = std::fs::File::create(folder.join("sync"))?;
-    let value = pod("x");
+    let value = pod("x", LARGE);
     let start = Clock::system().instant();
     for i in 0..COUNT {
         use std::os::unix::fs::FileExt;
@@ -151,7 +162,7 @@ async fn lone_writer(folder: &Path) -> Result<()> {
     let raw = start.elapsed() / COUNT as u32;
     let store = EmbeddedStore::open(&folder.join("lone")).await?;
     let (cache, _) = open(Arc::new(store)).await?;
-    let ours = creates(&cache, 1, 0, COUNT).await? / COUNT as u32;
+    let ours = creates(&cache, 1, 0, COUNT, LARGE).await? / COUNT as u32;
     println!("a lone durable create: {ours:?}; redb alone {raw:?}; two syncs {sync:?}");
     Ok(())
 }
@@ -159,33 +170,34 @@ async fn lone_writer(folder: &Path) -> Result<()> {
 const PROBE: usize = 1_000;
 
 /// The time of one create, at its best: the machine has other things to do.
-async fn probe(cache: &Cache, clients: usize, first: usize) -> Result<Duration> {
+async fn probe(cache: &Cache, clients: usize, first: usize, size: usize) -> Result<Duration> {
     let mut best = Duration::MAX;
     for part in 0..10 {
         let count = PROBE / 10;
-        best = best.min(creates(cache, clients, first + part * count, count).await? / count as u32);
+        let took = creates(cache, clients, first + part * count, count, size).await?;
+        best = best.min(took / count as u32);
     }
     Ok(best)
 }
 
-async fn growth(folder: &Path) -> Result<()> {
-    println!("cost of a create with 1k and {}k objects present", MANY / 1000);
-    let embedded = EmbeddedStore::open(&folder.join("growth")).await?;
+async fn growth(folder: &Path, file: &str, many: usize, size: usize) -> Result<()> {
+    println!("cost of a create of {size} bytes with 1k and {}k objects present", many / 1000);
+    let embedded = EmbeddedStore::open(&folder.join(file)).await?;
     let stores: [(&str, Arc<dyn Store>); 2] =
         [("memory", Arc::new(MemoryStore::new())), ("embedded", Arc::new(embedded))];
     for (name, store) in stores {
         let (cache, pods) = open(store).await?;
         let clients = if name == "memory" { 1 } else { CLIENTS };
-        creates(&cache, 512, 0, 1_000).await?;
-        let small = probe(&cache, clients, 1_000).await?;
-        creates(&cache, 512, 2_000, MANY - 2_000).await?;
-        let large = probe(&cache, clients, MANY).await?;
+        creates(&cache, 512, 0, 1_000, size).await?;
+        let small = probe(&cache, clients, 1_000, size).await?;
+        creates(&cache, 512, 2_000, many - 2_000, size).await?;
+        let large = probe(&cache, clients, many, size).await?;
         let ratio = large.as_secs_f64() / small.as_secs_f64();
         println!("  {name}: {small:?} and {large:?}: ratio {ratio:.2}");
-        assert_eq!(pods.snapshot().len(), MANY + PROBE);
-        if name == "embedded" {
+        assert_eq!(pods.snapshot().len(), many + PROBE);
+        if name == "embedded" && many == MANY {
             // As a crash would leave it.
-            std::fs::copy(folder.join("growth"), folder.join("crashed"))?;
+            std::fs::copy(folder.join(file), folder.join("crashed"))?;
         }
     }
     Ok(())
@@ -269,7 +281,7 @@ async fn fan_out_to(watchers: u32, elsewhere: u32) -> Result<Duration> {
     }
     let start = Clock::system().instant();
     for i in 0..EVENTS {
-        create(&cache, &format!("pod-{i:07}")).await;
+        create(&cache, &format!("pod-{i:07}"), LARGE).await;
         // On a real server it is another client's turn here.
         tokio::task::yield_now().await;
     }

@@ -64,14 +64,12 @@ impl Strategy for FlowSchema {
         }
         let fixed = built_in::flow_schemas(true).into_iter();
         mandatory(&kind::FLOW_SCHEMA, object, fixed.collect(), &mut errors);
-        conditions(object.at("status"), &mut errors);
+        errors.extend(conditions(object));
         errors
     }
 
     fn validate_status(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        conditions(new.at("status"), &mut errors);
-        errors
+        conditions(new)
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -152,14 +150,12 @@ impl Strategy for PriorityLevelConfiguration {
         }
         let fixed = built_in::priority_levels(true).into_iter();
         mandatory(&kind::PRIORITY_LEVEL_CONFIGURATION, object, fixed.collect(), &mut errors);
-        conditions(object.at("status"), &mut errors);
+        errors.extend(conditions(object));
         errors
     }
 
     fn validate_status(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        conditions(new.at("status"), &mut errors);
-        errors
+        conditions(new)
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -439,10 +435,11 @@ fn mandatory(row: &Row, object: &Value, fixed: Vec<Value>, errors: &mut Errors) 
     }
 }
 
-fn conditions(status: &Value, errors: &mut Errors) {
+/// Of both kinds' status.
+fn conditions(object: &Value) -> Errors {
     let path = STATUS.field("conditions");
-    let mut seen = HashSet::new();
-    for (index, condition) in status.items("conditions").iter().enumerate() {
+    let (mut errors, mut seen) = (Vec::new(), HashSet::new());
+    for (index, condition) in object.at("status").items("conditions").iter().enumerate() {
         let path = path.index(index);
         let kind = condition.text("type");
         if !seen.insert(kind) {
@@ -452,4 +449,5 @@ fn conditions(status: &Value, errors: &mut Errors) {
             errors.push(FieldError::required(path.field("type"), "must not be empty"));
         }
     }
+    errors
 }

@@ -19,16 +19,52 @@ use super::{Column, Strategy};
 const SPEC: Path = Path::root("spec");
 const STATUS: Path = Path::root("status");
 
-pub struct ValidatingAdmissionPolicy;
-pub struct ValidatingAdmissionPolicyBinding;
-pub struct MutatingAdmissionPolicy;
-pub struct MutatingAdmissionPolicyBinding;
+/// An admission policy: what one does with objects is a list of rules of its own.
+pub struct Policy {
+    /// The field of the spec with the rules.
+    rules: &'static str,
+    columns: &'static [Column],
+    validate: fn(&Value, &mut Errors),
+}
 
-impl Strategy for ValidatingAdmissionPolicy {
-    fn takes_metadata_with_status(&self) -> bool {
-        false
-    }
+pub static VALIDATING: Policy = Policy {
+    rules: "validations",
+    columns: &[
+        table::NAME,
+        count(
+            "Validations",
+            "Validations indicates the number of validation rules defined in this configuration",
+        ),
+        PARAM_KIND,
+        table::AGE,
+    ],
+    validate: validations,
+};
 
+pub static MUTATING: Policy = Policy {
+    rules: "mutations",
+    columns: &[
+        table::NAME,
+        count(
+            "Mutations",
+            "Mutation indicates the number of mutations rules defined in this configuration",
+        ),
+        PARAM_KIND,
+        table::AGE,
+    ],
+    validate: mutations,
+};
+
+/// Where a policy holds, and what a broken rule leads to.
+pub struct Binding {
+    validate: fn(&Value, &mut Errors),
+}
+
+pub static VALIDATING_BINDING: Binding = Binding { validate: actions };
+/// Mutations have no consequences to choose from.
+pub static MUTATING_BINDING: Binding = Binding { validate: |_, _| {} };
+
+impl Strategy for Policy {
     fn unconditional_update(&self) -> bool {
         false
     }
@@ -37,26 +73,20 @@ impl Strategy for ValidatingAdmissionPolicy {
         &["/spec"]
     }
 
+    fn takes_metadata_with_status(&self) -> bool {
+        false
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let spec = object.at("spec");
         let policy = spec.text("failurePolicy");
         check::one_of(&SPEC.field("failurePolicy"), policy, FAILURE_POLICIES, &mut errors);
-        matching(spec, &mut errors);
-        if spec.vacant("validations") && spec.vacant("auditAnnotations") {
-            for field in ["validations", "auditAnnotations"] {
-                let detail = "validations or auditAnnotations must contain at least one item";
-                errors.push(FieldError::required(SPEC.field(field), detail));
-            }
-        }
-        let path = SPEC.field("validations");
-        for (index, one) in spec.items("validations").iter().enumerate() {
-            validation(&path.index(index), one, &mut errors);
-        }
-        annotations(object.at("metadata").text("name"), spec, &mut errors);
+        (self.validate)(object, &mut errors);
         errors
     }
 
+    /// Only of those that validate: the others have no status.
     fn validate_status(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let path = STATUS.field("typeChecking");
@@ -73,112 +103,16 @@ impl Strategy for ValidatingAdmissionPolicy {
     }
 
     fn columns(&self) -> &'static [Column] {
-        const VALIDATIONS: Column = column(
-            "Validations",
-            "integer",
-            0,
-            "Validations indicates the number of validation rules defined in this configuration",
-        );
-        &[table::NAME, VALIDATIONS, PARAM_KIND, table::AGE]
+        self.columns
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
-        let count = object.at("spec").items("validations").len();
+        let count = object.at("spec").items(self.rules).len();
         vec![table::name(object), count.into(), param_kind(object), table::age(object, now)]
     }
 }
 
-impl Strategy for MutatingAdmissionPolicy {
-    fn unconditional_update(&self) -> bool {
-        false
-    }
-
-    fn counted(&self) -> &'static [&'static str] {
-        &["/spec"]
-    }
-
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        let spec = object.at("spec");
-        let policy = spec.text("failurePolicy");
-        check::one_of(&SPEC.field("failurePolicy"), policy, FAILURE_POLICIES, &mut errors);
-        let policy = spec.text("reinvocationPolicy");
-        let path = SPEC.field("reinvocationPolicy");
-        check::one_of(&path, policy, REINVOCATION_POLICIES, &mut errors);
-        matching(spec, &mut errors);
-        let path = SPEC.field("mutations");
-        if spec.vacant("mutations") {
-            let detail = "mutations must contain at least one item";
-            errors.push(FieldError::required(path, detail));
-        }
-        for (index, one) in spec.items("mutations").iter().enumerate() {
-            mutation(&path.index(index), one, &mut errors);
-        }
-        errors
-    }
-
-    fn columns(&self) -> &'static [Column] {
-        const MUTATIONS: Column = column(
-            "Mutations",
-            "integer",
-            0,
-            "Mutation indicates the number of mutations rules defined in this configuration",
-        );
-        &[table::NAME, MUTATIONS, PARAM_KIND, table::AGE]
-    }
-
-    fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
-        let count = object.at("spec").items("mutations").len();
-        vec![table::name(object), count.into(), param_kind(object), table::age(object, now)]
-    }
-}
-
-impl Strategy for ValidatingAdmissionPolicyBinding {
-    fn unconditional_update(&self) -> bool {
-        false
-    }
-
-    fn counted(&self) -> &'static [&'static str] {
-        &["/spec"]
-    }
-
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = MutatingAdmissionPolicyBinding.validate(object);
-        let spec = object.at("spec");
-        let path = SPEC.field("validationActions");
-        let all: Vec<&str> = check::texts(spec, "validationActions").collect();
-        for (index, action) in all.iter().enumerate() {
-            let path = path.index(index);
-            if !["Audit", "Deny", "Warn"].contains(action) {
-                let actions = ["Audit", "Deny", "Warn"];
-                errors.push(FieldError::not_supported(path, *action, &actions));
-            }
-            if all[..index].contains(action) {
-                errors.push(FieldError::duplicate(path, *action));
-            }
-        }
-        if all.contains(&"Deny") && all.contains(&"Warn") {
-            let detail = "must not contain both Deny and Warn (repeating the same validation \
-                          failure information in the API response and headers serves no purpose)";
-            errors.push(FieldError::invalid(path, spec.at("validationActions").clone(), detail));
-        }
-        if all.is_empty() {
-            let detail = "at least one validation action is required";
-            errors.push(FieldError::required(path, detail));
-        }
-        errors
-    }
-
-    fn columns(&self) -> &'static [Column] {
-        MutatingAdmissionPolicyBinding.columns()
-    }
-
-    fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
-        MutatingAdmissionPolicyBinding.cells(object, now)
-    }
-}
-
-impl Strategy for MutatingAdmissionPolicyBinding {
+impl Strategy for Binding {
     fn unconditional_update(&self) -> bool {
         false
     }
@@ -201,6 +135,7 @@ impl Strategy for MutatingAdmissionPolicyBinding {
             // Spelled as upstream spells it.
             resources(&SPEC.field("matchResouces"), spec.at("matchResources"), &mut errors);
         }
+        (self.validate)(spec, &mut errors);
         errors
     }
 
@@ -240,6 +175,67 @@ impl Strategy for MutatingAdmissionPolicyBinding {
             table::age(object, now),
         ]
     }
+}
+
+fn validations(object: &Value, errors: &mut Errors) {
+    let spec = object.at("spec");
+    matching(spec, errors);
+    if spec.vacant("validations") && spec.vacant("auditAnnotations") {
+        for field in ["validations", "auditAnnotations"] {
+            let detail = "validations or auditAnnotations must contain at least one item";
+            errors.push(FieldError::required(SPEC.field(field), detail));
+        }
+    }
+    let path = SPEC.field("validations");
+    for (index, one) in spec.items("validations").iter().enumerate() {
+        validation(&path.index(index), one, errors);
+    }
+    annotations(object.at("metadata").text("name"), spec, errors);
+}
+
+fn mutations(object: &Value, errors: &mut Errors) {
+    let spec = object.at("spec");
+    let policy = spec.text("reinvocationPolicy");
+    let path = SPEC.field("reinvocationPolicy");
+    check::one_of(&path, policy, REINVOCATION_POLICIES, errors);
+    matching(spec, errors);
+    let path = SPEC.field("mutations");
+    if spec.vacant("mutations") {
+        let detail = "mutations must contain at least one item";
+        errors.push(FieldError::required(path, detail));
+    }
+    for (index, one) in spec.items("mutations").iter().enumerate() {
+        mutation(&path.index(index), one, errors);
+    }
+}
+
+/// What a broken validation leads to.
+fn actions(spec: &Value, errors: &mut Errors) {
+    const ACTIONS: [&str; 3] = ["Audit", "Deny", "Warn"];
+    let path = SPEC.field("validationActions");
+    let all: Vec<&str> = check::texts(spec, "validationActions").collect();
+    for (index, action) in all.iter().enumerate() {
+        let path = path.index(index);
+        if !ACTIONS.contains(action) {
+            errors.push(FieldError::not_supported(path, *action, &ACTIONS));
+        }
+        if all[..index].contains(action) {
+            errors.push(FieldError::duplicate(path, *action));
+        }
+    }
+    if all.contains(&"Deny") && all.contains(&"Warn") {
+        let detail = "must not contain both Deny and Warn (repeating the same validation failure \
+                      information in the API response and headers serves no purpose)";
+        errors.push(FieldError::invalid(path, spec.at("validationActions").clone(), detail));
+    }
+    if all.is_empty() {
+        let detail = "at least one validation action is required";
+        errors.push(FieldError::required(path, detail));
+    }
+}
+
+const fn count(name: &'static str, description: &'static str) -> Column {
+    column(name, "integer", 0, description)
 }
 
 const PARAM_KIND: Column = column(

@@ -11,23 +11,6 @@ use super::table::{self, column};
 use super::{Column, Context, Field, Strategy, begin, metadata, template};
 
 const SPEC: Path = Path::root("spec");
-const COUNTS: check::Counts = check::Counts {
-    fields: &[
-        "replicas",
-        "fullyLabeledReplicas",
-        "readyReplicas",
-        "availableReplicas",
-        "terminatingReplicas",
-        "observedGeneration",
-    ],
-    pairs: &[
-        ("fullyLabeledReplicas", "replicas"),
-        ("readyReplicas", "replicas"),
-        ("availableReplicas", "replicas"),
-        ("availableReplicas", "readyReplicas"),
-    ],
-};
-
 pub struct ReplicaSet;
 
 impl Strategy for ReplicaSet {
@@ -60,7 +43,7 @@ impl Strategy for ReplicaSet {
     }
 
     fn validate_status(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        COUNTS.check(new, old)
+        template::REPLICA_COUNTS.check(new, old)
     }
 
     fn fields(&self) -> &'static [Field] {
@@ -76,18 +59,8 @@ impl Strategy for ReplicaSet {
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
-        let (spec, status) = (object.at("spec"), object.at("status"));
-        let (containers, images) = template::containers_and_images(spec.at("template").at("spec"));
-        vec![
-            table::name(object),
-            spec.int("replicas").unwrap_or(0).into(),
-            status.int("replicas").unwrap_or(0).into(),
-            status.int("readyReplicas").unwrap_or(0).into(),
-            table::age(object, now),
-            containers.into(),
-            images.into(),
-            table::selector(spec.at("selector")).into(),
-        ]
+        let selector = table::selector(object.at("spec").at("selector"));
+        template::replica_cells(object, selector, now)
     }
 }
 

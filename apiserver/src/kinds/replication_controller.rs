@@ -11,7 +11,6 @@ use super::table::{self, column};
 use super::{Column, Context, Field, Strategy, begin, template};
 
 const SPEC: Path = Path::root("spec");
-const STATUS: Path = Path::root("status");
 
 pub struct ReplicationController;
 
@@ -58,25 +57,8 @@ impl Strategy for ReplicationController {
         errors
     }
 
-    fn validate_status(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
-        let status = new.at("status");
-        let mut errors = Vec::new();
-        let counts = [
-            "replicas",
-            "fullyLabeledReplicas",
-            "readyReplicas",
-            "availableReplicas",
-            "observedGeneration",
-        ];
-        check::nonnegative(&STATUS, status, &counts, &mut errors);
-        let pairs = [
-            ("fullyLabeledReplicas", "replicas"),
-            ("readyReplicas", "replicas"),
-            ("availableReplicas", "replicas"),
-            ("availableReplicas", "readyReplicas"),
-        ];
-        check::counts(&STATUS, status, &pairs, &mut errors);
-        errors
+    fn validate_status(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        template::REPLICA_COUNTS.check(new, old)
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
@@ -96,18 +78,8 @@ impl Strategy for ReplicationController {
     }
 
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
-        let (spec, status) = (object.at("spec"), object.at("status"));
-        let (containers, images) = template::containers_and_images(spec.at("template").at("spec"));
-        vec![
-            table::name(object),
-            spec.int("replicas").unwrap_or(0).into(),
-            status.int("replicas").unwrap_or(0).into(),
-            status.int("readyReplicas").unwrap_or(0).into(),
-            table::age(object, now),
-            containers.into(),
-            images.into(),
-            table::labels(spec.at("selector")).into(),
-        ]
+        let selector = table::labels(object.at("spec").at("selector"));
+        template::replica_cells(object, selector, now)
     }
 }
 

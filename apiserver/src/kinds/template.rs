@@ -118,6 +118,40 @@ pub fn selects(selector: &Value, template: &Value) -> bool {
         })
 }
 
+/// The cells of a kind that keeps a number of replicas; `selector` as it is shown.
+pub fn replica_cells(object: &Value, selector: String, now: Time) -> Vec<Value> {
+    let (spec, status) = (object.at("spec"), object.at("status"));
+    let (containers, images) = containers_and_images(spec.at("template").at("spec"));
+    vec![
+        table::name(object),
+        spec.int("replicas").unwrap_or(0).into(),
+        status.int("replicas").unwrap_or(0).into(),
+        status.int("readyReplicas").unwrap_or(0).into(),
+        table::age(object, now),
+        containers.into(),
+        images.into(),
+        selector.into(),
+    ]
+}
+
+/// The counts of such a kind's status.
+pub const REPLICA_COUNTS: check::Counts = check::Counts {
+    fields: &[
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "terminatingReplicas",
+        "observedGeneration",
+    ],
+    pairs: &[
+        ("fullyLabeledReplicas", "replicas"),
+        ("readyReplicas", "replicas"),
+        ("availableReplicas", "replicas"),
+        ("availableReplicas", "readyReplicas"),
+    ],
+};
+
 /// The cells Containers, Images and the names behind them.
 pub fn containers_and_images(spec: &Value) -> (String, String) {
     let containers = spec.items("containers");

@@ -23,10 +23,10 @@ pub const FAILURE_POLICIES: &[&str] = &["Fail", "Ignore"];
 pub const MATCH_POLICIES: &[&str] = &["Equivalent", "Exact"];
 pub const REINVOCATION_POLICIES: &[&str] = &["IfNeeded", "Never"];
 
-pub struct MutatingWebhookConfiguration;
-pub struct ValidatingWebhookConfiguration;
+/// Both kinds: only webhooks that mutate have a reinvocationPolicy, which their schema says.
+pub struct WebhookConfiguration;
 
-impl Strategy for MutatingWebhookConfiguration {
+impl Strategy for WebhookConfiguration {
     fn unconditional_update(&self) -> bool {
         false
     }
@@ -56,32 +56,6 @@ impl Strategy for MutatingWebhookConfiguration {
     fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
         let count = object.items("webhooks").len();
         vec![table::name(object), count.into(), table::age(object, now)]
-    }
-}
-
-impl Strategy for ValidatingWebhookConfiguration {
-    fn unconditional_update(&self) -> bool {
-        false
-    }
-
-    fn counted(&self) -> &'static [&'static str] {
-        &["/webhooks"]
-    }
-
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
-        webhooks(object, None)
-    }
-
-    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        webhooks(new, Some(old))
-    }
-
-    fn columns(&self) -> &'static [Column] {
-        MutatingWebhookConfiguration.columns()
-    }
-
-    fn cells(&self, object: &Value, now: Time) -> Vec<Value> {
-        MutatingWebhookConfiguration.cells(object, now)
     }
 }
 

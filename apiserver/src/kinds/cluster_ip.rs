@@ -19,6 +19,10 @@ pub struct ServiceCidr;
 pub struct IpAddress;
 
 impl Strategy for ServiceCidr {
+    fn takes_metadata_with_status(&self) -> bool {
+        false
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let path = SPEC.field("cidrs");

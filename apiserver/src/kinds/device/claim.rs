@@ -12,7 +12,7 @@ use crate::kinds::lens::Lens;
 use crate::kinds::metadata;
 use crate::kinds::path::Path;
 use crate::kinds::table::{self, column};
-use crate::kinds::{Column, Strategy};
+use crate::kinds::{Column, Context, Strategy, only_status};
 
 const SPEC: Path = Path::root("spec");
 const STATUS: Path = Path::root("status");
@@ -27,6 +27,29 @@ pub struct ResourceClaim;
 pub struct ResourceClaimTemplate;
 
 impl Strategy for ResourceClaim {
+    fn takes_metadata_with_status(&self) -> bool {
+        false
+    }
+
+    /// What drivers said about devices goes with the devices.
+    fn prepare_status(&self, new: &mut Value, old: &Value, _ctx: &Context) {
+        only_status(new, old);
+        let results = |claim: &Value| -> Vec<Value> {
+            claim.at("status").at("allocation").at("devices").items("results").to_vec()
+        };
+        let (before, after) = (results(old), results(new));
+        let lists = |results: &[Value], device: &Value| {
+            results.iter().any(|result| identity(result) == identity(device))
+        };
+        let status = new.section("status");
+        let mut devices = status.items("devices").to_vec();
+        devices.retain(|device| !lists(&before, device) || lists(&after, device));
+        match devices.is_empty() {
+            true => status.drop("devices"),
+            false => status.set("devices", devices),
+        }
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         devices(&SPEC.field("devices"), object.at("spec").at("devices"), &mut errors);

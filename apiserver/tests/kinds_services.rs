@@ -272,12 +272,36 @@ async fn changes_of_type_take_and_give_back() {
 }
 
 #[tokio::test]
+async fn no_address_comes_out_of_a_network_that_goes() {
+    let server = Server::new("10.96.0.0/16", "30000-32767");
+    let write = async |metadata: Value| {
+        let cidr = json!({"metadata": metadata, "spec": {"cidrs": ["10.96.0.0/16", "fd00::/64"]}});
+        let (key, value) = ("/registry/servicecidrs/kubernetes".into(), cidr.to_string().into());
+        let txn = Txn { guards: Vec::new(), ops: vec![Op::Put { key, value }] };
+        server.store.transact(txn).await.unwrap();
+    };
+    write(json!({"name": "kubernetes"})).await;
+    let mut service = json!({"metadata": {"name": "s", "namespace": "n"}, "spec": cluster_ip()});
+    let reservation = server.reserve(Change::Create(&mut service), 1).await.unwrap();
+    assert!(service["spec"]["clusterIP"].as_str().unwrap().starts_with("10.96."));
+    write(json!({"name": "kubernetes", "deletionTimestamp": "2026-01-01T00:00:00Z"})).await;
+    assert!(!server.commit("s", 0, Some(&service), reservation).await);
+    let full = server.create("s", cluster_ip(), 1).await.unwrap_err();
+    assert!(full.message.ends_with("failed to allocate a serviceIP: range is full"));
+}
+
+#[tokio::test]
 async fn repair_makes_the_allocations_what_the_services_say() {
     let server = Server::new("10.96.0.0/16", "30000-32767");
     let kept = server.create("kept", node_port(30001), 0).await.unwrap();
     let address = kept["spec"]["clusterIP"].as_str().unwrap().to_string();
-    let leaked = Txn::create("/registry/ipaddresses/10.96.7.7", Bytes::from_static(b"{}"));
-    server.store.transact(leaked).await.unwrap();
+    let ours = json!({"metadata": {"labels": {
+        "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"}}});
+    for (ip, record) in [("10.96.7.7", &ours), ("10.96.7.8", &json!({}))] {
+        let record = Bytes::from(record.to_string());
+        let leaked = Txn::create(format!("/registry/ipaddresses/{ip}"), record);
+        server.store.transact(leaked).await.unwrap();
+    }
     let lost = Txn {
         guards: Vec::new(),
         ops: vec![
@@ -287,7 +311,9 @@ async fn repair_makes_the_allocations_what_the_services_say() {
     };
     server.store.transact(lost).await.unwrap();
     server.pool.repair(Time::from_unix(0), 1).await.unwrap();
-    assert_eq!(server.held().await, [address]);
+    let mut held = [address, "10.96.7.8".to_string()];
+    held.sort();
+    assert_eq!(server.held().await, held, "what others put there stays");
     let status = server.create("other", node_port(30001), 0).await.unwrap_err();
     assert!(status.message.ends_with("provided port is already allocated"));
     let before = server.store.revision().await.unwrap();

@@ -3,6 +3,7 @@
 pub mod allocated;
 pub mod pool;
 pub mod range;
+pub mod ranges;
 pub mod table;
 pub mod validate;
 

@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 
 use super::allocated::{addresses, numbers};
 use super::range::{Addresses, Bitmap, Ports};
+use super::ranges::{self, Ready};
 use super::{kind, needs_address, needs_health_port, needs_node_ports};
 use crate::kinds::lens::Lens;
 use crate::kinds::path::Path;
@@ -24,12 +25,15 @@ use crate::store::{Guard, KeyValue, Op, Outcome, Range, Revision, Store, StoreEr
 const ADDRESSES: &str = "/registry/ipaddresses/";
 const PORTS: &str = "/registry/ranges/servicenodeports";
 const SERVICES: &str = "/registry/services/specs/";
+const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
+const MANAGER: &str = "ipallocator.k8s.io";
 /// Random addresses that are tried before all that are taken are read.
 const GUESSES: u64 = 8;
 
 /// The addresses and node ports of a cluster's Services.
 pub struct Pool {
     store: Arc<dyn Store>,
+    /// The network that the cluster began with; its family is everyone's.
     addresses: Addresses,
     ports: Ports,
     /// Who may change the one object that holds all node ports.
@@ -83,20 +87,23 @@ impl Pool {
         self.families(new)?;
         let held: Vec<String> = addresses(old.at("spec")).into_iter().map(String::from).collect();
         let wanted: Vec<String> = addresses(new.at("spec")).into_iter().map(String::from).collect();
-        for address in wanted.iter().filter(|address| !held.contains(address)) {
-            if let Err(why) = self.request(address).await? {
-                let detail = format!("failed to allocate IP {address}: {why}");
-                let path = Path::root("spec");
-                let error = FieldError::invalid(path.field("clusterIPs"), json!([address]), detail);
-                let name = new.at("metadata").text("name");
-                return Err(Status::invalid("", "Service", name, &[error]));
+        let asked: Vec<&String> = wanted.iter().filter(|ip| !held.contains(ip)).collect();
+        let any = needs_address(new.at("spec")) && wanted.is_empty();
+        let ranges = match any || !asked.is_empty() {
+            true => ranges::ready(&*self.store, self.addresses).await.map_err(unavailable)?,
+            false => Vec::new(),
+        };
+        for address in asked {
+            match self.request(address, &ranges).await? {
+                Ok(range) => reservation.take(address, range, new, ctx),
+                Err(why) => return Err(not_allocated(new, address, why)),
             }
-            reservation.take(address, new, ctx);
         }
         let spec = new.section("spec");
-        if needs_address(spec) && wanted.is_empty() {
-            let address = self.free_address(ctx.random).await?.to_string();
-            reservation.take(&address, new, ctx);
+        if any {
+            let (address, range) = self.free_address(ctx.random, &ranges).await?;
+            let address = address.to_string();
+            reservation.take(&address, range, new, ctx);
             let spec = new.section("spec");
             spec.set("clusterIPs", json!([address]));
             spec.set("clusterIP", address);
@@ -134,26 +141,44 @@ impl Pool {
         Err(Status::invalid("", "Service", service.at("metadata").text("name"), &[error]))
     }
 
-    /// Whether an address that was asked for can be had.
-    async fn request(&self, address: &str) -> Result<Result<(), &'static str>, Status> {
+    /// The network of an address that was asked for, or why it cannot be had.
+    async fn request<'a>(
+        &self,
+        address: &str,
+        ranges: &'a [Ready],
+    ) -> Result<Result<&'a Ready, &'static str>, Status> {
         let Ok(parsed) = address.parse::<IpAddr>() else {
             return Ok(Err("not an IP address"));
         };
-        if !self.addresses.contains(parsed) {
+        let Some(range) = ranges.iter().find(|range| range.addresses.contains(parsed)) else {
             return Ok(Err("the provided network does not match the current range"));
-        }
+        };
         let taken = self.read(&address_key(address)).await?.is_some();
-        Ok(if taken { Err("provided IP is already allocated") } else { Ok(()) })
+        Ok(if taken { Err("provided IP is already allocated") } else { Ok(range) })
+    }
+
+    /// An address of the first network that has one.
+    async fn free_address<'a>(
+        &self,
+        random: u64,
+        ranges: &'a [Ready],
+    ) -> Result<(IpAddr, &'a Ready), Status> {
+        for range in ranges {
+            if let Some(address) = self.free_in(random, &range.addresses).await? {
+                return Ok((address, range));
+            }
+        }
+        Err(Status::internal("failed to allocate a serviceIP: range is full"))
     }
 
     /// A random address that nobody holds, above the static band while there is one.
-    async fn free_address(&self, random: u64) -> Result<IpAddr, Status> {
-        let (count, band) = (self.addresses.count(), self.addresses.static_band());
+    async fn free_in(&self, random: u64, range: &Addresses) -> Result<Option<IpAddr>, Status> {
+        let (count, band) = (range.count(), range.static_band());
         let dynamic = count - band;
         for guess in 0..GUESSES.min(dynamic) {
-            let address = self.addresses.nth(band + spread(random, guess) % dynamic);
+            let address = range.nth(band + spread(random, guess) % dynamic);
             if self.read(&address_key(&address.to_string())).await?.is_none() {
-                return Ok(address);
+                return Ok(Some(address));
             }
         }
         let taken = self.list(ADDRESSES, None).await.map_err(unavailable)?.0;
@@ -161,11 +186,10 @@ impl Pool {
             taken.iter().filter_map(|item| item.key.strip_prefix(ADDRESSES)).collect();
         let taken: std::collections::HashSet<&str> = taken.into_iter().collect();
         let above = (0..dynamic).map(|index| band + (random.wrapping_add(index)) % dynamic);
-        above
+        Ok(above
             .chain(0..band)
-            .map(|index| self.addresses.nth(index))
-            .find(|address| !taken.contains(address.to_string().as_str()))
-            .ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))
+            .map(|index| range.nth(index))
+            .find(|address| !taken.contains(address.to_string().as_str())))
     }
 
     /// Takes an address back, if this Service is who holds it.
@@ -272,7 +296,7 @@ impl Pool {
         let (records, _) = self.list(ADDRESSES, Some(revision)).await?;
         for record in &records {
             let address = record.key.strip_prefix(ADDRESSES).unwrap_or_default();
-            if holders.remove(address).is_none() {
+            if holders.remove(address).is_none() && is_ours(&record.value) {
                 let txn = Txn::delete(record.key.clone(), record.mod_revision);
                 self.store.transact(txn).await?;
             }
@@ -323,8 +347,17 @@ impl Pool {
     }
 }
 
+/// The IPAddress that says that the Service holds the address, if it does.
+pub fn record(address: &str, service: &Value, now: Time, random: u64) -> Option<Bytes> {
+    let held = addresses(service.at("spec")).contains(&address);
+    held.then(|| address_object(address, service, now, random))
+}
+
 impl Reservation {
-    fn take(&mut self, address: &str, service: &Value, ctx: &Context) {
+    fn take(&mut self, address: &str, range: &Ready, service: &Value, ctx: &Context) {
+        let known = |guard: &&Guard| self.guards.iter().any(|known| known.key == guard.key);
+        let unknown = range.guard.iter().find(|guard| !known(guard)).cloned();
+        self.guards.extend(unknown);
         let key = address_key(address);
         let value = address_object(address, service, ctx.now, ctx.random);
         self.guards.push(Guard { key: key.clone(), expected: 0 });
@@ -415,6 +448,19 @@ fn free_port(range: &Ports, taken: &mut Bitmap, random: u64) -> Result<i64, Prob
     Ok((u64::from(*range.0.start()) + bit) as i64)
 }
 
+fn not_allocated(service: &Value, address: &str, why: &str) -> Status {
+    let detail = format!("failed to allocate IP {address}: {why}");
+    let path = Path::root("spec");
+    let error = FieldError::invalid(path.field("clusterIPs"), json!([address]), detail);
+    Status::invalid("", "Service", service.at("metadata").text("name"), &[error])
+}
+
+/// Other IPAddresses are whose they say they are, and nothing to tidy up.
+fn is_ours(record: &[u8]) -> bool {
+    let record: Value = serde_json::from_slice(record).unwrap_or_default();
+    record.at("metadata").at("labels").text(MANAGED_BY) == MANAGER
+}
+
 fn address_key(address: &str) -> Arc<str> {
     format!("{ADDRESSES}{address}").into()
 }
@@ -431,7 +477,7 @@ fn address_object(address: &str, service: &Value, now: Time, random: u64) -> Byt
             "creationTimestamp": now.to_string(),
             "labels": {
                 "ipaddress.kubernetes.io/ip-family": family,
-                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+                MANAGED_BY: MANAGER,
             },
         },
         "spec": {

@@ -43,6 +43,7 @@ mod write;
 pub use list::List;
 pub use object::{decode, encode};
 pub use render::{Renderer, protobuf};
+pub use seed::Completed;
 pub use select::Selection;
 
 /// The kinds that are served, over one cache.

@@ -226,6 +226,7 @@ impl Server {
         } = self;
         let range = options.service_cluster_ip_range;
         let kept = bootstrap::built_in::keep(&router, &registry, range, &clock);
+        let recorded = registry.keep_addresses();
         let told = dangling::keep(&router, &registry, &clock);
         let url = format!("https://{}", SocketAddr::new(options.local(), address.port()));
         let most = descriptors::room(options.max_connections);
@@ -238,6 +239,7 @@ impl Server {
             () = &mut accepting => return,
             () = renewal => {}
             () = kept => {}
+            () = recorded => {}
             () = told => {}
         }
         serving.fail();

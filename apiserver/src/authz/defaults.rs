@@ -9,7 +9,7 @@ use proto::{
 use serde_json::{Value, json};
 
 use super::rule;
-use crate::kinds::lens::Lens;
+use crate::{kinds::lens::Lens, registry::Completed};
 
 static TEXT: &str = include_str!("defaults.txt");
 
@@ -66,12 +66,15 @@ pub fn node_rules() -> &'static [PolicyRule] {
     })
 }
 
-/// What `existing` lacks of a default of the same name, added to it; `None` where it lacks nothing
-/// or wants to be left alone. A changed roleRef stays: only a new binding could name another role.
-pub fn completed(default: &Value, existing: &Value) -> Option<Value> {
+/// What `existing` lacks of a default of the same name, added to it, unless it wants to be left
+/// alone. What a binding binds may not change: one that binds another role is made anew.
+pub fn completed(default: &Value, existing: &Value) -> Completed {
     let annotations = existing.at("metadata").at("annotations");
     if annotations.text(AUTOUPDATE) == "false" {
-        return None;
+        return Completed::Keep;
+    }
+    if default.at("roleRef") != existing.at("roleRef") {
+        return Completed::Replace;
     }
     let mut object = existing.clone();
     let metadata = object.section("metadata");
@@ -93,7 +96,10 @@ pub fn completed(default: &Value, existing: &Value) -> Option<Value> {
     let missing = default.items("subjects").iter();
     let missing = missing.filter(|subject| !existing.items("subjects").contains(subject));
     append(&mut object, "subjects", missing.cloned());
-    (object != *existing).then_some(object)
+    match object == *existing {
+        true => Completed::Keep,
+        false => Completed::Write(object),
+    }
 }
 
 fn append(object: &mut Value, field: &str, more: impl Iterator<Item = Value>) {
@@ -243,12 +249,31 @@ mod tests {
         let list = json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]});
         let all = json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]});
         let default = role(json!([get, list]), "true");
+        use Completed::{Keep, Replace, Write};
         let cases = [
-            (role(json!([get, list]), "true"), None),
-            (role(json!([all]), "true"), None),
-            (role(json!([get]), "false"), None),
-            (role(json!([get]), "true"), Some(role(json!([get, list]), "true"))),
-            (role(json!([all, get]), "true"), None),
+            (role(json!([get, list]), "true"), Keep),
+            (role(json!([all]), "true"), Keep),
+            (role(json!([get]), "false"), Keep),
+            (role(json!([get]), "true"), Write(role(json!([get, list]), "true"))),
+            (role(json!([all, get]), "true"), Keep),
+        ];
+        for (existing, expected) in cases {
+            assert_eq!(completed(&default, &existing), expected, "{existing}");
+        }
+        let bound = |role: &str, subjects: Value, update: &str| {
+            let mut it = json!({"metadata": {"name": "b", "annotations": {AUTOUPDATE: update}},
+                "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role}});
+            it["subjects"] = subjects;
+            it
+        };
+        let (one, two) = (subject("User one"), subject("Group two"));
+        let default = bound("r", json!([one]), "true");
+        let cases = [
+            (bound("r", json!([one]), "true"), Keep),
+            (bound("r", json!([two, one]), "true"), Keep),
+            (bound("r", json!([two]), "true"), Write(bound("r", json!([two, one]), "true"))),
+            (bound("other", json!([one]), "true"), Replace),
+            (bound("other", json!([one]), "false"), Keep),
         ];
         for (existing, expected) in cases {
             assert_eq!(completed(&default, &existing), expected, "{existing}");

@@ -31,9 +31,9 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const MAX_ENDPOINTS: usize = 100;
 
 /// Family and ports: what the endpoints of one slice have in common.
-type Group = (&'static str, Vec<PortKey>);
+pub(crate) type Group = (&'static str, Vec<PortKey>);
 /// Name, protocol, number, application protocol: comparable.
-type PortKey = (String, String, i32, Option<String>);
+pub(crate) type PortKey = (String, String, i32, Option<String>);
 
 impl Controller for EndpointSlices {
     type Object = Service;
@@ -226,7 +226,8 @@ fn endpoint(
     Some((ports, endpoint))
 }
 
-fn keys(ports: &[EndpointPort]) -> Vec<PortKey> {
+/// The ports of a slice, to be compared.
+pub(crate) fn keys(ports: &[EndpointPort]) -> Vec<PortKey> {
     let key = |port: &EndpointPort| {
         (
             port.name.clone().unwrap_or_default(),
@@ -241,7 +242,7 @@ fn keys(ports: &[EndpointPort]) -> Vec<PortKey> {
 }
 
 /// The name is written even when it is empty.
-fn port((name, protocol, number, application): &PortKey) -> serde_json::Value {
+pub(crate) fn port((name, protocol, number, application): &PortKey) -> serde_json::Value {
     let mut port = json!({ "name": name, "protocol": protocol, "port": number });
     if let Some(application) = application {
         port["appProtocol"] = application.as_str().into();

@@ -9,6 +9,7 @@ pub mod deployment;
 pub mod discovery;
 pub mod disruption;
 pub mod endpoint_slice;
+pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 mod execute;
 pub mod garbage_collector;
@@ -23,6 +24,7 @@ pub mod replica_set;
 pub mod root_ca;
 pub mod run;
 pub mod service_account;
+pub mod service_cidr;
 pub mod storage_protection;
 pub mod taint_eviction;
 pub mod view;
@@ -38,6 +40,7 @@ use crate::cluster_role::Aggregation;
 use crate::deployment::Deployments;
 use crate::disruption::Disruption;
 use crate::endpoint_slice::EndpointSlices;
+use crate::endpoint_slice_mirroring::EndpointSliceMirroring;
 use crate::endpoints::EndpointsOfServices;
 use crate::load_balancer::LoadBalancers;
 use crate::node_lifecycle::NodeLifecycle;
@@ -48,6 +51,7 @@ use crate::replica_set::ReplicaSets;
 use crate::root_ca::RootCa;
 use crate::run::{Controller, Setup};
 use crate::service_account::ServiceAccounts;
+use crate::service_cidr::ServiceCidrs;
 use crate::storage_protection::{ClaimProtection, VolumeProtection};
 use crate::taint_eviction::TaintEviction;
 
@@ -88,6 +92,8 @@ static CONTROLLERS: &[Start] = &[
     (Disruption::NAME, |_, setup| Ok(start(Disruption, setup))),
     (EndpointSlices::NAME, |_, setup| Ok(start(EndpointSlices, setup))),
     (EndpointsOfServices::NAME, |_, setup| Ok(start(EndpointsOfServices, setup))),
+    (EndpointSliceMirroring::NAME, |_, setup| Ok(start(EndpointSliceMirroring, setup))),
+    (ServiceCidrs::NAME, |_, setup| Ok(start(ServiceCidrs, setup))),
     (Aggregation::NAME, |_, setup| Ok(start(Aggregation, setup))),
     (ServiceAccounts::NAME, |_, setup| Ok(start(ServiceAccounts, setup))),
     (Quotas::NAME, |_, setup| Ok(start(Quotas, setup))),

@@ -22,6 +22,7 @@ pub mod scaled;
 pub mod secret;
 pub mod service;
 pub mod service_account;
+pub mod service_cidr;
 
 use std::collections::BTreeMap;
 

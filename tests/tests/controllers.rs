@@ -30,6 +30,7 @@ use proto::view::pod::Pod;
 use proto::view::replica_set::ReplicaSet;
 use proto::view::service::Service as KubeService;
 use proto::view::service_account::ServiceAccount;
+use proto::view::service_cidr::ServiceCidr;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -369,6 +370,63 @@ async fn rollouts_are_undone_paused_and_reported() {
         "{messages:?}"
     );
     assert!(messages.iter().any(|text| text.starts_with("Created pod: web-")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_by_hand_become_slices() {
+    let rig = Rig::new(4, 1).await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "by-hand"},
+        "spec": {"ports": [{"name": "example", "port": 80}]}});
+    rig.client.create::<KubeService>("default", &service).await.unwrap();
+    let subsets = |ip: &str| json!([{"addresses": [{"ip": ip}], "ports": [{"port": 80}]}]);
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "by-hand"}, "subsets": subsets("10.1.2.3")});
+    rig.client.create::<Endpoints>("default", &endpoints).await.unwrap();
+    let mirrored = || -> Vec<String> {
+        let slices = rig.all::<EndpointSlice>().into_iter();
+        let slices = slices.filter(|slice| slice.service() == "by-hand");
+        let shown = |slice: Arc<client::Entry<EndpointSlice>>| {
+            let ips = slice.endpoints.iter().flat_map(|endpoint| endpoint.addresses.clone());
+            let ports = slice.ports.iter().filter_map(|port| port.port);
+            format!("{:?} {:?}", ips.collect::<Vec<_>>(), ports.collect::<Vec<_>>())
+        };
+        slices.map(shown).collect()
+    };
+    rig.until("a slice", || mirrored() == ["[\"10.1.2.3\"] [80]"]).await;
+    let patch = Patch::Merge(json!({ "subsets": subsets("10.2.3.4") }));
+    rig.client.patch::<Endpoints>("default", "by-hand", "", &patch).await.unwrap();
+    rig.until("the change", || mirrored() == ["[\"10.2.3.4\"] [80]"]).await;
+    let any = DeleteOptions::default();
+    rig.client.delete::<Endpoints>("default", "by-hand", &any).await.unwrap();
+    rig.until("no slice", || mirrored().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn service_networks_in_use_stay() {
+    let rig = Rig::new(5, 1).await;
+    let cidrs = rig.informers.of::<ServiceCidr>();
+    let ready = |name: &str| {
+        let cidr = cidrs.get("", name)?;
+        let ready = proto::view::Condition::find(&cidr.status.conditions, "Ready")?;
+        let held = cidr.metadata.finalizers.len();
+        Some(format!("{} {} {held}", ready.status, ready.reason))
+    };
+    let is = |name: &str, said: &str| ready(name).as_deref() == Some(said);
+    rig.until("the first network", || is("kubernetes", "True  1")).await;
+    let more = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "more"}, "spec": {"cidrs": ["203.0.113.0/24"]}});
+    rig.client.create::<ServiceCidr>("", &more).await.unwrap();
+    rig.until("another", || is("more", "True  1")).await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "there"},
+        "spec": {"clusterIP": "203.0.113.10", "ports": [{"port": 80}]}});
+    rig.client.create::<KubeService>("default", &service).await.unwrap();
+    let any = DeleteOptions::default();
+    rig.client.delete::<ServiceCidr>("", "more", &any).await.unwrap();
+    rig.until("why it stays", || is("more", "False Terminating 1")).await;
+    rig.clock.sleep(Duration::from_secs(60)).await;
+    assert!(is("more", "False Terminating 1"));
+    rig.client.delete::<KubeService>("default", "there", &any).await.unwrap();
+    rig.until("its end", || cidrs.get("", "more").is_none()).await;
 }
 
 #[tokio::test(start_paused = true)]

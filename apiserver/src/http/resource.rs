@@ -224,7 +224,7 @@ fn find<'a>(api: &'a Api, path: &ResourcePath, verb: &str) -> Result<&'a Arc<Kin
     let row = kind.row;
     let everywhere = path.namespace.is_empty() && path.name.is_empty();
     let scoped = match row.namespaced {
-        true => !path.namespace.is_empty() || (everywhere && verb != "create"),
+        true => !path.namespace.is_empty() || everywhere && matches!(verb, "list" | "watch"),
         false => path.namespace.is_empty(),
     };
     if !scoped && everywhere {

@@ -23,9 +23,8 @@ pub struct Ingress;
 pub struct IngressClass;
 
 impl Strategy for Ingress {
-    /// Annotations too: controllers are configured by them.
     fn counted(&self) -> &'static [&'static str] {
-        &["/spec", "/metadata/annotations"]
+        &["/spec"]
     }
 
     fn prepare_create(&self, new: &mut Value, ctx: &Context) {

@@ -20,6 +20,10 @@ const TYPES: [&str; 3] = ["Pod", "Container", "PersistentVolumeClaim"];
 pub struct LimitRange;
 
 impl Strategy for LimitRange {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     /// Of containers: the limit is the maximum, the request the limit, else the minimum.
     fn default(&self, object: &mut Value) {
         for limit in object.section("spec").items_mut("limits") {

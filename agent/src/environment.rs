@@ -14,8 +14,9 @@ use crate::pod::{Container, EnvVar, KeyRef, Pod};
 pub struct Sources {
     pub config_maps: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
     pub secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
-    /// ServiceAccount tokens of the pod, by audience and asked life in seconds.
-    pub tokens: BTreeMap<(String, i64), Vec<u8>>,
+    /// ServiceAccount tokens of the pod, by audience and asked life in seconds, or why there is
+    /// none.
+    pub tokens: BTreeMap<(String, i64), Result<Vec<u8>, String>>,
 }
 
 /// The container cannot be made as it is written; the sentence is its waiting message

@@ -142,7 +142,7 @@ impl Shared {
         let recorder =
             Recorder::new(client.clone(), clock.clone(), rng.clone(), "kubelet", "simulated");
         Shared {
-            objects: Objects::new(client.clone(), clock.clone()),
+            objects: Objects::new(client.clone(), clock.clone()).without_volumes(),
             events: Events::warnings_only(recorder),
             client,
             informers: informers.clone(),

@@ -37,6 +37,8 @@ pub enum Error {
 
 #[derive(Debug, thiserror::Error)]
 pub enum SetUpError {
+    #[error("failed to fetch token: {0}")]
+    Token(String),
     #[error("{kind} {name:?} not found")]
     Missing { kind: &'static str, name: String },
     #[error("references non-existent {kind} key: {key}")]

@@ -17,7 +17,7 @@ use crate::cri::{PodId, Runtime};
 use crate::downward::Facts;
 use crate::events::{Events, WARNING};
 use crate::observed::Observed;
-use crate::plan::{Memory, Plan, cleanup, plan};
+use crate::plan::{Memory, Plan, cleanup, finished, plan};
 use crate::pod::{Pod, PodStatus};
 use crate::probe::{Prober, Probes};
 use crate::report::{Host, report};
@@ -148,7 +148,18 @@ impl Worker {
                 let same = self.memory.terminating.filter(|(grace, _)| *grace == pod.grace());
                 self.memory.terminating = same.or(Some((pod.grace(), now)));
             }
-            watched.follow(&self.context.objects, &pod, &self.wake);
+            let over = pod.deleting() || finished(&pod, &observed, now).is_some();
+            if over && observed.running().next().is_none() {
+                // Nothing reads any of it any more.
+                watched = objects::Watched::default();
+            } else {
+                watched.follow(&self.context.objects, &pod, &self.wake);
+            }
+            let changed = watched.take_changed() | std::mem::take(&mut self.relabelled);
+            if let Some(failure) = self.memory.setup.as_mut().filter(|_| changed) {
+                // What was missing may be there now.
+                failure.retry_at = now;
+            }
             self.memory.health = probes.follow(&pod, &observed);
             let plan = plan(&pod, &observed, &self.memory, now);
             let status = self.report(&pod, &observed, &plan, now);
@@ -156,7 +167,6 @@ impl Worker {
                 publisher.status(&pod, &status);
                 self.status = Some(status);
             }
-            let changed = watched.take_changed() | std::mem::take(&mut self.relabelled);
             if changed && self.memory.mounted {
                 self.remount(&pod, &observed, &watched).await;
             }

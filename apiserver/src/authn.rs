@@ -16,6 +16,7 @@ use crate::registry::Registry;
 
 mod bootstrap_token;
 pub mod keys;
+mod legacy_token;
 mod oidc;
 mod options;
 pub mod service_account;
@@ -155,6 +156,11 @@ impl Authenticator {
             }
             claims.check(registry, now).await.map_err(Some)?;
             return Ok(Proof { user: Arc::new(authenticated(claims.user())), audiences });
+        }
+        if issuer == legacy_token::ISSUER {
+            let claims: legacy_token::Claims = self.keys.verify(token).map_err(|_| None)?;
+            claims.check(token, registry).await.map_err(Some)?;
+            return proof(Arc::new(authenticated(claims.user())), common);
         }
         match &self.oidc {
             Some(oidc) if oidc.issuer() == issuer => {

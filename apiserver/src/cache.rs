@@ -18,14 +18,16 @@
 //! - writes: `cache.transact(Txn::create(key, bytes))` and then `kind.get` for the answer's bytes,
 //!   or `kind.get_at(key, revision)`, which cannot be overtaken by another write.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::Clock;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::store::encrypted::is_sealed;
 use crate::store::history::{self, History};
 use crate::store::{
     self, Change as Stored, Outcome, Range, Revision, Sink, Store, StoreError, Txn, Watch,
@@ -82,6 +84,8 @@ struct Shared {
     kinds: HashMap<String, Arc<KindCache>>,
     /// The highest revision of which every kind holds all changes.
     progress: Arc<watch::Sender<Revision>>,
+    /// Until the cache is full: the keys of values that nobody can read.
+    sealed: Mutex<Option<BTreeSet<Arc<str>>>>,
 }
 
 impl Cache {
@@ -96,7 +100,8 @@ impl Cache {
         let kinds = KindSpec::merge(specs)
             .map(|spec| (spec.storage.clone(), Arc::new(KindCache::new(spec, progress.clone()))))
             .collect();
-        let shared = Arc::new(Shared { store, clock, kinds, progress });
+        let sealed = Mutex::new(Some(BTreeSet::new()));
+        let shared = Arc::new(Shared { store, clock, kinds, progress, sealed });
         let (watch, now) = shared.fill().await?;
         let feed = tokio::spawn(follow(shared.clone(), watch));
         let written = shared.progress.subscribe();
@@ -105,6 +110,7 @@ impl Cache {
         let tasks = Tasks([feed.abort_handle(), keep.abort_handle()]);
         let cache = Self { shared, _tasks: Arc::new(tasks) };
         cache.reach(now).await?;
+        cache.shared.refuse_sealed().await?;
         Ok(cache)
     }
 
@@ -227,7 +233,8 @@ impl Shared {
         let range = Range { prefix: ROOT, at: Some(revision), after: None, limit: PAGE };
         list(&*self.store, range, |item| {
             if let Some(kind) = self.kind_of(&item.key) {
-                loaded.entry(kind.storage()).or_default().extend(kind.entry(item));
+                let entry = self.entry(kind, item);
+                loaded.entry(kind.storage()).or_default().extend(entry);
             }
         })
         .await?;
@@ -236,6 +243,30 @@ impl Shared {
         }
         self.progress
             .send_if_modified(|seen| std::mem::replace(seen, revision.max(*seen)) < revision);
+        Ok(())
+    }
+
+    /// As [`KindCache::entry`]; remembers what is sealed.
+    fn entry(&self, kind: &KindCache, item: store::KeyValue) -> Option<Arc<Entry>> {
+        if is_sealed(&item.value)
+            && let Some(keys) = &mut *self.sealed.lock()
+        {
+            keys.insert(item.key.clone());
+            return None;
+        }
+        kind.entry(item)
+    }
+
+    /// Fails where a value of now is sealed, not only one of the past: who cannot read what is
+    /// stored must not answer that it is not there.
+    async fn refuse_sealed(&self) -> Result<(), StoreError> {
+        let keys = self.sealed.lock().take().unwrap_or_default();
+        for key in keys {
+            let value = self.store.get(&key, None).await?.value;
+            if value.is_some_and(|item| is_sealed(&item.value)) {
+                return Err(StoreError::Sealed { key: key.to_string() });
+            }
+        }
         Ok(())
     }
 
@@ -272,7 +303,7 @@ impl Shared {
             let changes = rest.extract_if(.., |(other, _)| Arc::ptr_eq(kind, other));
             kind.apply(changes.filter_map(|(_, event)| {
                 let new = match &event.change {
-                    Stored::Put(item) => Some(kind.entry(item.clone())?),
+                    Stored::Put(item) => Some(self.entry(kind, item.clone())?),
                     Stored::Delete(_) => None,
                 };
                 Some((event.key.clone(), event.revision, new))

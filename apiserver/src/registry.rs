@@ -271,6 +271,7 @@ pub fn store_status(error: StoreError) -> Status {
         | StoreError::Exists { .. }
         | StoreError::Locked { .. }
         | StoreError::Foreign { .. }
+        | StoreError::Sealed { .. }
         | StoreError::Corrupt { .. } => Status::internal("the store cannot be used"),
     }
 }

@@ -265,6 +265,11 @@ pub enum StoreError {
     Locked { path: String },
     #[error("{path} is not a store of this version")]
     Foreign { path: String },
+    #[error(
+        "{key} is encrypted in the store, and no encryption configuration says how to read it: \
+         --encryption-provider-config must name the one it was written with"
+    )]
+    Sealed { key: String },
     #[error("the store is damaged: {what}")]
     Corrupt { what: String },
     #[error("{operation}: the store is not available")]

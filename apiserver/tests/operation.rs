@@ -216,6 +216,31 @@ fn encryption(folder: &Path, keys: &[&str]) -> String {
     format!("--encryption-provider-config={}", path.display())
 }
 
+/// New values are left as they are, old ones are read.
+fn decryption(folder: &Path, key: &str) -> String {
+    let flag = encryption(folder, &[key]);
+    let path = folder.join("encryption.yaml");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["resources"][0]["providers"].as_array_mut().unwrap().reverse();
+    std::fs::write(&path, config.to_string()).unwrap();
+    flag
+}
+
+/// Why the server does not start.
+async fn refusal(folder: &Path, flags: &[&str]) -> String {
+    let folder = folder.display().to_string();
+    let line = [&["", "--secure-port=0", "--data-dir", &folder], flags].concat();
+    let options = Flags::parse_from(line).options;
+    loop {
+        let options = options.clone();
+        let failed = Server::start(options, Clock::system(), Rng::from_os()).await.err().unwrap();
+        if !matches!(failed, ServerError::Store(StoreError::Locked { .. })) {
+            return client::error::chain(&failed);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
 fn on_file(folder: &Path, text: &str) -> bool {
     let bytes = std::fs::read(folder.join("store.redb")).unwrap();
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
@@ -267,19 +292,39 @@ async fn a_key_that_is_gone_keeps_the_server_from_starting() {
     let secret = json!({"metadata": {"name": "s"}, "data": {"a": "YQ=="}});
     assert_eq!(send(&server.router(), &format!("POST {SECRETS}"), secret).await.0, 201);
     drop(server);
-    let other = encryption(folder, &["other"]);
-    let path = folder.display().to_string();
-    let options = Flags::parse_from(["", "--secure-port=0", "--data-dir", &path, &other]).options;
-    let failed = loop {
-        let options = options.clone();
-        let failed = Server::start(options, Clock::system(), Rng::from_os()).await.err().unwrap();
-        if !matches!(failed, ServerError::Store(StoreError::Locked { .. })) {
-            break failed;
-        }
-        tokio::task::yield_now().await;
-    };
-    let said = client::error::chain(&failed);
+    let said = refusal(folder, &[&encryption(folder, &["other"])]).await;
     assert!(said.contains("/registry/secrets/default/s is encrypted with a key"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_encrypted_is_not_met_without_a_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let server = on_disk(folder, &[&encryption(folder, &["one"])]).await;
+    let secret = json!({"metadata": {"name": "s"}, "data": {"a": "YQ=="}});
+    let line = format!("POST {SECRETS}");
+    assert_eq!(send(&server.router(), &line, secret.clone()).await.0, 201);
+    drop(server);
+    let said = refusal(folder, &[]).await;
+    let expected = "opening the store: /registry/secrets/default/s is encrypted in the store, and \
+                    no encryption configuration says how to read it: --encryption-provider-config \
+                    must name the one it was written with";
+    assert_eq!(said, expected);
+    // Nor with one that speaks of other kinds.
+    let elsewhere = encryption(folder, &["one"]);
+    let path = folder.join("encryption.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("\"secrets\"", "\"configmaps\"")).unwrap();
+    assert_eq!(refusal(folder, &[&elsewhere]).await, expected);
+    // Written again as it is, it is no one's secret any more, though the past still has one.
+    let server = on_disk(folder, &[&decryption(folder, "one")]).await;
+    let line = format!("PUT {SECRETS}/s");
+    assert_eq!(send(&server.router(), &line, secret.clone()).await.0, 200);
+    drop(server);
+    let server = on_disk(folder, &[]).await;
+    let (code, body) = send(&server.router(), &format!("GET {SECRETS}/s"), Value::Null).await;
+    let read: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((code, &read["data"]), (200, &secret["data"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

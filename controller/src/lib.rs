@@ -24,6 +24,7 @@ pub mod replica_set;
 pub mod root_ca;
 pub mod run;
 pub mod service_account;
+pub mod service_account_token;
 pub mod service_cidr;
 pub mod storage_protection;
 pub mod taint_eviction;
@@ -51,6 +52,7 @@ use crate::replica_set::ReplicaSets;
 use crate::root_ca::RootCa;
 use crate::run::{Controller, Setup};
 use crate::service_account::ServiceAccounts;
+use crate::service_account_token::{KeyError, SigningKey, TokenSecrets};
 use crate::service_cidr::ServiceCidrs;
 use crate::storage_protection::{ClaimProtection, VolumeProtection};
 use crate::taint_eviction::TaintEviction;
@@ -65,6 +67,8 @@ pub enum RunError {
     Controllers { source: UnknownController },
     #[error("cannot read {path}, the certificate authority to publish")]
     RootCa { path: PathBuf, source: std::io::Error },
+    #[error("preparing to sign tokens")]
+    TokenKey(#[from] KeyError),
     #[error("preparing to sign certificates")]
     Authority(#[from] AuthorityError),
     #[error("another copy may be at work")]
@@ -100,10 +104,14 @@ static CONTROLLERS: &[Start] = &[
     (ClaimProtection::NAME, |_, setup| Ok(start(ClaimProtection, setup))),
     (VolumeProtection::NAME, |_, setup| Ok(start(VolumeProtection, setup))),
     (RootCa::NAME, |options, setup| {
-        let Some(path) = &options.root_ca_file else { return Ok(None) };
-        let certificates = std::fs::read_to_string(path)
-            .map_err(|source| RunError::RootCa { path: path.clone(), source })?;
+        let Some(certificates) = root_ca(options)? else { return Ok(None) };
         Ok(start(RootCa { certificates }, setup))
+    }),
+    (TokenSecrets::NAME, |options, setup| {
+        let Some(path) = &options.service_account_private_key_file else { return Ok(None) };
+        let key = SigningKey::open(path)?;
+        let root_ca = root_ca(options)?.unwrap_or_default();
+        Ok(start(TokenSecrets { key, root_ca }, setup))
     }),
     (Approver::NAME, |_, setup| Ok(start(Approver, setup))),
     (SignerController::NAME, |options, setup| {
@@ -124,6 +132,16 @@ static CONTROLLERS: &[Start] = &[
 
 fn start<C: Controller>(controller: C, setup: Setup) -> Option<Task> {
     Some(Box::pin(run::run(controller, setup)))
+}
+
+/// PEM.
+fn root_ca(options: &Options) -> Result<Option<String>, RunError> {
+    let path = options.root_ca_file.as_ref();
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path)
+            .map_err(|source| RunError::RootCa { path: path.clone(), source })
+    };
+    path.map(read).transpose()
 }
 
 /// Runs the controllers until `shutdown`; with leader election only while leading.

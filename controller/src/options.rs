@@ -30,6 +30,10 @@ pub struct Options {
     /// Publish this certificate authority to every namespace as ConfigMap kube-root-ca.crt.
     #[arg(long, value_name = "FILE")]
     pub root_ca_file: Option<PathBuf>,
+    /// The private key that signs the tokens in Secrets of type
+    /// kubernetes.io/service-account-token.
+    #[arg(long, value_name = "FILE")]
+    pub service_account_private_key_file: Option<PathBuf>,
     /// The authority that signs certificates of nodes and of the API's clients.
     #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
     pub cluster_signing_cert_file: Option<PathBuf>,
@@ -55,6 +59,7 @@ impl Default for Options {
             leader_elect: true,
             load_balancer_cidr: None,
             root_ca_file: None,
+            service_account_private_key_file: None,
             cluster_signing_cert_file: None,
             cluster_signing_key_file: None,
             cluster_signing_duration: Duration::from_secs(365 * 24 * 3600),

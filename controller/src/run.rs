@@ -24,6 +24,8 @@ pub trait Controller: Send + Sync + 'static {
 
     /// Also the name under which `--controllers` knows it.
     const NAME: &'static str;
+    /// A field selector of the objects that it looks after; the others it never meets.
+    const SELECTOR: &'static str = "";
     /// How many objects are looked after at once.
     const WORKERS: usize = 5;
 
@@ -242,7 +244,11 @@ fn selecting<O: Object>(
 /// Runs a controller until the future is dropped.
 pub async fn run<C: Controller>(controller: C, setup: Setup) {
     let mut watches = Watches::<C::Object>::new(setup.informers.clone());
-    watches.maps::<C::Object>(|change, _| vec![change.key.clone()]);
+    let itself = |change: &Change<C::Object>, _: &View| vec![change.key.clone()];
+    match C::SELECTOR {
+        "" => watches.maps::<C::Object>(itself),
+        selector => watches.filtered::<C::Object>(selector, itself),
+    };
     C::watches(&mut watches);
     let Watches { mut view, triggers, synced, .. } = watches;
     view.start(setup.clock.now());

@@ -30,6 +30,7 @@ transcripts! {
     nodes: 3 nodes,
     rollout: 3 nodes,
     serve: 0 nodes,
+    tokens: 0 nodes,
 }
 
 /// Every resource that the server names is as Kubernetes has it, down to its verbs.

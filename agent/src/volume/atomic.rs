@@ -11,7 +11,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::payload::Payload;
+use super::payload::{File, Payload};
 
 /// Makes `dir`, which exists, hold exactly `payload`. With a group, the files are its, and it may
 /// read them.
@@ -55,8 +55,8 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<()
 fn version(payload: &Payload, group: Option<u32>) -> String {
     let mut hash = Sha256::new();
     hash.update(format!("{group:?}"));
-    for (path, (content, mode)) in payload {
-        hash.update(format!("{path}\0{mode}\0{}\0", content.len()));
+    for (path, File { content, mode, owner }) in payload {
+        hash.update(format!("{path}\0{mode}\0{owner:?}\0{}\0", content.len()));
         hash.update(content);
     }
     format!("..{}", hex::encode(&hash.finalize()[..12]))
@@ -68,14 +68,14 @@ fn fill(folder: &Path, payload: &Payload, group: Option<u32>) -> io::Result<()> 
         fs::set_permissions(path, fs::Permissions::from_mode(0o755))
     };
     make(folder)?;
-    for (path, (content, mode)) in payload {
+    for (path, File { content, mode, owner }) in payload {
         let file = folder.join(path);
         if let Some(parent) = file.parent() {
             make(parent)?;
         }
         fs::write(&file, content)?;
-        if let Some(group) = group {
-            std::os::unix::fs::chown(&file, None, Some(group))?;
+        if owner.is_some() || group.is_some() {
+            std::os::unix::fs::chown(&file, *owner, group)?;
         }
         let mode = if group.is_some() { mode | 0o440 } else { *mode };
         fs::set_permissions(&file, fs::Permissions::from_mode(mode))?;
@@ -95,8 +95,9 @@ mod tests {
     use super::*;
 
     fn payload(files: &[(&str, &str)]) -> Payload {
-        let file =
-            |(path, text): &(&str, &str)| (path.to_string(), (text.as_bytes().to_vec(), 0o640));
+        let file = |(path, text): &(&str, &str)| {
+            (path.to_string(), File::new(text.as_bytes().to_vec(), 0o640))
+        };
         files.iter().map(file).collect()
     }
 

@@ -8,8 +8,16 @@ use crate::environment::Sources;
 use crate::pod::volume::{Files, Item, Token};
 use crate::pod::{Pod, VolumeSource};
 
-/// Content and mode by path within the volume.
-pub type Payload = BTreeMap<String, (Vec<u8>, u32)>;
+/// Files by path within the volume.
+pub type Payload = BTreeMap<String, File>;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct File {
+    pub content: Vec<u8>,
+    pub mode: u32,
+    /// A user other than root.
+    pub owner: Option<u32>,
+}
 
 const DEFAULT_MODE: u32 = 0o644;
 
@@ -58,14 +66,15 @@ fn one(
         };
     };
     if files.items.is_empty() {
-        let all = data.iter().map(|(key, value)| (key.clone(), (value.clone(), mode)));
+        let all = data.iter().map(|(key, value)| (key.clone(), File::new(value.clone(), mode)));
         return Ok(Some(all.collect()));
     }
     let mut payload = Payload::new();
     for item in &files.items {
         match data.get(&item.key) {
             Some(value) => {
-                payload.insert(path(item)?, (value.clone(), item.mode.unwrap_or(mode)));
+                let file = File::new(value.clone(), item.mode.unwrap_or(mode));
+                payload.insert(path(item)?, file);
             }
             None if files.optional => {}
             None => return Err(SetUpError::Key { kind, key: item.key.clone() }),
@@ -74,7 +83,7 @@ fn one(
     Ok(Some(payload))
 }
 
-/// With a group of the pod's own the token is nobody else's to read.
+/// With a group or a user of the pod's own the token is nobody else's to read.
 fn token(
     wanted: &Token,
     mode: Option<u32>,
@@ -86,9 +95,21 @@ fn token(
         kind: "token",
         name: pod.spec.service_account_name.clone(),
     })?;
-    let grouped = pod.spec.security_context.fs_group.is_some();
-    let mode = if grouped { 0o600 } else { mode.unwrap_or(DEFAULT_MODE) };
-    Ok(Payload::from([(inside(&wanted.path)?, (content.clone(), mode))]))
+    let content = content.clone().map_err(SetUpError::Token)?;
+    let owner = only_user(pod);
+    let private = owner.is_some() || pod.spec.security_context.fs_group.is_some();
+    let mode = if private { 0o600 } else { mode.unwrap_or(DEFAULT_MODE) };
+    Ok(Payload::from([(inside(&wanted.path)?, File { content, mode, owner })]))
+}
+
+/// The user as whom all containers run, where they say so.
+fn only_user(pod: &Pod) -> Option<u32> {
+    let of_pod = pod.spec.security_context.run_as_user;
+    let containers = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+    let mut users = containers.map(|one| one.security_context.run_as_user.or(of_pod));
+    let first = users.next()??;
+    let same = users.all(|user| user == Some(first));
+    u32::try_from(first).ok().filter(|_| same)
 }
 
 fn downward(
@@ -105,7 +126,8 @@ fn downward(
             (None, Some(reference)) => resource(pod, None, reference, facts)?,
             (None, None) => continue,
         };
-        payload.insert(path(item)?, (value.into_bytes(), item.mode.unwrap_or(mode)));
+        let file = File::new(value.into_bytes(), item.mode.unwrap_or(mode));
+        payload.insert(path(item)?, file);
     }
     Ok(payload)
 }
@@ -123,6 +145,12 @@ fn inside(path: &str) -> Result<String, SetUpError> {
     if bad { Err(SetUpError::Path(path.into())) } else { Ok(path.into()) }
 }
 
+impl File {
+    pub fn new(content: Vec<u8>, mode: u32) -> File {
+        File { content, mode, owner: None }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -137,11 +165,13 @@ mod tests {
         let data = [("k".to_string(), b"v".to_vec()), ("l".to_string(), b"w".to_vec())];
         sources.config_maps.insert("cm".into(), data.clone().into());
         sources.secrets.insert("s".into(), data.into());
-        sources.tokens.insert((String::new(), 600), b"jwt".to_vec());
+        sources.tokens.insert((String::new(), 600), Ok(b"jwt".to_vec()));
+        let gone = "serviceaccounts \"robot\" not found".to_string();
+        sources.tokens.insert(("gone".into(), 600), Err(gone));
         let source = Volume::new("x", source).source().unwrap();
         match payload(&source, &pod, &Facts::default(), &sources) {
             Ok(Some(files)) => {
-                let file = |(path, (content, mode)): (&String, &(Vec<u8>, u32))| {
+                let file = |(path, File { content, mode, .. }): (&String, &File)| {
                     format!("{path}={} {mode:o}", String::from_utf8_lossy(content))
                 };
                 Ok(files.iter().map(file).collect::<Vec<_>>().join(", "))
@@ -189,6 +219,11 @@ mod tests {
                 Err("token \"\" not found"),
             ),
             (
+                json!({"projected": {"sources": [{"serviceAccountToken":
+                    {"path": "t", "audience": "gone", "expirationSeconds": 600}}]}}),
+                Err("failed to fetch token: serviceaccounts \"robot\" not found"),
+            ),
+            (
                 json!({"projected": {"sources": [{"clusterTrustBundle": {"path": "t"}}]}}),
                 Err(
                     "volumes of type \"projected clusterTrustBundle\" are not supported by this node",
@@ -200,6 +235,35 @@ mod tests {
             let got = made(source.clone());
             let got = got.as_deref().map_err(String::as_str);
             assert_eq!(got, expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn whose_a_token_is() {
+        let group = json!({"fsGroup": 10_000});
+        let user = json!({"runAsUser": 1000});
+        let plain = json!({"name": "c"});
+        let other = json!({"name": "d", "securityContext": {"runAsUser": 1001}});
+        let source = Volume::new(
+            "x",
+            json!({"projected": {"sources": [
+                {"serviceAccountToken": {"path": "t", "expirationSeconds": 600}}]}}),
+        );
+        let mut sources = Sources::default();
+        sources.tokens.insert((String::new(), 600), Ok(b"jwt".to_vec()));
+        for (context, containers, expected) in [
+            (json!({}), vec![&plain], (0o644, None)),
+            (group, vec![&plain], (0o600, None)),
+            (user.clone(), vec![&plain], (0o600, Some(1000))),
+            (user, vec![&plain, &other], (0o644, None)),
+            (json!({}), vec![&other], (0o600, Some(1001))),
+            (json!({}), vec![&plain, &other], (0o644, None)),
+        ] {
+            let spec = json!({"securityContext": context, "containers": containers});
+            let pod: Pod = serde_json::from_value(json!({ "spec": spec })).unwrap();
+            let source = source.source().unwrap();
+            let files = payload(&source, &pod, &Facts::default(), &sources).unwrap().unwrap();
+            assert_eq!((files["t"].mode, files["t"].owner), expected, "{spec}");
         }
     }
 }

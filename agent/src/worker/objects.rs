@@ -28,6 +28,8 @@ pub type Data = BTreeMap<String, Vec<u8>>;
 pub struct Objects {
     client: Client,
     clock: Clock,
+    /// Whether the node mounts volumes.
+    volumes: bool,
     all: Arc<Mutex<HashMap<(Kind, String, String), Weak<Watch>>>>,
 }
 
@@ -75,7 +77,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Objects {
     pub fn new(client: Client, clock: Clock) -> Objects {
-        Objects { client, clock, all: Arc::default() }
+        Objects { client, clock, volumes: true, all: Arc::default() }
+    }
+
+    /// For nodes that mount nothing and so need nothing of what volumes hold.
+    pub fn without_volumes(self) -> Objects {
+        Objects { volumes: false, ..self }
     }
 
     fn watch(&self, kind: Kind, namespace: &str, name: &str) -> Arc<Watch> {
@@ -166,7 +173,7 @@ impl Watch {
 impl Watched {
     /// Watches what the pod refers to, and wakes its worker when any of it changes.
     pub fn follow(&mut self, objects: &Objects, pod: &Pod, wake: &Arc<Notify>) {
-        for (kind, name) in references(pod) {
+        for (kind, name) in references(pod, objects.volumes) {
             let key = (kind, name);
             if self.objects.contains_key(&key) {
                 continue;
@@ -174,7 +181,8 @@ impl Watched {
             let watch = objects.watch(kind, &pod.metadata.namespace, &key.1);
             self.objects.insert(key, watch.woken(wake));
         }
-        for (key, token) in tokens::wanted(pod) {
+        let tokens = if objects.volumes { tokens::wanted(pod) } else { BTreeMap::new() };
+        for (key, token) in tokens {
             let start = || objects.renew(Renewal::new(pod, &token)).woken(wake);
             self.tokens.entry(key).or_insert_with(start);
         }
@@ -207,14 +215,14 @@ impl Watched {
             map.insert(name.clone(), (*data).clone());
         }
         for (key, (_, state)) in &self.tokens {
-            match known(state, clock).await {
+            let token = match known(state, clock).await {
                 Some(State::Present(data)) => {
-                    let token = data.get(tokens::KEY).cloned().unwrap_or_default();
-                    sources.tokens.insert(key.clone(), token);
+                    Ok(data.get(tokens::KEY).cloned().unwrap_or_default())
                 }
-                Some(State::Failed(why)) => return Err(why),
-                _ => return Err("failed to fetch token: timed out".into()),
-            }
+                Some(State::Failed(why)) => Err(why),
+                _ => Err("timed out waiting for the condition".into()),
+            };
+            sources.tokens.insert(key.clone(), token);
         }
         Ok(sources)
     }
@@ -270,9 +278,11 @@ fn decoded(data: &BTreeMap<String, String>) -> impl Iterator<Item = (String, Vec
     data.iter().map(|(key, value)| (key.clone(), STANDARD.decode(value).unwrap_or_default()))
 }
 
-/// The ConfigMaps and Secrets a pod names: in variables, volumes and pull secrets.
-fn references(pod: &Pod) -> Vec<(Kind, String)> {
+/// The ConfigMaps and Secrets a pod names: in variables, pull secrets and, if these count, volumes.
+fn references(pod: &Pod, volumes: bool) -> Vec<(Kind, String)> {
     let mut found = Vec::new();
+    let pulls = pod.spec.image_pull_secrets.iter();
+    found.extend(pulls.map(|reference| (Kind::Secret, reference.name.clone())));
     for container in pod.containers() {
         for from in &container.env_from {
             found.extend(from.config_map_ref.iter().map(|r| (Kind::ConfigMap, r.name.clone())));
@@ -283,6 +293,9 @@ fn references(pod: &Pod) -> Vec<(Kind, String)> {
             found.extend(map.map(|r| (Kind::ConfigMap, r.name.clone())));
             found.extend(source.secret_key_ref.iter().map(|r| (Kind::Secret, r.name.clone())));
         }
+    }
+    if !volumes {
+        return found;
     }
     let mut volume = |source: &VolumeSource| match source {
         VolumeSource::ConfigMap(files) => found.push((Kind::ConfigMap, files.name.clone())),
@@ -296,6 +309,5 @@ fn references(pod: &Pod) -> Vec<(Kind, String)> {
             parts.for_each(|part| volume(&part));
         }
     }
-    found.extend(pod.spec.image_pull_secrets.iter().map(|r| (Kind::Secret, r.name.clone())));
     found
 }

@@ -70,7 +70,7 @@ impl Renewal {
                     tracing::warn!(path = self.path, why, "cannot fetch a token");
                     // The one that is there serves until its end.
                     if end.is_none_or(|end| end <= asked) {
-                        tell.state(State::Failed(format!("failed to fetch token: {why}")));
+                        tell.state(State::Failed(why));
                     }
                     clock.sleep(delay).await;
                     delay = (delay * 2).min(LAST_RETRY);

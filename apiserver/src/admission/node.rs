@@ -12,6 +12,16 @@ use crate::kinds::lens::Lens;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// The fields by which a pod refers to Secrets.
+pub(super) const SECRETS: &[&str] = &[
+    "secret",
+    "secretRef",
+    "secretKeyRef",
+    "imagePullSecrets",
+    "nodePublishSecretRef",
+    "azureFile",
+];
+
 /// A new node takes no pods until its conditions have been seen.
 pub(super) fn taint_new(request: &Request, node: &mut Value) -> Result<bool, Denied> {
     const KEY: &str = "node.kubernetes.io/not-ready";
@@ -122,10 +132,7 @@ impl Scope<'_> {
         self.owner(metadata.items("ownerReferences"))?;
         for (thing, mentioned) in [
             ("a service account", !spec.vacant("serviceAccountName")),
-            (
-                "secrets",
-                mentions(spec, &["secret", "secretRef", "secretKeyRef", "imagePullSecrets"]),
-            ),
+            ("secrets", mentions(spec, SECRETS)),
             ("configmaps", mentions(spec, &["configMap", "configMapRef", "configMapKeyRef"])),
             ("clustertrustbundles", mentions(spec, &["clusterTrustBundle"])),
             ("persistentvolumeclaims", mentions(spec, &["persistentVolumeClaim"])),
@@ -327,7 +334,7 @@ fn may_set(label: &str) -> bool {
 }
 
 /// Whether any of these fields is there and says something, however deep.
-fn mentions(value: &Value, fields: &[&str]) -> bool {
+pub(super) fn mentions(value: &Value, fields: &[&str]) -> bool {
     match value {
         Value::Array(items) => items.iter().any(|item| mentions(item, fields)),
         Value::Object(map) => {

@@ -3,15 +3,24 @@
 
 use std::time::Duration;
 
+use client::Rng;
 use futures::future::BoxFuture;
 use proto::{kind, view::service_account::ServiceAccount as Account};
 use serde_json::{Value, json};
 
-use super::{Denied, Effect, Operation, Plugin, Request, mountable};
+use super::{Denied, Effect, Operation, Plugin, Request, mountable, node};
 use crate::kinds::lens::Lens;
 
 /// The mark of pods that an agent runs from a file; they act as nobody.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Where programs look for the token of the pod they run in.
+const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// How the names of the volumes with a token begin.
+const TOKEN_VOLUME: &str = "kube-api-access-";
+/// An hour, and the seven seconds by which the server knows such a token: it makes it last for
+/// programs that never read it anew.
+const TOKEN_SECONDS: i64 = 3607;
 
 /// A namespace is there a moment before its default account is.
 const ATTEMPTS: usize = 8;
@@ -60,10 +69,59 @@ async fn give(request: &Request<'_>, pod: &mut Value) -> Result<bool, Denied> {
     let name = spec.text("serviceAccountName").to_string();
     spec.set("serviceAccount", name.as_str());
     let account = find(request, &name).await?;
+    // The pod has the last word.
+    let asked = spec.flag("automountServiceAccountToken");
+    if asked.or(account.automount_service_account_token).unwrap_or(true) {
+        mount_token(spec, request.cluster.rng());
+    }
     if spec.vacant("imagePullSecrets") && !account.image_pull_secrets.is_empty() {
         spec.set("imagePullSecrets", json!(account.image_pull_secrets));
     }
     Ok(true)
+}
+
+/// A volume with the account's token, mounted in every container that has nothing in its place.
+fn mount_token(spec: &mut Value, rng: &Rng) {
+    let mut names = spec.items("volumes").iter().map(|volume| volume.text("name"));
+    let known = names.find(|name| name.starts_with(TOKEN_VOLUME)).map(String::from);
+    let name = known.clone().unwrap_or_else(|| format!("{TOKEN_VOLUME}{}", rng.suffix()));
+    let mut wanted = false;
+    for field in ["initContainers", "containers"] {
+        for container in spec.items_mut(field) {
+            let mut mounts = container.items("volumeMounts").iter();
+            if mounts.all(|mount| mount.text("mountPath") != TOKEN_FOLDER) {
+                let mount = json!({"name": name, "readOnly": true, "mountPath": TOKEN_FOLDER});
+                push(container, "volumeMounts", mount);
+                wanted = true;
+            }
+        }
+    }
+    if wanted && known.is_none() {
+        push(spec, "volumes", token_volume(&name));
+    }
+}
+
+/// The token, the authority that vouches for the server, and the namespace.
+fn token_volume(name: &str) -> Value {
+    let namespace = json!({"apiVersion": "v1", "fieldPath": "metadata.namespace"});
+    json!({"name": name, "projected": {
+        "defaultMode": 420,
+        "sources": [
+            {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
+            {"configMap": {
+                "name": "kube-root-ca.crt",
+                "items": [{"key": "ca.crt", "path": "ca.crt"}],
+            }},
+            {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": namespace}]}},
+        ],
+    }})
+}
+
+fn push(value: &mut Value, field: &str, item: Value) {
+    match value.get_mut(field).and_then(Value::as_array_mut) {
+        Some(items) => items.push(item),
+        None => value.set(field, vec![item]),
+    }
 }
 
 async fn find(request: &Request<'_>, name: &str) -> Result<Account, Denied> {
@@ -103,7 +161,7 @@ fn check_mirror(request: &Request, pod: &Value) -> Result<(), Denied> {
     if !spec.text("serviceAccountName").is_empty() {
         return Err(request.forbidden("a mirror pod may not reference service accounts"));
     }
-    if spec.items("volumes").iter().any(|volume| volume.has("secret")) {
+    if node::mentions(spec, node::SECRETS) {
         return Err(request.forbidden("a mirror pod may not reference secrets"));
     }
     if spec.items("volumes").iter().any(token) {

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
-use proto::{kind, kind::Row, meta::ObjectMeta, time::Time, user::User};
-use serde::{Deserialize, Deserializer, Serialize};
+use proto::{kind, kind::Row, meta::ObjectMeta, time::Time, user::User, view::Meta};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
 use crate::registry::Registry;
 
@@ -155,28 +155,32 @@ impl Claims {
     }
 }
 
-/// The object's metadata. What the cache does not have yet another server may have written.
+/// The object's metadata.
 fn find<'a>(
     registry: &'a Registry,
     row: &'static Row,
     namespace: &'a str,
     name: &'a str,
 ) -> BoxFuture<'a, Option<ObjectMeta>> {
-    Box::pin(async move { read(registry, row, namespace, name).await })
+    Box::pin(async move {
+        let object: Meta = read(registry, row, namespace, name).await?;
+        Some(object.metadata)
+    })
 }
 
-async fn read(registry: &Registry, row: &Row, namespace: &str, name: &str) -> Option<ObjectMeta> {
-    #[derive(Deserialize)]
-    struct Object {
-        metadata: ObjectMeta,
-    }
+/// The object. What the cache does not have yet another server may have written.
+pub(super) async fn read<T: DeserializeOwned>(
+    registry: &Registry,
+    row: &Row,
+    namespace: &str,
+    name: &str,
+) -> Option<T> {
     let cache = &registry.of(row).cache;
     let mut entry = cache.get(namespace, name);
     if entry.is_none() && registry.cache().fresh().await.is_ok() {
         entry = cache.get(namespace, name);
     }
-    let object: Object = serde_json::from_slice(&entry?.bytes()).ok()?;
-    Some(object.metadata)
+    serde_json::from_slice(&entry?.bytes()).ok()
 }
 
 fn is_gone(object: &ObjectMeta, now: Time) -> bool {

@@ -52,6 +52,11 @@ impl EncryptedStore {
     }
 }
 
+/// Whether some provider, of whichever configuration, has sealed this value.
+pub fn is_sealed(value: &[u8]) -> bool {
+    value.starts_with(cipher::SEALED)
+}
+
 /// Values that are opened at a time.
 const PAGE: usize = 500;
 

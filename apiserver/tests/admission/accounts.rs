@@ -1,6 +1,6 @@
 //! ServiceAccount.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::{Api, PODS, pod};
 
@@ -27,6 +27,108 @@ async fn pods_act_as_accounts_that_exist() {
     assert_eq!(made["spec"]["imagePullSecrets"], json!([{"name": "s"}]));
 }
 
+const FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Where the token is mounted: the containers' names, and the names of the volumes.
+fn mounts(pod: &Value) -> (Vec<String>, Vec<String>) {
+    let names = |list: &Value, wanted: &dyn Fn(&Value) -> bool| {
+        let items = list.as_array().into_iter().flatten().filter(|item| wanted(item));
+        items.map(|item| item["name"].as_str().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    let ours = |mount: &Value| {
+        let name = mount["name"].as_str().unwrap();
+        mount["mountPath"] == FOLDER && name.starts_with("kube-api-access-")
+    };
+    let mounted = |container: &Value| {
+        let mounts = container["volumeMounts"].as_array();
+        mounts.is_some_and(|mounts| mounts.iter().any(ours))
+    };
+    let spec = &pod["spec"];
+    let lists = ["initContainers", "containers"].map(|list| names(&spec[list], &mounted));
+    let volumes = names(&spec["volumes"], &|volume| {
+        volume["name"].as_str().unwrap().starts_with("kube-api-access-")
+    });
+    (lists.concat(), volumes)
+}
+
+#[tokio::test]
+async fn pods_get_the_token_of_their_account() {
+    let api = Api::start().await;
+    let made = api.post(PODS, pod("p")).await.expect(201);
+    let (mounted, volumes) = mounts(&made);
+    assert_eq!((mounted, volumes.len()), (vec!["c".to_string()], 1));
+    assert_eq!(volumes[0].len(), "kube-api-access-".len() + 5);
+    assert_eq!(
+        made["spec"]["volumes"],
+        json!([{"name": volumes[0], "projected": {
+            "defaultMode": 420,
+            "sources": [
+                {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+                {"configMap": {"name": "kube-root-ca.crt",
+                    "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+                {"downwardAPI": {"items": [{"path": "namespace",
+                    "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
+            ],
+        }}])
+    );
+    assert_eq!(
+        made["spec"]["containers"][0]["volumeMounts"],
+        json!([{"name": volumes[0], "readOnly": true, "mountPath": FOLDER}])
+    );
+}
+
+/// What the account says, what the spec says, where the token is mounted, and how many volumes
+/// there are for it.
+#[tokio::test]
+async fn who_does_without_a_token() {
+    let api = Api::start().await;
+    let quiet = json!({"metadata": {"name": "quiet"}, "automountServiceAccountToken": false});
+    api.post(ACCOUNTS, quiet).await.expect(201);
+    let container = |name: &str, path: &str| {
+        let mounts = json!([{"name": "v", "mountPath": path}]);
+        json!({"name": name, "image": "i", "volumeMounts": mounts})
+    };
+    let own = json!([{"name": "v", "emptyDir": {}}]);
+    let same = json!([{"name": "kube-api-access-mine", "emptyDir": {}}]);
+    let cases: [(&str, Value, &[&str], usize); 8] = [
+        ("default", json!({}), &["c"], 1),
+        ("quiet", json!({}), &[], 0),
+        ("quiet", json!({"automountServiceAccountToken": true}), &["c"], 1),
+        ("default", json!({"automountServiceAccountToken": false}), &[], 0),
+        (
+            "default",
+            json!({"initContainers": [{"name": "i", "image": "i"}]}),
+            &["i", "c"],
+            1,
+        ),
+        // What is mounted there already stays.
+        ("default", json!({"containers": [container("a", FOLDER)], "volumes": own}), &[], 0),
+        (
+            "default",
+            json!({"containers": [container("a", FOLDER), container("b", "/else")],
+                "volumes": own}),
+            &["b"],
+            1,
+        ),
+        ("default", json!({"volumes": same}), &["c"], 1),
+    ];
+    for (number, (account, fields, expected, volumes)) in cases.into_iter().enumerate() {
+        let mut object = pod(&format!("p{number}"));
+        object["spec"]["serviceAccountName"] = json!(account);
+        for (field, value) in fields.as_object().unwrap() {
+            object["spec"][field] = value.clone();
+        }
+        let made = api.post(PODS, object).await.expect(201);
+        let (mounted, found) = mounts(&made);
+        assert_eq!((mounted, found.len()), (expected.iter().map(|name| name.to_string()).collect(), volumes), "{fields}");
+    }
+    let patch = json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "i"}]}});
+    let kind = "strategic-merge-patch+json";
+    let path = format!("{PODS}/p0/ephemeralcontainers");
+    let made = api.patch(&path, kind, patch).await.expect(200);
+    assert!(made["spec"]["ephemeralContainers"][0].get("volumeMounts").is_none(), "{made}");
+}
+
 #[tokio::test]
 async fn mirror_pods_act_as_nobody() {
     let api = Api::start().await;
@@ -47,10 +149,17 @@ async fn mirror_pods_act_as_nobody() {
             json!({"volumes": [{"name": "v", "secret": {"secretName": "s"}}]}),
             "a mirror pod may not reference secrets",
         ),
+        (json!({"imagePullSecrets": [{"name": "s"}]}), "a mirror pod may not reference secrets"),
+        (
+            json!({"volumes": [{"name": "v", "projected": {"sources": [
+                {"serviceAccountToken": {"path": "t"}}]}}]}),
+            "a mirror pod may not use ServiceAccountToken volume projections",
+        ),
     ] {
         let refused = api.post(PODS, mirror(spec)).await.expect(403);
         assert_eq!(refused["message"], format!("pods \"m\" is forbidden: {why}"));
     }
     let made = api.post(PODS, mirror(json!({}))).await.expect(201);
     assert!(made["spec"].get("serviceAccountName").is_none());
+    assert_eq!(mounts(&made), Default::default());
 }

@@ -208,6 +208,7 @@ fn certify(cluster: &Cluster, clock: &Clock) -> Result<(), Error> {
     let gateway = cluster.networks().gateway().to_string();
     let pki_dir = cluster.server_dir().join("pki");
     let pki = Pki::open(&pki_dir, &[gateway], clock, &Rng::from_os())?;
+    pki::service_account_key(&pki_dir)?;
     let url = cluster.url();
     pki.write_kubeconfigs(&cluster.server_dir(), &url)?;
     let write = |path: PathBuf, text: &str| pki::write_private(&path, text.as_bytes());

@@ -39,6 +39,7 @@ pub fn services(cluster: &Cluster, own_program: &Path, state: &StateDir) -> Vec<
         let controller = Line::new("controller")
             .flag("--kubeconfig", kubeconfig("controller.kubeconfig"))
             .flag("--root-ca-file", cluster.server_dir().join("pki/ca.crt"))
+            .flag("--service-account-private-key-file", cluster.server_dir().join("pki/sa.key"))
             .flag("--load-balancer-cidr", cluster.networks().load_balancers().to_string());
         ours("controller", None, controller.0);
     } else {

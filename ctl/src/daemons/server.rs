@@ -47,6 +47,8 @@ pub async fn run(
     let ready = ["controller-manager", "scheduler"].map(Check::new);
     let checks = ready.to_vec();
     let data_dir = options.server.data_dir.clone();
+    let token_key = options.server.authn.service_account_signing_key_file.clone();
+    let token_key = token_key.unwrap_or_else(|| data_dir.join("pki/sa.key"));
     // An embedded store has one opener, and so this process no rival.
     let leader_elect = !options.server.etcd.servers.is_empty();
     let server =
@@ -62,6 +64,7 @@ pub async fn run(
         controllers: options.controllers,
         load_balancer_cidr: options.load_balancer_cidr,
         root_ca_file: Some(data_dir.join("pki/ca.crt")),
+        service_account_private_key_file: Some(token_key),
         cluster_signing_cert_file: Some(data_dir.join("pki/ca.crt")),
         cluster_signing_key_file: Some(data_dir.join("pki/ca.key")),
         leader_elect,

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use client::Rng;
 
 /// What all sealed values begin with, whoever sealed them.
-const SEALED: &[u8] = b"k8s:enc:";
+pub const SEALED: &[u8] = b"k8s:enc:";
 
 pub struct Provider {
     /// `k8s:enc:aesgcm:v1:key1:`; empty for identity.

@@ -16,13 +16,21 @@ pub fn hello() -> PathBuf {
     run(&mut image).ok().trim().into()
 }
 
+/// Names under which the shell image has its busybox.
+const TOOLS: &[&str] = &[
+    "cat", "echo", "httpd", "ln", "mkdir", "nc", "pgrep", "ps", "sh", "sleep", "stat", "stty",
+    "tail", "tar", "test", "tty",
+];
+
 /// An archive in `folder` of an image `test/shell:1` with a static busybox under some of its
-/// names.
-pub fn shell(folder: &Path, busybox: &Path) -> PathBuf {
+/// names, and with further static programs.
+pub fn shell(folder: &Path, busybox: &Path, programs: &[(&str, &Path)]) -> PathBuf {
     let bin = folder.join("layer/bin");
     std::fs::create_dir_all(&bin).expect("a folder of our own");
-    std::fs::copy(busybox, bin.join("busybox")).expect("busybox can be read");
-    for name in ["sh", "cat", "sleep", "echo", "tty", "stty", "ps", "pgrep", "httpd", "nc"] {
+    for (name, path) in [&[("busybox", busybox)], programs].concat() {
+        std::fs::copy(path, bin.join(name)).expect("the program can be read");
+    }
+    for name in TOOLS {
         std::os::unix::fs::symlink("busybox", bin.join(name)).expect("a name of its own");
     }
     let tar = |name: &str, from: &str, members: &[&str]| {

@@ -64,7 +64,7 @@ fn streams_reach_pods() {
     let cluster = Cluster::create("e2e-streams", &["--nodes", "2"]);
     let folder = tempfile::tempdir().unwrap();
     let busybox = machine::find("busybox").unwrap();
-    let archive = image::shell(folder.path(), &busybox);
+    let archive = image::shell(folder.path(), &busybox, &[]);
     cluster.ctl(&["image", "load", &archive.to_string_lossy()]).ok();
     cluster.ctl_with(&["apply", "-f", "-"], PODS).ok();
     for pod in ["web", "shell", "terminal"] {
@@ -83,6 +83,11 @@ fn streams_reach_pods() {
         gives_a_terminal(tool);
         forwards_ports(tool);
         serves_the_api(tool);
+    }
+    if kubectl.is_some() {
+        copies(&[ctl, &kubectl_tool]);
+    } else {
+        copies(&[ctl]);
     }
     if kubectl.is_some() {
         forwards_over_spdy(&kubectl_tool);
@@ -186,6 +191,88 @@ fn serves_the_api(tool: Tool) {
     let strange = http_get(port, "/api/v1/pods", "evil.example");
     assert!(strange.starts_with("HTTP/1.1 403"), "{strange}");
     ended(child);
+}
+
+/// What a copying tool says: folder and words are its own, and so left out.
+#[derive(Debug, PartialEq)]
+struct Copied {
+    out: String,
+    err: String,
+    code: i32,
+    here: String,
+    there: String,
+}
+
+/// Files and folders, there and back again; every tool says and does the same.
+fn copies(tools: &[Tool]) {
+    let all: Vec<Vec<Copied>> = tools.iter().map(|tool| copies_with(*tool)).collect();
+    for one in &all {
+        for (ours, theirs) in one.iter().zip(&all[0]) {
+            assert_eq!(ours, theirs);
+        }
+    }
+}
+
+fn copies_with(tool: Tool) -> Vec<Copied> {
+    let folder = tempfile::tempdir().unwrap();
+    let here = |name: &str| folder.path().join(name);
+    std::fs::create_dir_all(here("tree/deep/empty")).unwrap();
+    std::fs::write(here("tree/a"), "one\n").unwrap();
+    std::fs::write(here("tree/deep/b c"), "two\n").unwrap();
+    std::os::unix::fs::symlink("a", here("tree/link")).unwrap();
+    std::fs::write(here("big"), vec![b'x'; 3 << 20]).unwrap();
+    let exec = |script: &str| said(tool(&["exec", "shell", "--", "sh", "-c", script]), "");
+    exec("cd /; busybox rm -rf box; mkdir /box").ok();
+    let list = |root: &std::path::Path| {
+        let mut find = Command::new("find");
+        find.args([".", "-printf", "%P %y %s\n"]).current_dir(root);
+        let mut lines: Vec<String> = said(find, "").ok().lines().map(String::from).collect();
+        // The sizes of folders are the file system's business.
+        lines.iter_mut().filter(|line| line.contains(" d ")).for_each(|line| {
+            line.truncate(line.find(" d ").unwrap() + 2);
+        });
+        lines.sort();
+        lines.join("\n")
+    };
+    let cases: &[&[&str]] = &[
+        &["tree", "shell:/box/tree"],
+        &["tree", "shell:/box"],
+        &["tree/a", "default/shell:/box/copy"],
+        &["big", "shell:/box/big", "-c", "shell", "--no-preserve"],
+        &["shell:/box/tree", "back"],
+        &["shell:/box/copy", "back/copy"],
+        &["shell:box/big", "again", "--retries=3"],
+        &["shell:/box/nothing", "nothing"],
+        &["nothing", "shell:/box"],
+        &["tree/a", "shell:/nowhere/at/all"],
+        &["tree/a", "back"],
+        &["shell:/a", "shell:/b"],
+        &[":x", "y"],
+        &["a/b/c:x", "y"],
+        &["shell:", "y"],
+        &["tree/a", "gone:/box"],
+        &["shell:/box/copy", "x", "-c", "other"],
+    ];
+    let copy = |words: &&[&str]| {
+        let mut command = tool(&[&["cp"], *words].concat());
+        let Said { out, err, code, .. } = said({
+            command.current_dir(folder.path());
+            command
+        }, "");
+        let script = "cd /box; busybox find . -exec busybox stat -c '%n %F %a' {} ';' | busybox sort";
+        Copied {
+            out,
+            // Each names itself.
+            err: err.replace("ctl exec", "kubectl exec"),
+            code,
+            here: list(folder.path()),
+            there: exec(script).ok(),
+        }
+    };
+    let done: Vec<Copied> = cases.iter().map(copy).collect();
+    assert_eq!(std::fs::read_to_string(here("back/deep/b c")).unwrap(), "two\n");
+    assert_eq!(std::fs::metadata(here("again")).unwrap().len(), 3 << 20);
+    done
 }
 
 /// Proxies of pods, Services and nodes.

@@ -533,3 +533,66 @@ async fn authorization_modes() {
         "{message}"
     );
 }
+
+/// Every way to a Secret asks for the right to it; none shows it in an answer to who has none.
+#[tokio::test]
+async fn secrets_have_no_back_doors() {
+    let api = Api::start().await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    for name in ["mine", "other"] {
+        let object = json!({"metadata": {"name": name}, "stringData": {"k": "hidden"}});
+        api.post(secrets, object).await.expect(201);
+    }
+    let rules = json!([
+        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["mine"],
+            "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["secrets/status", "configmaps"], "verbs": ["*"]},
+    ]);
+    api.post(ROLES, role("r", rules)).await.expect(201);
+    api.post(BINDINGS, binding("b", "Role", "r", "User alice")).await.expect(201);
+    let alice = alice(&api);
+    let old = "/api/v1/watch/namespaces/default/secrets";
+    let table = "accept: application/json;as=Table;g=meta.k8s.io;v=v1";
+    let metadata = "accept: application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    for (line, header) in [
+        (format!("GET {secrets}"), ""),
+        (format!("GET {secrets}"), table),
+        (format!("GET {secrets}"), metadata),
+        (format!("GET {secrets}/"), ""),
+        (format!("GET {secrets}?limit=1&resourceVersion=0"), ""),
+        (format!("GET {secrets}?fieldSelector=metadata.name%3Dother"), ""),
+        (format!("GET {secrets}?fieldSelector=metadata.name!%3Dx"), ""),
+        (format!("GET {secrets}?fieldSelector=type%3DOpaque"), ""),
+        (format!("GET {secrets}?labelSelector=a"), ""),
+        ("GET /api/v1/secrets".into(), ""),
+        ("GET /api/v1/secrets?fieldSelector=metadata.name%3Dmine".into(), ""),
+        (format!("GET {secrets}?watch=1&timeoutSeconds=1"), ""),
+        (format!("GET {secrets}?watch=true&timeoutSeconds=1&sendInitialEvents=true"), ""),
+        (format!("GET {secrets}?watch=1&fieldSelector=metadata.name%3Dother"), ""),
+        (format!("GET {old}"), ""),
+        (format!("GET {old}/other"), ""),
+        (format!("GET {secrets}/other"), ""),
+        (format!("GET {secrets}/other"), table),
+        (format!("GET {secrets}/other"), metadata),
+        (format!("HEAD {secrets}/other"), ""),
+        (format!("PUT {secrets}/mine?dryRun=All"), ""),
+        (format!("PATCH {secrets}/mine?dryRun=All"), ""),
+        (format!("DELETE {secrets}/mine?dryRun=All"), ""),
+        (format!("DELETE {secrets}?dryRun=All"), ""),
+        (format!("POST {secrets}?dryRun=All"), ""),
+    ] {
+        let headers: Vec<&str> = [header].into_iter().filter(|text| !text.is_empty()).collect();
+        let reply = alice.send(&line, &headers, "").await;
+        assert!(matches!(reply.code, 403 | 405), "{line} {header}: {} {}", reply.code, reply.text());
+        assert!(!reply.text().contains("aGlkZGVu"), "{line} {header}");
+    }
+    alice.get(&format!("{secrets}/mine")).await.expect(200);
+    let mine = alice.get(&format!("{secrets}?fieldSelector=metadata.name%3Dmine")).await;
+    assert_eq!(mine.expect(200)["items"].as_array().unwrap().len(), 1);
+    let mut watch = alice.watch(&format!("{secrets}?watch=1&fieldSelector=metadata.name%3Dmine")).await;
+    assert_eq!(watch.short().await, "ADDED mine");
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    api.merge(&format!("{secrets}/other"), label.clone()).await.expect(200);
+    api.merge(&format!("{secrets}/mine"), label).await.expect(200);
+    assert_eq!(watch.short().await, "MODIFIED mine");
+}

@@ -4,6 +4,7 @@ mod api_resources;
 pub mod apply;
 mod attach;
 mod completion;
+mod cp;
 mod create;
 mod delete;
 mod describe;
@@ -60,6 +61,8 @@ pub enum Ask {
     Logs(logs::Logs),
     /// Run a command in a container
     Exec(exec::Exec),
+    /// Copy files and folders to and from containers
+    Cp(cp::Cp),
     /// Talk to what runs in a container
     Attach(attach::Attach),
     /// Make ports of a pod reachable on this machine
@@ -114,6 +117,7 @@ impl Ask {
                 Ask::Logs(logs) => logs.run(&connection.open()?).await,
                 // The exit code of the command in the container is ctl's.
                 Ask::Exec(exec) => return exec.run(&connection.open()?).await,
+                Ask::Cp(cp) => return cp.run(&connection.open()?).await,
                 Ask::Attach(attach) => return attach.run(&connection.open()?).await,
                 Ask::PortForward(forward) => forward.run(&connection.open()?).await,
                 Ask::Proxy(proxy) => proxy.run(&connection.open()?).await,

@@ -311,3 +311,74 @@ fn references(pod: &Pod, volumes: bool) -> Vec<(Kind, String)> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::{BodyExt, Full};
+    use proto::time::Time;
+    use proto::user::User;
+    use serde_json::json;
+
+    use super::*;
+
+    /// An API server that answers every request so, by its number.
+    fn server(clock: &Clock, answer: fn(u32, Time) -> (u16, serde_json::Value)) -> Client {
+        let (clock, count) = (clock.clone(), Arc::new(Mutex::new(0)));
+        let service = tower::service_fn(move |_: Request<Full<Bytes>>| {
+            let mut count = count.lock();
+            *count += 1;
+            let (code, body) = answer(*count, clock.now());
+            let body = Full::new(Bytes::from(body.to_string()));
+            let body = body.map_err(client::BoxError::from).boxed_unsync();
+            let answer = Response::builder().status(code).body(body).expect("a plain answer");
+            async { Ok::<_, Infallible>(answer) }
+        });
+        Client::in_process(client::Service::new(service), User::new("system:node:n", &[]))
+    }
+
+    async fn next(state: &mut watch::Receiver<State>) -> String {
+        state.changed().await.unwrap();
+        match &*state.borrow_and_update() {
+            State::Present(data) => String::from_utf8(data[tokens::KEY].clone()).unwrap(),
+            State::Failed(why) => format!("failed: {why}"),
+            State::Unknown | State::Missing => panic!("no token comes so"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tokens_are_renewed_in_time() {
+        let clock = Clock::simulated(Time::from_unix(0));
+        let client = server(&clock, |number, now| match number {
+            1 | 4 => {
+                let expires = now.plus(Duration::from_secs(3600));
+                let status = json!({"token": format!("t{number}"), "expirationTimestamp": expires});
+                (201, json!({ "status": status }))
+            }
+            _ => {
+                let message = "serviceaccounts \"robot\" not found";
+                (404, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                    "code": 404, "reason": "NotFound", "message": message}))
+            }
+        });
+        let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
+            "spec": {"serviceAccountName": "robot"}});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let token = json!({"path": "t", "expirationSeconds": 3600});
+        let token = serde_json::from_value(token).unwrap();
+        let watch = Objects::new(client, clock.clone()).renew(Renewal::new(&pod, &token));
+        let mut state = watch.state.clone();
+        assert_eq!(next(&mut state).await, "t1");
+        // At four fifths of its life; two failures are no reason to give up what still serves.
+        assert_eq!(next(&mut state).await, "t4");
+        let second = clock.now().0.as_second();
+        assert!((2880..2890).contains(&second), "{second}");
+        // No more come: only at its end is that a failure.
+        assert_eq!(next(&mut state).await, "failed: serviceaccounts \"robot\" not found");
+        let ended = clock.now().0.as_second() - second;
+        assert!((3600..3665).contains(&ended), "{ended}");
+    }
+}

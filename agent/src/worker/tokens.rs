@@ -16,7 +16,7 @@ use crate::pod::{Pod, VolumeSource};
 pub const KEY: &str = "token";
 /// Even a long-lived token is not kept longer.
 const OLDEST: Duration = Duration::from_secs(24 * 3600);
-const FIRST_RETRY: Duration = Duration::from_secs(1);
+const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// A request that is made again and again.

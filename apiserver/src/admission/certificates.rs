@@ -4,7 +4,9 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use proto::kind;
 use serde_json::Value;
-use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
+use x509_parser::{
+    certification_request::X509CertificationRequest, prelude::FromDer, x509::AttributeTypeAndValue,
+};
 
 use super::{Denied, Operation, Request};
 use crate::{
@@ -49,7 +51,7 @@ pub(super) fn subject(request: &Request, new: Option<&Value>) -> Result<(), Deni
     if signer(new) != CLIENT_SIGNER {
         return Ok(());
     }
-    let Some(groups) = organizations(new.at("spec").text("request")) else {
+    let Some(Subject { groups, .. }) = Subject::of(new) else {
         return Err(request.forbidden("unable to parse the request: it is no PEM of a PKCS #10"));
     };
     if groups.iter().any(|group| group == MASTERS) {
@@ -82,12 +84,23 @@ fn may(request: &Request, verb: &str, signer: &str) -> bool {
     })
 }
 
-/// The subject's organizations in the base64 of a PEM of a certificate request.
-fn organizations(request: &str) -> Option<Vec<String>> {
-    let pem = STANDARD.decode(request).ok()?;
-    let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).ok()?;
-    let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
-    let subject = &request.certification_request_info.subject;
-    let names = subject.iter_organization().filter_map(|name| name.as_str().ok());
-    Some(names.map(String::from).collect())
+/// Whom a certificate request is for.
+pub(super) struct Subject {
+    pub name: String,
+    pub groups: Vec<String>,
+}
+
+impl Subject {
+    /// From the base64 of a PEM in the object.
+    pub fn of(object: &Value) -> Option<Subject> {
+        let pem = STANDARD.decode(object.at("spec").text("request")).ok()?;
+        let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).ok()?;
+        let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
+        let subject = &request.certification_request_info.subject;
+        let text = |name: &AttributeTypeAndValue| name.as_str().ok().map(String::from);
+        Some(Subject {
+            name: subject.iter_common_name().find_map(text).unwrap_or_default(),
+            groups: subject.iter_organization().filter_map(text).collect(),
+        })
+    }
 }

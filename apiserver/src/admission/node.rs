@@ -7,8 +7,11 @@ use std::collections::BTreeSet;
 use proto::{kind, status::Status};
 use serde_json::{Value, json};
 
+use super::certificates::Subject;
 use super::{Denied, Operation, Request};
 use crate::kinds::lens::Lens;
+
+mod audience;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -56,6 +59,10 @@ fn check(request: &Request, new: &Value) -> Result<(), Denied> {
         return Ok(());
     }
     let Some(node) = request.user.name.strip_prefix("system:node:") else { return Ok(()) };
+    if node.is_empty() {
+        let user = &request.user.name;
+        return Err(request.forbidden(format!("could not determine node from user {user:?}")));
+    }
     let scope = Scope { request, node, new };
     let row = request.row;
     match (&*row.group, &*row.resource) {
@@ -67,6 +74,8 @@ fn check(request: &Request, new: &Value) -> Result<(), Denied> {
         ("storage.k8s.io", "csinodes") if request.name != node => {
             scope.deny("can only access CSINode with the same name as the requesting node")
         }
+        ("resource.k8s.io", "resourceslices") => scope.slice(),
+        ("certificates.k8s.io", "certificatesigningrequests") => scope.certificate(),
         _ => Ok(()),
     }
 }
@@ -206,18 +215,33 @@ impl Scope<'_> {
             return self.deny(format!("node {node:?} is not allowed to modify node {name:?}"));
         }
         let old = self.request.old.unwrap_or(&Value::Null);
+        let source = self.new.at("spec").at("configSource");
         let forbidden = || {
             let labels = changed(self.new, old, "labels").filter(|label| !may_set(label));
             labels.collect::<BTreeSet<&str>>().into_iter().collect::<Vec<_>>().join(", ")
         };
         match self.request.operation {
+            Operation::Create if !source.is_null() => self.deny(format!(
+                "node {node:?} is not allowed to create pods with a non-nil configSource"
+            )),
             Operation::Create if !forbidden().is_empty() => self.deny(format!(
                 "node {node:?} is not allowed to set the following labels: {}",
                 forbidden()
             )),
             Operation::Update => {
+                if !source.is_null() && source != old.at("spec").at("configSource") {
+                    return self.deny(format!(
+                        "node {node:?} is not allowed to update configSource to a new non-nil \
+                         configSource"
+                    ));
+                }
                 if self.new.at("spec").items("taints") != old.at("spec").items("taints") {
                     return self.deny(format!("node {node:?} is not allowed to modify taints"));
+                }
+                let owners = |node: &Value| node.at("metadata").items("ownerReferences").to_vec();
+                if owners(self.new) != owners(old) {
+                    let why = format!("node {node:?} is not allowed to modify ownerReferences");
+                    return self.deny(why);
                 }
                 if !forbidden().is_empty() {
                     return self.deny(format!("is not allowed to modify labels: {}", forbidden()));
@@ -283,7 +307,53 @@ impl Scope<'_> {
         if pod.field("spec.nodeName") != Some(self.node) {
             return self.deny("node requested token bound to a pod scheduled on a different node");
         }
+        let audience = match self.new.at("spec").items("audiences") {
+            [] => "",
+            [one] => one.as_str().unwrap_or_default(),
+            _ => return self.deny("node may only request 0 or 1 audiences"),
+        };
+        let pod = serde_json::from_slice(&pod.bytes()).unwrap_or_default();
+        if audience::wanted(self.request, &pod, audience) {
+            return Ok(());
+        }
+        self.deny(format!(
+            "audience {audience:?} not found in pod spec volume, {} is not authorized to request \
+             tokens for this audience",
+            self.request.user.name
+        ))
+    }
+
+    /// What is updated the authorizer has looked at.
+    fn slice(&self) -> Result<(), Denied> {
+        let (verb, slice) = match self.request.operation {
+            Operation::Create => ("create", self.new),
+            Operation::Delete => ("delete", self.request.old.unwrap_or(&Value::Null)),
+            _ => return Ok(()),
+        };
+        if slice.at("spec").text("nodeName") != self.node {
+            return self.deny(format!(
+                "can only {verb} ResourceSlice with the same NodeName as the requesting node"
+            ));
+        }
         Ok(())
+    }
+
+    /// Certificates of nodes are for the node itself.
+    fn certificate(&self) -> Result<(), Denied> {
+        const SIGNERS: [&str; 2] =
+            ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
+        let signer = self.new.at("spec").text("signerName");
+        if self.request.operation != Operation::Create || !SIGNERS.contains(&signer) {
+            return Ok(());
+        }
+        let name = &self.request.user.name;
+        match Subject::of(self.new) {
+            None => self.deny("unable to parse csr: PEM block type must be CERTIFICATE REQUEST"),
+            Some(subject) if subject.name != *name => {
+                self.deny(format!("can only create a node CSR with CN={name}"))
+            }
+            Some(_) => Ok(()),
+        }
     }
 
     fn lease(&self) -> Result<(), Denied> {

@@ -19,6 +19,7 @@ pub(super) struct Graph {
     pods: Arc<KindCache>,
     volumes: Arc<KindCache>,
     attachments: Arc<KindCache>,
+    slices: Arc<KindCache>,
     read: Mutex<HashMap<Arc<str>, (Revision, Arc<Mentions>)>>,
 }
 
@@ -49,8 +50,11 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("persistentVolumeClaim", "claimName", CLAIMS),
 ];
 
-/// The secrets of a CSI volume that its node needs.
-const OF_VOLUMES: [&str; 3] = ["nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"];
+/// The secrets of a CSI volume that its node needs; the others are for whoever attaches it.
+const OF_CSI: [&str; 3] = ["nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"];
+
+/// Pods that a node runs from a file and shows as its own.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 
 impl Graph {
     pub fn new(cache: impl Fn(&Row) -> Arc<KindCache>) -> Graph {
@@ -58,6 +62,7 @@ impl Graph {
             pods: cache(&kind::POD),
             volumes: cache(&kind::PERSISTENT_VOLUME),
             attachments: cache(&kind::VOLUME_ATTACHMENT),
+            slices: cache(&kind::RESOURCE_SLICE),
             read: Mutex::default(),
         }
     }
@@ -97,14 +102,24 @@ impl Graph {
         let volumes = self.volumes.snapshot();
         volumes.list("", None).any(|entry| {
             let volume = value(entry);
-            let csi = volume.at("spec").at("csi");
-            let named = |field: &&str| {
-                let secret = csi.at(field);
-                secret.text("namespace") == namespace && secret.text("name") == name
-            };
-            OF_VOLUMES.iter().any(named) && self.uses(node, &volume)
+            secrets(&volume).contains(&(namespace, name)) && self.uses(node, &volume)
         })
     }
+}
+
+/// Namespace and name of the secrets with which a volume is mounted; a source that does not say
+/// where means the claim's namespace.
+fn secrets(volume: &Value) -> Vec<(&str, &str)> {
+    let spec = volume.at("spec");
+    let own = spec.at("claimRef").text("namespace");
+    let csi = OF_CSI.iter().map(|field| spec.at("csi").at(field));
+    let sources = spec.as_object().into_iter().flatten().map(|(_, source)| source.at("secretRef"));
+    let references = csi.chain(sources).map(|it| (it.text("namespace"), it.text("name")));
+    let azure = spec.at("azureFile");
+    let azure = (azure.text("secretNamespace"), azure.text("secretName"));
+    let all = references.chain([azure]).filter(|(_, name)| !name.is_empty());
+    all.map(|(namespace, name)| (if namespace.is_empty() { own } else { namespace }, name))
+        .collect()
 }
 
 impl View for Graph {
@@ -131,6 +146,10 @@ impl View for Graph {
                 let attachment = self.attachments.get("", name);
                 attachment.is_some_and(|it| value(&it).at("spec").text("nodeName") == node)
             }
+            "resourceslices" => {
+                let slice = self.slices.get("", name);
+                slice.is_some_and(|slice| slice.field("spec.nodeName") == Some(node))
+            }
             _ => false,
         }
     }
@@ -143,6 +162,10 @@ fn value(entry: &Entry) -> Value {
 impl Mentions {
     fn of(pod: &Value) -> Mentions {
         let mut mentions = Mentions::default();
+        if pod.at("metadata").at("annotations").has(MIRROR) {
+            // Else a node could give itself whatever it likes.
+            return mentions;
+        }
         let spec = pod.at("spec");
         mentions.add(ACCOUNTS, spec.text("serviceAccountName"));
         for secret in spec.items("imagePullSecrets") {
@@ -152,6 +175,8 @@ impl Mentions {
             let claim = format!("{}-{}", pod.at("metadata").text("name"), volume.text("name"));
             mentions.add(CLAIMS, &claim);
         }
+        let extended = pod.at("status").at("extendedResourceClaimStatus");
+        mentions.add(RESOURCE_CLAIMS, extended.text("resourceClaimName"));
         let statuses = pod.at("status").items("resourceClaimStatuses");
         for claim in spec.items("resourceClaims").iter().chain(statuses) {
             mentions.add(RESOURCE_CLAIMS, claim.text("resourceClaimName"));
@@ -220,5 +245,37 @@ mod tests {
              resourceclaims/gpu resourceclaims/p-b-x secrets/pull secrets/s1 secrets/s2 \
              secrets/s3 secrets/s4 serviceaccounts/builder"
         );
+    }
+
+    #[test]
+    fn a_mirror_mentions_nothing() {
+        let pod = json!({
+            "metadata": {"name": "p", "annotations": {MIRROR: "x"}},
+            "spec": {"volumes": [{"name": "v", "secret": {"secretName": "s"}}]},
+        });
+        assert_eq!(Mentions::of(&pod), Mentions::default());
+    }
+
+    #[test]
+    fn the_secrets_of_a_volume() {
+        let reference = |name: &str| json!({"name": name, "namespace": "n"});
+        for (source, expected) in [
+            (
+                json!({"csi": {"nodeStageSecretRef": reference("a"),
+                    "nodePublishSecretRef": reference("b"), "nodeExpandSecretRef": reference("c"),
+                    "controllerPublishSecretRef": reference("d"),
+                    "controllerExpandSecretRef": reference("e")}}),
+                vec![("n", "b"), ("n", "a"), ("n", "c")],
+            ),
+            (json!({"iscsi": {"secretRef": {"name": "s"}}}), vec![("own", "s")]),
+            (json!({"cephfs": {"secretRef": reference("s")}}), vec![("n", "s")]),
+            (json!({"azureFile": {"secretName": "s"}}), vec![("own", "s")]),
+            (json!({"azureFile": {"secretName": "s", "secretNamespace": "n"}}), vec![("n", "s")]),
+            (json!({"hostPath": {"path": "/x"}}), vec![]),
+        ] {
+            let mut volume = json!({"spec": source});
+            volume["spec"]["claimRef"] = json!({"namespace": "own", "name": "claim"});
+            assert_eq!(secrets(&volume), expected, "{volume}");
+        }
     }
 }

@@ -39,7 +39,8 @@ pub(super) fn decide(node: &str, attributes: &Attributes, view: &dyn View) -> Re
             related()
         }
         ("", "persistentvolumeclaims") if subresource == "status" => {
-            let fits = matches!(verb, "get" | "update" | "patch");
+            // The sentence is upstream's, reading included.
+            let fits = matches!(verb, "update" | "patch");
             says(fits, "can only get/update/patch this type")?;
             related()
         }
@@ -50,13 +51,11 @@ pub(super) fn decide(node: &str, attributes: &Attributes, view: &dyn View) -> Re
             says(subresource.is_empty(), "cannot get subresource")?;
             related()
         }
-        ("", "serviceaccounts") if subresource == "token" => {
-            says(verb == "create", "can only create tokens for individual service accounts")?;
-            related()
-        }
+        ("", "serviceaccounts") if verb == "get" && subresource.is_empty() => related(),
         ("", "serviceaccounts") => {
-            says(verb == "get", "can only get individual resources of this type")?;
-            says(subresource.is_empty(), "cannot get subresource")?;
+            let words = "can only create tokens for individual service accounts";
+            says(verb == "create" && !name.is_empty(), words)?;
+            says(subresource == "token", "can only create token subresource of serviceaccount")?;
             related()
         }
         ("", "nodes") => own_node(node, attributes, subresource, name),
@@ -75,34 +74,47 @@ pub(super) fn decide(node: &str, attributes: &Attributes, view: &dyn View) -> Re
             let words = "can only access CSINode with the same name as the requesting node";
             says(verb == "create" || name == node, words)
         }
-        ("resource.k8s.io", "resourceslices") => slices(node, attributes),
+        ("resource.k8s.io", "resourceslices") => {
+            says(subresource.is_empty(), "cannot authorize ResourceSlice subresources")?;
+            let selected = attributes.fields.and_then(|fields| fields.required("spec.nodeName"));
+            match verb {
+                "create" => Ok(()),
+                "get" | "update" | "patch" | "delete" => related(),
+                "list" | "watch" | "deletecollection" if selected == Some(node) => Ok(()),
+                "list" | "watch" | "deletecollection" => Err(ONLY_ITS_SLICES.into()),
+                _ => Err(SLICE_VERBS.into()),
+            }
+        }
         _ => by_role(attributes),
     }
 }
 
-/// Its own Node object, and the creation of one, whose name admission checks.
+const ONLY_ITS_SLICES: &str =
+    "can only list/watch/deletecollection resourceslices with spec.nodeName field selector";
+const SLICE_VERBS: &str = "only the following verbs are allowed for a ResourceSlice: get, watch, \
+     list, create, update, patch, delete, deletecollection";
+
+/// Its own Node object; whose it writes, admission checks.
 fn own_node(
     node: &str,
     attributes: &Attributes,
     subresource: &str,
     name: &str,
 ) -> Result<(), String> {
-    let selected = attributes.fields.and_then(|fields| fields.required("metadata.name"));
     match (attributes.verb, subresource) {
-        ("create", "") => Ok(()),
-        ("update" | "patch" | "delete", "") | ("update" | "patch", "status") => {
-            says(name == node, &format!("node '{node}' can only write its own Node object"))
-        }
-        ("get" | "list" | "watch", "") if name == node || selected == Some(node) => Ok(()),
-        ("get", "") => Err(format!("node '{node}' cannot read '{name}', only its own Node object")),
-        ("list" | "watch", "") => {
+        ("create" | "update" | "patch", "") | ("update" | "patch", "status") => Ok(()),
+        ("get" | "list" | "watch", "") if name == node => Ok(()),
+        ("get" | "list" | "watch", "") if name.is_empty() => {
             Err(format!("node '{node}' cannot read all nodes, only its own Node object"))
         }
-        _ => by_role(attributes),
+        ("get" | "list" | "watch", "") => {
+            Err(format!("node '{node}' cannot read '{name}', only its own Node object"))
+        }
+        _ => Err(String::new()),
     }
 }
 
-/// Pods that are bound to it, and mirror pods, whose content admission checks.
+/// Pods that are bound to it; what it writes, admission checks.
 fn own_pods(node: &str, attributes: &Attributes, view: &dyn View) -> Result<(), String> {
     let What::Resource { subresource, namespace, name, .. } = attributes.what else {
         return by_role(attributes);
@@ -110,26 +122,15 @@ fn own_pods(node: &str, attributes: &Attributes, view: &dyn View) -> Result<(), 
     let selected = attributes.fields.and_then(|fields| fields.required("spec.nodeName"));
     let bound = || says(view.on_node(namespace, name, node), &unrelated(node));
     match (attributes.verb, subresource) {
-        ("create", "") => Ok(()),
+        ("create" | "delete", "") | ("update" | "patch", "status") | ("create", "eviction") => {
+            Ok(())
+        }
         ("list" | "watch", "") if selected == Some(node) => Ok(()),
-        ("get" | "list" | "watch" | "delete", "") if !name.is_empty() => bound(),
+        ("get" | "list" | "watch", "") if !name.is_empty() => bound(),
         ("list" | "watch", "") => {
             Err("can only list/watch pods with spec.nodeName field selector".into())
         }
-        ("get" | "update" | "patch", "status") | ("create", "eviction") => bound(),
-        _ => by_role(attributes),
-    }
-}
-
-/// Those of its own drivers: lists say so with a field selector, the rest is for admission.
-fn slices(node: &str, attributes: &Attributes) -> Result<(), String> {
-    let selected = attributes.fields.and_then(|fields| fields.required("spec.nodeName"));
-    match attributes.verb {
-        "get" | "create" | "update" | "patch" | "delete" => Ok(()),
-        "list" | "watch" | "deletecollection" if selected == Some(node) => Ok(()),
-        _ => Err("can only list/watch/deletecollection resourceslices with spec.nodeName field \
-                  selector"
-            .into()),
+        _ => Err(String::new()),
     }
 }
 

@@ -10,7 +10,7 @@ use proto::kind;
 use proto::status::Status;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::commands::logs::{default_container, pod_of};
@@ -70,14 +70,20 @@ pub(super) async fn partner(
     doing: &str,
 ) -> Result<(Value, String)> {
     let pod = pod_of(session, pod).await?;
+    check_running(&pod, doing)?;
+    let container = container.unwrap_or_else(|| default_container(&pod)).to_string();
+    Ok((pod, container))
+}
+
+/// Refuses to do it in a pod that has ended.
+pub(super) fn check_running(pod: &Value, doing: &str) -> Result<()> {
     let phase = text(&pod["status"]["phase"]);
     if matches!(phase, "Succeeded" | "Failed") {
         return Err(Failure::said(format!(
             "cannot {doing} in a completed pod; current phase is {phase}"
         )));
     }
-    let container = container.unwrap_or_else(|| default_container(&pod)).to_string();
-    Ok((pod, container))
+    Ok(())
 }
 
 /// A conversation with a container.
@@ -88,8 +94,15 @@ pub(super) struct Talk<'a> {
     pub terminal: bool,
 }
 
+/// Where the streams of a conversation lead on this side.
+pub(super) struct Streams<I, O, E> {
+    pub input: Option<I>,
+    pub output: O,
+    pub errors: E,
+}
+
 impl Talk<'_> {
-    /// The exit code that the server reports at its end.
+    /// On our own streams; the exit code that the server reports at its end.
     pub async fn run(
         &self,
         session: &Session,
@@ -97,6 +110,24 @@ impl Talk<'_> {
         subresource: &str,
         command: &[String],
     ) -> Result<ExitCode> {
+        let socket = self.open(session, pod, subresource, command).await?;
+        let _raw = if self.terminal { Some(RawTerminal::enter()?) } else { None };
+        let streams = Streams {
+            input: self.stdin.then(tokio::io::stdin),
+            output: tokio::io::stdout(),
+            errors: tokio::io::stderr(),
+        };
+        Ok(told(pump(socket, streams, self.terminal).await?))
+    }
+
+    /// Begins a conversation, for [`pump`].
+    pub async fn open(
+        &self,
+        session: &Session,
+        pod: &Value,
+        subresource: &str,
+        command: &[String],
+    ) -> Result<WebSocket> {
         let flag = |flag: bool| if flag { "true" } else { "false" };
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("container", self.container);
@@ -109,22 +140,27 @@ impl Talk<'_> {
             (text(&pod["metadata"]["namespace"]), text(&pod["metadata"]["name"]));
         let path = kind::POD.path(namespace, name);
         let path = format!("{path}/{subresource}?{}", query.finish());
-        let socket = session.client.websocket(&path, PROTOCOLS).await?;
-        let _raw = if self.terminal { Some(RawTerminal::enter()?) } else { None };
-        pump(socket, self.stdin, self.terminal).await
+        Ok(session.client.websocket(&path, PROTOCOLS).await?)
     }
 }
 
-/// Carries everything both ways until the server says how the command ended.
-async fn pump(socket: WebSocket, stdin: bool, terminal: bool) -> Result<ExitCode> {
+/// Carries everything both ways until the server says how the command ended: its exit code.
+pub(super) async fn pump<I, O, E>(
+    socket: WebSocket,
+    streams: Streams<I, O, E>,
+    terminal: bool,
+) -> Result<u8>
+where
+    I: AsyncRead + Unpin,
+    O: AsyncWrite + Unpin,
+    E: AsyncWrite + Unpin,
+{
     let broken =
         |why: &dyn std::fmt::Display| Failure::said(format!("the connection broke off: {why}"));
     let closes = socket.protocol == PROTOCOLS[0];
     let (mut out, mut incoming) = socket.stream.split();
-    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
-    let mut input = tokio::io::stdin();
+    let Streams { mut input, mut output, mut errors } = streams;
     let mut buffer = vec![0; 32 * 1024];
-    let mut reading = stdin;
     let mut resized = signal(SignalKind::window_change()).map_err(Failure::said)?;
     if terminal {
         out.send(Message::binary(size())).await.map_err(|why| broken(&why))?;
@@ -144,23 +180,25 @@ async fn pump(socket: WebSocket, stdin: bool, terminal: bool) -> Result<ExitCode
                 // An empty frame only says that the channel is open.
                 let written = match *channel {
                     _ if data.is_empty() => Ok(()),
-                    STDOUT => write(&mut stdout, data).await,
-                    STDERR => write(&mut stderr, data).await,
-                    // An empty one only says that the connection stands.
-                    ERROR if !data.is_empty() => return ended(data),
+                    STDOUT => write(&mut output, data).await,
+                    STDERR => write(&mut errors, data).await,
+                    ERROR => return ended(data),
                     _ => Ok(()),
                 };
                 written.map_err(|_| Failure::Silent)?;
             }
-            read = input.read(&mut buffer), if reading => {
+            read = read(&mut input, &mut buffer), if input.is_some() => {
                 let count = read.map_err(|why| Failure::said(format!("cannot read input: {why}")))?;
                 let message = match count {
                     0 if closes => vec![CLOSE, STDIN],
                     0 => vec![STDIN],
                     count => [&[STDIN], &buffer[..count]].concat(),
                 };
-                reading = count > 0;
-                out.send(Message::binary(message)).await.map_err(|why| broken(&why))?;
+                // Where nobody listens any more, the other side is about to say why.
+                let sent = out.send(Message::binary(message)).await;
+                if count == 0 || sent.is_err() {
+                    input = None;
+                }
             }
             _ = resized.recv(), if terminal => {
                 out.send(Message::binary(size())).await.map_err(|why| broken(&why))?;
@@ -169,27 +207,39 @@ async fn pump(socket: WebSocket, stdin: bool, terminal: bool) -> Result<ExitCode
     }
 }
 
-async fn write(out: &mut (impl AsyncWriteExt + Unpin), data: &[u8]) -> std::io::Result<()> {
+async fn read<I: AsyncRead + Unpin>(
+    input: &mut Option<I>,
+    buffer: &mut [u8],
+) -> std::io::Result<usize> {
+    match input {
+        Some(input) => input.read(buffer).await,
+        None => Ok(0),
+    }
+}
+
+async fn write(out: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> std::io::Result<()> {
     out.write_all(data).await?;
     out.flush().await
 }
 
-/// What the Status on the error channel means for the exit code.
-fn ended(status: &[u8]) -> Result<ExitCode> {
+/// What the Status on the error channel says of the exit code.
+fn ended(status: &[u8]) -> Result<u8> {
     let status: Status = serde_json::from_slice(status)
         .map_err(|why| Failure::said(format!("the server's last word is no Status: {why}")))?;
     if status.status == "Success" {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(0);
     }
     let causes = status.details.as_deref().map(|details| details.causes.as_slice());
     let code = causes.unwrap_or_default().iter().find(|cause| cause.reason == "ExitCode");
-    match code.and_then(|cause| cause.message.parse::<u8>().ok()) {
-        Some(code) => {
-            anstream::eprintln!("command terminated with exit code {code}");
-            Ok(ExitCode::from(code))
-        }
-        None => Err(Failure::said(status.message)),
+    code.and_then(|cause| cause.message.parse().ok()).ok_or(Failure::said(status.message))
+}
+
+/// The exit code of a command in a container becomes ours; what is not good is said.
+pub(super) fn told(code: u8) -> ExitCode {
+    if code != 0 {
+        anstream::eprintln!("command terminated with exit code {code}");
     }
+    ExitCode::from(code)
 }
 
 fn size() -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use agent::config::NodeConfig;
@@ -110,6 +110,48 @@ async fn volumes_come_change_and_go() {
     bench.disk.remove(&id()).await.unwrap();
     assert!(fs::read_dir(bench.config.root.join("pods")).unwrap().next().is_none());
     assert!(fs::read_dir(&bench.config.logs).unwrap().next().is_none());
+}
+
+/// As admission gives it to every pod: in memory, changed at once, and only for its user.
+#[tokio::test]
+async fn the_token_of_a_pod() {
+    let Some(bench) = Bench::new() else { return };
+    let projected = json!({"defaultMode": 420, "sources": [
+        {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [{"path": "namespace",
+            "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}}]});
+    let path = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let mut pod = pod(
+        json!([{"name": "kube-api-access-x", "projected": projected}]),
+        json!([{"name": "kube-api-access-x", "mountPath": path, "readOnly": true}]),
+    );
+    pod.spec.security_context.run_as_user = Some(1000);
+    let mut sources = Sources::default();
+    let (key, facts) = ((String::new(), 3607), Facts::default());
+    sources.tokens.insert(key.clone(), Err("serviceaccounts \"default\" not found".into()));
+    let error = bench.disk.mount(&pod, &facts, &sources).await.unwrap_err();
+    let why = "MountVolume.SetUp failed for volume \"kube-api-access-x\" : failed to fetch token: \
+               serviceaccounts \"default\" not found";
+    assert_eq!(error.to_string(), why);
+    sources.tokens.insert(key.clone(), Ok(b"one".to_vec()));
+    let error = bench.disk.mount(&pod, &facts, &sources).await.unwrap_err();
+    assert!(error.to_string().ends_with(" : configmap \"kube-root-ca.crt\" not found"), "{error}");
+    let authority = [("ca.crt".to_string(), b"pem".to_vec())];
+    sources.config_maps.insert("kube-root-ca.crt".into(), authority.into());
+    bench.disk.mount(&pod, &facts, &sources).await.unwrap();
+    let folder = bench.host_path(&pod, path).await;
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    assert_eq!([read("token"), read("ca.crt"), read("namespace")], ["one", "pem", "n"]);
+    assert_eq!((mode(&folder.join("token")), mode(&folder.join("ca.crt"))), (0o600, 0o644));
+    assert_eq!(fs::metadata(folder.join("token")).unwrap().uid(), 1000);
+    assert!(bench.mounts().iter().any(|line| line.contains("kube-api-access-x")));
+    sources.tokens.insert(key, Ok(b"two".to_vec()));
+    bench.disk.mount(&pod, &facts, &sources).await.unwrap();
+    assert_eq!(read("token"), "two");
+    bench.disk.unmount(&id()).await.unwrap();
+    bench.disk.remove(&id()).await.unwrap();
+    assert_eq!(bench.mounts(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -241,7 +241,7 @@ async fn nothing_is_read_across() {
             format!("{CORE}/serviceaccounts"),
             "can only create tokens for individual service accounts",
         ),
-        (format!("{PODS}"), "can only list/watch pods with spec.nodeName field selector"),
+        (PODS.into(), "can only list/watch pods with spec.nodeName field selector"),
         (
             selected("pods", "spec.nodeName%3Dn2"),
             "can only list/watch pods with spec.nodeName field selector",

@@ -27,7 +27,7 @@ const TOOLS: &[&str] = &[
 pub fn shell(folder: &Path, busybox: &Path, programs: &[(&str, &Path)]) -> PathBuf {
     let bin = folder.join("layer/bin");
     std::fs::create_dir_all(&bin).expect("a folder of our own");
-    for (name, path) in [&[("busybox", busybox)], programs].concat() {
+    for (name, path) in [&[("busybox", busybox)][..], programs].concat() {
         std::fs::copy(path, bin.join(name)).expect("the program can be read");
     }
     for name in TOOLS {

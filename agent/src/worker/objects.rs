@@ -335,7 +335,7 @@ mod tests {
             let body = Full::new(Bytes::from(body.to_string()));
             let body = body.map_err(client::BoxError::from).boxed_unsync();
             let answer = Response::builder().status(code).body(body).expect("a plain answer");
-            async { Ok::<_, Infallible>(answer) }
+            async move { Ok::<_, Infallible>(answer) }
         });
         Client::in_process(client::Service::new(service), User::new("system:node:n", &[]))
     }

@@ -163,3 +163,88 @@ async fn mirror_pods_act_as_nobody() {
     assert!(made["spec"].get("serviceAccountName").is_none());
     assert_eq!(mounts(&made), Default::default());
 }
+
+/// What a pod asks for whose account lists one Secret, and why it does not get it.
+#[tokio::test]
+async fn secrets_that_accounts_do_not_list() {
+    let api = Api::start().await;
+    let strict = json!({
+        "metadata": {"name": "strict",
+            "annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}},
+        "secrets": [{"name": "listed"}],
+        "imagePullSecrets": [{"name": "pull"}],
+    });
+    api.post(ACCOUNTS, strict).await.expect(201);
+    let volume = |secret: &str| json!({"volumes": [{"name": "v", "secret": {"secretName": secret}}]});
+    let with = |list: &str, field: &str, value: Value| {
+        let mut containers = json!([{"name": "c", "image": "i"}]);
+        if list == "initContainers" {
+            containers[0]["name"] = json!("i");
+        }
+        containers[0][field] = value;
+        json!({ list: containers })
+    };
+    let variable = |secret: &str| {
+        json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": secret, "key": "k"}}}])
+    };
+    let all = |secret: &str| json!([{"secretRef": {"name": secret}}]);
+    let cases = [
+        (volume("listed"), ""),
+        (volume("x"), "volume with secret.secretName=\"x\""),
+        (with("containers", "env", variable("listed")), ""),
+        (
+            with("containers", "env", variable("x")),
+            "container c with envVar A referencing secret.secretName=\"x\"",
+        ),
+        (
+            with("initContainers", "env", variable("x")),
+            "init container i with envVar A referencing secret.secretName=\"x\"",
+        ),
+        (
+            with("containers", "envFrom", all("x")),
+            "container c with envFrom referencing secret.secretName=\"x\"",
+        ),
+        (
+            with("initContainers", "envFrom", all("x")),
+            "init container i with envFrom referencing secret.secretName=\"x\"",
+        ),
+    ];
+    let because = |what: &str| {
+        format!("is not allowed because service account strict does not reference that {what}")
+    };
+    for (number, (spec, why)) in cases.into_iter().enumerate() {
+        let mut object = pod(&format!("p{number}"));
+        for (field, value) in spec.as_object().unwrap() {
+            object["spec"][field] = value.clone();
+        }
+        // Whose account does not ask for it is let in.
+        let mut free = object.clone();
+        free["metadata"]["name"] = json!(format!("free{number}"));
+        api.post(PODS, free).await.expect(201);
+        object["spec"]["serviceAccountName"] = json!("strict");
+        let reply = api.post(PODS, object).await;
+        let expected = format!("pods \"p{number}\" is forbidden: {why} {}", because("secret"));
+        assert_eq!(reply.code, if why.is_empty() { 201 } else { 403 }, "{}", reply.text());
+        assert!(why.is_empty() || reply.message() == expected, "{}", reply.message());
+    }
+    let mut pulling = pod("pulling");
+    pulling["spec"]["serviceAccountName"] = json!("strict");
+    pulling["spec"]["imagePullSecrets"] = json!([{"name": "pull"}, {"name": "x"}]);
+    let refused = api.post(PODS, pulling).await.expect(403);
+    let expected = format!("imagePullSecrets[1].name=\"x\" {}", because("imagePullSecret"));
+    assert_eq!(refused["message"], format!("pods \"pulling\" is forbidden: {expected}"));
+
+    let patch = |secret: &str| {
+        json!({"spec": {"ephemeralContainers": [
+            {"name": "e", "image": "i", "env": variable(secret)}]}})
+    };
+    let (path, kind) = (format!("{PODS}/p0/ephemeralcontainers"), "strategic-merge-patch+json");
+    let refused = api.patch(&path, kind, patch("x")).await.expect(403);
+    let expected = format!(
+        "pods \"p0\" is forbidden: ephemeral container e with envVar A referencing \
+         secret.secretName=\"x\" {}",
+        because("secret")
+    );
+    assert_eq!(refused["message"], expected);
+    api.patch(&path, kind, patch("listed")).await.expect(200);
+}

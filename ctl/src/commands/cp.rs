@@ -147,10 +147,9 @@ impl Cp {
             match pump(socket, streams, false).await {
                 Err(Failure::Said(why)) if self.retries < 0 || tries < self.retries => {
                     tries += 1;
-                    start = output.bytes + 1;
-                    tracing::debug!(why, "again");
-                    let Counted { bytes, .. } = output;
-                    let most = self.retries;
+                    let (bytes, most) = (output.bytes, self.retries);
+                    start = bytes + 1;
+                    tracing::debug!(why, "the copy broke off");
                     anstream::println!("Resuming copy at {bytes} bytes, retry {tries}/{most}");
                 }
                 Err(Failure::Said(why)) if tries > 0 => {

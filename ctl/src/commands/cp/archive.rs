@@ -92,7 +92,7 @@ impl Unpack {
     }
 
     fn entry(&self, entry: &mut Entry<impl Read>, warned: &mut bool) -> io::Result<()> {
-        let name = entry.path_bytes();
+        let name = entry.path_bytes().into_owned();
         let Some(rest) = name.strip_prefix(self.prefix.as_bytes()) else {
             return Err(io::Error::other("tar contents corrupted"));
         };

@@ -81,7 +81,6 @@ async fn cluster() -> Api {
         {"name": "c", "configMap": {"name": "far"}},
         {"name": "d", "persistentVolumeClaim": {"claimName": "far"}},
     ]);
-    far["spec"]["resourceClaims"] = json!([{"name": "r", "resourceClaimName": "far"}]);
     api.post(PODS, far).await.expect(201);
     api
 }
@@ -91,7 +90,6 @@ fn wide() -> Value {
     let mut pod = pod("p");
     pod["spec"]["serviceAccountName"] = "robot".into();
     pod["spec"]["imagePullSecrets"] = json!([{"name": "pull"}]);
-    pod["spec"]["resourceClaims"] = json!([{"name": "r", "resourceClaimName": "gpu"}]);
     pod["spec"]["volumes"] = json!([
         {"name": "a", "secret": {"secretName": "direct"}},
         {"name": "b", "configMap": {"name": "map"}},
@@ -173,6 +171,11 @@ async fn a_node_reads_what_its_pods_lead_to() {
     }
     bind(&api, "p", "n1").await;
     bind(&api, "far", "n2").await;
+    for (pod, claim) in [("p", "gpu"), ("far", "far")] {
+        let status = json!({"extendedResourceClaimStatus": {"resourceClaimName": claim,
+            "requestMappings": []}});
+        api.merge(&format!("{PODS}/{pod}/status"), json!({ "status": status })).await.expect(200);
+    }
     for what in NEEDED {
         n1.get(&path(what)).await.expect(200);
         let refused = n2.get(&path(what)).await;
@@ -220,19 +223,13 @@ async fn nothing_is_read_across() {
         ),
         (selected("secrets", "metadata.name!%3Dx"), one),
         (selected("secrets", "type%3DOpaque"), one),
-        (
-            selected("secrets", "metadata.namespace%3Ddefault"),
-            one,
-        ),
+        (selected("secrets", "metadata.namespace%3Ddefault"), one),
         (
             format!("{CORE}/persistentvolumeclaims"),
             "can only get individual resources of this type",
         ),
         ("/api/v1/persistentvolumes".into(), "can only get individual resources of this type"),
-        (
-            format!("{STORAGE}/volumeattachments"),
-            "can only get individual resources of this type",
-        ),
+        (format!("{STORAGE}/volumeattachments"), "can only get individual resources of this type"),
         (
             format!("{DEVICES}/namespaces/default/resourceclaims"),
             "can only get individual resources of this type",
@@ -250,10 +247,7 @@ async fn nothing_is_read_across() {
             "/api/v1/pods?fieldSelector=spec.nodeName!%3Dn1".into(),
             "can only list/watch pods with spec.nodeName field selector",
         ),
-        (
-            format!("{STORAGE}/csinodes"),
-            "can only get, create, update, patch, or delete a CSINode",
-        ),
+        (format!("{STORAGE}/csinodes"), "can only get, create, update, patch, or delete a CSINode"),
         (
             "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases".into(),
             "can only get, create, update, patch, or delete a node lease",
@@ -439,12 +433,7 @@ async fn a_node_writes_its_own_things_only() {
         (format!("DELETE {PODS}/none"), nothing.clone(), 404, "pods \"none\" not found"),
         (format!("DELETE {PODS}"), nothing.clone(), 403, "in the namespace \"default\""),
         (format!("GET {PODS}/p/log"), nothing.clone(), 403, "in the namespace \"default\""),
-        (
-            format!("POST {PODS}"),
-            pod("new"),
-            403,
-            "node \"n1\" can only create mirror pods",
-        ),
+        (format!("POST {PODS}"), pod("new"), 403, "node \"n1\" can only create mirror pods"),
         (format!("DELETE {PODS}/p?gracePeriodSeconds=0"), nothing, 200, ""),
     ];
     for (line, body, code, why) in cases {

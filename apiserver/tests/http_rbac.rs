@@ -583,13 +583,19 @@ async fn secrets_have_no_back_doors() {
     ] {
         let headers: Vec<&str> = [header].into_iter().filter(|text| !text.is_empty()).collect();
         let reply = alice.send(&line, &headers, "").await;
-        assert!(matches!(reply.code, 403 | 405), "{line} {header}: {} {}", reply.code, reply.text());
+        assert!(
+            matches!(reply.code, 403 | 405),
+            "{line} {header}: {} {}",
+            reply.code,
+            reply.text()
+        );
         assert!(!reply.text().contains("aGlkZGVu"), "{line} {header}");
     }
     alice.get(&format!("{secrets}/mine")).await.expect(200);
     let mine = alice.get(&format!("{secrets}?fieldSelector=metadata.name%3Dmine")).await;
     assert_eq!(mine.expect(200)["items"].as_array().unwrap().len(), 1);
-    let mut watch = alice.watch(&format!("{secrets}?watch=1&fieldSelector=metadata.name%3Dmine")).await;
+    let mut watch =
+        alice.watch(&format!("{secrets}?watch=1&fieldSelector=metadata.name%3Dmine")).await;
     assert_eq!(watch.short().await, "ADDED mine");
     let label = json!({"metadata": {"labels": {"a": "b"}}});
     api.merge(&format!("{secrets}/other"), label.clone()).await.expect(200);

@@ -255,11 +255,15 @@ fn copies_with(tool: Tool) -> Vec<Copied> {
     ];
     let copy = |words: &&[&str]| {
         let mut command = tool(&[&["cp"], *words].concat());
-        let Said { out, err, code, .. } = said({
-            command.current_dir(folder.path());
-            command
-        }, "");
-        let script = "cd /box; busybox find . -exec busybox stat -c '%n %F %a' {} ';' | busybox sort";
+        let Said { out, err, code, .. } = said(
+            {
+                command.current_dir(folder.path());
+                command
+            },
+            "",
+        );
+        let script =
+            "cd /box; busybox find . -exec busybox stat -c '%n %F %a' {} ';' | busybox sort";
         Copied {
             out,
             // Each names itself.

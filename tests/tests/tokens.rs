@@ -15,9 +15,7 @@ const FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// A pod as another is, but for its name and some fields of its spec.
 fn pod(name: &str, spec: Value) -> String {
-    let container = |name: &str, script: &str| {
-        json!({"name": name, "image": "test/shell:1", "command": ["sh", "-c", script]})
-    };
+    let container = |name: &str, script: &str| json!({"name": name, "image": "test/shell:1", "command": ["sh", "-c", script]});
     let mut pod = json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -131,7 +129,8 @@ fn may_what_its_account_may(cluster: &Cluster) {
 fn meets_the_server_by_every_name(cluster: &Cluster) {
     let service = cluster.get(&["service", "kubernetes"]);
     let address = service["spec"]["clusterIP"].as_str().unwrap();
-    let said = inside(cluster, &["sh", "-c", "echo $KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT"]);
+    let said =
+        inside(cluster, &["sh", "-c", "echo $KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT"]);
     assert_eq!(said.ok().trim(), format!("{address}:443"));
     for host in [
         address,
@@ -220,7 +219,8 @@ fn dies_with_its_account(cluster: &Cluster, outside: &Outside) {
     cluster.ctl(&["delete", "pod", "robotic"]).ok();
 }
 
-const ROBOT: &str = r#"{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}}"#;
+const ROBOT: &str =
+    r#"{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}}"#;
 
 /// The account is gone when the pod reaches its node, and comes back.
 fn waits_for_what_is_missing(cluster: &Cluster) {

@@ -360,8 +360,11 @@ mod tests {
             }
             _ => {
                 let message = "serviceaccounts \"robot\" not found";
-                (404, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                    "code": 404, "reason": "NotFound", "message": message}))
+                (
+                    404,
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                    "code": 404, "reason": "NotFound", "message": message}),
+                )
             }
         });
         let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},

@@ -95,12 +95,7 @@ async fn who_does_without_a_token() {
         ("quiet", json!({}), &[], 0),
         ("quiet", json!({"automountServiceAccountToken": true}), &["c"], 1),
         ("default", json!({"automountServiceAccountToken": false}), &[], 0),
-        (
-            "default",
-            json!({"initContainers": [{"name": "i", "image": "i"}]}),
-            &["i", "c"],
-            1,
-        ),
+        ("default", json!({"initContainers": [{"name": "i", "image": "i"}]}), &["i", "c"], 1),
         // What is mounted there already stays.
         ("default", json!({"containers": [container("a", FOLDER)], "volumes": own}), &[], 0),
         (
@@ -120,7 +115,11 @@ async fn who_does_without_a_token() {
         }
         let made = api.post(PODS, object).await.expect(201);
         let (mounted, found) = mounts(&made);
-        assert_eq!((mounted, found.len()), (expected.iter().map(|name| name.to_string()).collect(), volumes), "{fields}");
+        assert_eq!(
+            (mounted, found.len()),
+            (expected.iter().map(|name| name.to_string()).collect(), volumes),
+            "{fields}"
+        );
     }
     let patch = json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "i"}]}});
     let kind = "strategic-merge-patch+json";
@@ -175,7 +174,8 @@ async fn secrets_that_accounts_do_not_list() {
         "imagePullSecrets": [{"name": "pull"}],
     });
     api.post(ACCOUNTS, strict).await.expect(201);
-    let volume = |secret: &str| json!({"volumes": [{"name": "v", "secret": {"secretName": secret}}]});
+    let volume =
+        |secret: &str| json!({"volumes": [{"name": "v", "secret": {"secretName": secret}}]});
     let with = |list: &str, field: &str, value: Value| {
         let mut containers = json!([{"name": "c", "image": "i"}]);
         if list == "initContainers" {
@@ -184,9 +184,7 @@ async fn secrets_that_accounts_do_not_list() {
         containers[0][field] = value;
         json!({ list: containers })
     };
-    let variable = |secret: &str| {
-        json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": secret, "key": "k"}}}])
-    };
+    let variable = |secret: &str| json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": secret, "key": "k"}}}]);
     let all = |secret: &str| json!([{"secretRef": {"name": secret}}]);
     let cases = [
         (volume("listed"), ""),

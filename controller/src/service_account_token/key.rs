@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use proto::meta::ObjectMeta;
-use rcgen::KeyPair;
-use rustls_pki_types::pem::{self, PemObject};
+use rcgen::{KeyPair, PublicKeyData};
 use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::{self, PemObject};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 

@@ -83,11 +83,8 @@ impl Cp {
         let packing = tokio::task::spawn_blocking(move || {
             archive::pack(&from, &name, SyncIoBridge::new(near))
         });
-        let streams = Streams {
-            input: Some(far),
-            output: tokio::io::stdout(),
-            errors: tokio::io::stderr(),
-        };
+        let streams =
+            Streams { input: Some(far), output: tokio::io::stdout(), errors: tokio::io::stderr() };
         let code = pod.run(&command, streams).await;
         // Where the other side gave up, it has said why.
         let gave_up = !matches!(code, Ok(0));
@@ -118,8 +115,7 @@ impl Cp {
                 place.namespace, place.pod
             ),
         };
-        let unpacking =
-            tokio::task::spawn_blocking(move || unpack.run(SyncIoBridge::new(near)));
+        let unpacking = tokio::task::spawn_blocking(move || unpack.run(SyncIoBridge::new(near)));
         let received = self.receive(&pod, source, far).await;
         let unpacked = unpacking.await.map_err(Failure::said)?;
         match (received, unpacked) {
@@ -189,11 +185,7 @@ impl<'a> Partner<'a> {
         Ok(Partner { session, pod, container })
     }
 
-    async fn open(
-        &self,
-        command: &[&str],
-        stdin: bool,
-    ) -> Result<client::websocket::WebSocket> {
+    async fn open(&self, command: &[&str], stdin: bool) -> Result<client::websocket::WebSocket> {
         let talk = Talk { container: &self.container, stdin, terminal: false };
         let command: Vec<String> = command.iter().map(|word| word.to_string()).collect();
         talk.open(self.session, &self.pod, "exec", &command).await

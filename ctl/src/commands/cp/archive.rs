@@ -172,7 +172,9 @@ mod tests {
                 let kind = entry.file_type().unwrap();
                 found.push(match (kind.is_dir(), kind.is_symlink()) {
                     (true, _) => format!("{name}/"),
-                    (_, true) => format!("{name} -> {}", fs::read_link(entry.path()).unwrap().display()),
+                    (_, true) => {
+                        format!("{name} -> {}", fs::read_link(entry.path()).unwrap().display())
+                    }
                     _ => format!("{name}={}", fs::read_to_string(entry.path()).unwrap()),
                 });
                 if kind.is_dir() {
@@ -199,12 +201,10 @@ mod tests {
         let there = folder.path().join("there");
         Archive::new(&packed[..]).unpack(&there).unwrap();
         let long = format!("box/{long}=two");
-        let all =
-            ["box/", "box/a=one", "box/deep/", "box/deep/empty/", &*long, "box/link -> a"];
+        let all = ["box/", "box/a=one", "box/deep/", "box/deep/empty/", &*long, "box/link -> a"];
         assert_eq!(found(&there), all);
         let back = folder.path().join("back");
-        let unpack =
-            Unpack { prefix: "box".into(), target: back.clone(), instead: String::new() };
+        let unpack = Unpack { prefix: "box".into(), target: back.clone(), instead: String::new() };
         unpack.run(&packed[..]).unwrap();
         let files = ["a=one", "deep/", "deep/empty/", long.trim_start_matches("box/")];
         assert_eq!(found(&back), files);

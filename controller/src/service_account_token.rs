@@ -160,7 +160,7 @@ mod tests {
             let secret = secret("", json!(data));
             let view = View::default()
                 .with::<ServiceAccount>(&[account("u")])
-                .with::<Secret>(&[secret.clone()]);
+                .with::<Secret>(std::slice::from_ref(&secret));
             let entry = Entry::decode(secret.to_string().into()).unwrap();
             let plan = controller.plan(&entry, &view, Time::from_unix(0)).unwrap();
             let patched: Vec<&str> = match plan.steps.as_slice() {

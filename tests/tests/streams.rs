@@ -267,7 +267,7 @@ fn copies_with(tool: Tool) -> Vec<Copied> {
         Copied {
             out,
             // Each names itself.
-            err: err.replace("ctl exec", "kubectl exec"),
+            err: err.replace("\"ctl exec", "\"kubectl exec"),
             code,
             here: list(folder.path()),
             there: exec(script).ok(),

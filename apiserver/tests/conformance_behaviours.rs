@@ -5,6 +5,8 @@
 mod accounts;
 #[path = "http/api.rs"]
 mod api;
+#[path = "conformance/apply.rs"]
+mod apply;
 #[path = "conformance/certificates.rs"]
 mod certificates;
 #[path = "conformance/components.rs"]
@@ -21,6 +23,8 @@ mod flow;
 mod lifecycle;
 #[path = "conformance/namespaces.rs"]
 mod namespaces;
+#[path = "conformance/nodes.rs"]
+mod nodes;
 #[path = "conformance/openapi.rs"]
 mod openapi;
 #[path = "conformance/pod_security.rs"]

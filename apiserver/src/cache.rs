@@ -20,6 +20,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use client::Clock;
@@ -86,6 +87,8 @@ struct Shared {
     progress: Arc<watch::Sender<Revision>>,
     /// Until the cache is full: the keys of values that nobody can read.
     sealed: Mutex<Option<BTreeSet<Arc<str>>>>,
+    /// What precedes this revision was compacted away.
+    forgotten: Arc<AtomicU64>,
 }
 
 impl Cache {
@@ -101,12 +104,15 @@ impl Cache {
             .map(|spec| (spec.storage.clone(), Arc::new(KindCache::new(spec, progress.clone()))))
             .collect();
         let sealed = Mutex::new(Some(BTreeSet::new()));
-        let shared = Arc::new(Shared { store, clock, kinds, progress, sealed });
+        let forgotten = Arc::default();
+        let shared = Arc::new(Shared { store, clock, kinds, progress, sealed, forgotten });
         let (watch, now) = shared.fill().await?;
         let feed = tokio::spawn(follow(shared.clone(), watch));
         let written = shared.progress.subscribe();
         let (store, clock) = (shared.store.clone(), shared.clock.clone());
-        let keep = tokio::spawn(history::keep(store, written, History::default(), clock));
+        let forgotten = shared.forgotten.clone();
+        let keep = history::keep(store, written, History::default(), clock, forgotten);
+        let keep = tokio::spawn(keep);
         let tasks = Tasks([feed.abort_handle(), keep.abort_handle()]);
         let cache = Self { shared, _tasks: Arc::new(tasks) };
         cache.reach(now).await?;
@@ -174,13 +180,18 @@ impl Cache {
     }
 
     /// A kind as it was at a revision, for the later pages of a list: from the cache's history, or
-    /// else from the store's.
+    /// else from the store's. What the store has forgotten is gone from here, too: pages of a list
+    /// end for everyone, whatever each server still remembers.
     pub async fn snapshot_at(
         &self,
         kind: &KindCache,
         revision: Revision,
     ) -> Result<Snapshot, StoreError> {
         self.wait_known(revision).await?;
+        let oldest = self.shared.forgotten.load(Ordering::Acquire);
+        if revision < oldest {
+            return Err(StoreError::Compacted { requested: revision, oldest: Some(oldest) });
+        }
         if let Some(snapshot) = kind.snapshot_at(revision) {
             return Ok(snapshot);
         }

@@ -258,7 +258,7 @@ async fn a_cache_that_lost_its_watch_reads_everything_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn history_is_kept_for_five_minutes_and_nothing_wakes_up_for_it_when_idle() {
+async fn history_is_kept_for_minutes_and_nothing_wakes_up_for_it_when_idle() {
     let fragile = Fragile::new();
     let specs = [KindSpec::of(&proto::kind::POD, &[])];
     let clock = Clock::simulated(Time::from_unix(0));
@@ -266,10 +266,10 @@ async fn history_is_kept_for_five_minutes_and_nothing_wakes_up_for_it_when_idle(
     let first = commit(&cache, Txn::create("/registry/pods/ns/a", pod("a", ""))).await;
     clock.sleep(Duration::from_secs(60)).await;
     let second = commit(&cache, Txn::update("/registry/pods/ns/a", first, pod("a", "n"))).await;
-    clock.sleep(Duration::from_secs(4 * 60 - 1)).await;
+    clock.sleep(Duration::from_secs(270 - 60 - 1)).await;
     assert_eq!(fragile.compactions.load(Ordering::Relaxed), 0);
     clock.sleep(Duration::from_secs(60)).await;
-    // The second write is not five minutes old.
+    // The second write is not as old.
     assert!(fragile.get("/registry/pods/ns/a", Some(first)).await.is_ok());
     clock.sleep(Duration::from_secs(3600)).await;
     let old = fragile.get("/registry/pods/ns/a", Some(first)).await;

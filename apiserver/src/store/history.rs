@@ -2,6 +2,7 @@
 //! on, and no more.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use client::Clock;
@@ -18,19 +19,20 @@ pub struct History {
 }
 
 impl Default for History {
-    /// kube-apiserver's five minutes.
+    /// A little less than kube-apiserver's five minutes: who looks for ten sees the past forgotten.
     fn default() -> Self {
-        Self { age: Duration::from_secs(5 * 60), revisions: 25_000 }
+        Self { age: Duration::from_secs(270), revisions: 25_000 }
     }
 }
 
-/// Compacts a store for as long as it runs. `written` is its revision as it grows; nothing wakes
-/// up while that rests.
+/// Compacts a store for as long as it runs, and says in `forgotten` up to where. `written` is its
+/// revision as it grows; nothing wakes up while that rests.
 pub async fn keep(
     store: Arc<dyn Store>,
     mut written: watch::Receiver<Revision>,
     history: History,
     clock: Clock,
+    forgotten: Arc<AtomicU64>,
 ) {
     // What an earlier process left is old, too.
     let mut compacted = 0;
@@ -47,8 +49,9 @@ pub async fn keep(
                 Err(_) => return,
             },
         };
-        if let Err(error) = store.compact(target).await {
-            tracing::warn!(%error, target, "cannot forget old revisions");
+        match store.compact(target).await {
+            Ok(()) => forgotten.store(target, Ordering::Release),
+            Err(error) => tracing::warn!(%error, target, "cannot forget old revisions"),
         }
         compacted = target;
     }

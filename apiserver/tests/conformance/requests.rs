@@ -1,5 +1,9 @@
 //! What requests may say of themselves: timeouts, media types, what is no table.
 
+use std::time::Duration;
+
+use client::Clock;
+use proto::time::Time;
 use serde_json::{Value, json};
 
 use crate::api::{Api, CONFIG_MAPS, DEPLOYMENTS, PODS, config_map, pod};
@@ -113,6 +117,56 @@ async fn tables_of_pods_and_pages_of_tables() {
 }
 
 /// 400 templates in the suite; here fewer, in pages of every size.
+/// The suite asks for the second page for ten minutes, every twenty seconds, until it is told that
+/// the token has expired, and goes on with the token in that answer.
+#[tokio::test(start_paused = true)]
+async fn a_token_expires_within_ten_minutes_and_another_takes_its_place() {
+    let clock = Clock::simulated(Time::from_unix(1_800_000_000));
+    let api = Api::start_at(clock.clone(), &[]).await;
+    // Wherever between two compactions it is asked for.
+    clock.sleep(Duration::from_secs(3)).await;
+    const TEMPLATES: &str = "/api/v1/namespaces/default/podtemplates";
+    for number in 0..40 {
+        let template = json!({"metadata": {"name": format!("template-{number:04}")},
+            "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}});
+        api.post(TEMPLATES, template).await.expect(201);
+    }
+    let page = async |token: &str| {
+        let token = token.replace('=', "%3D");
+        api.get(&format!("{TEMPLATES}?limit=4&continue={token}")).await
+    };
+    let first = page("").await.expect(200);
+    let token = first["metadata"]["continue"].as_str().unwrap().to_string();
+    let mut expired = None;
+    for turn in 0..30 {
+        // The cluster never rests.
+        let beat = config_map(&format!("beat-{turn}"));
+        api.post(CONFIG_MAPS, beat).await.expect(201);
+        let reply = page(&token).await;
+        if reply.code != 200 {
+            expired = Some(reply.expect(410));
+            break;
+        }
+        clock.sleep(Duration::from_secs(20)).await;
+    }
+    let expired = expired.expect("the token expires");
+    assert_eq!(expired["reason"], "Expired");
+    let mut token = expired["metadata"]["continue"].as_str().unwrap().to_string();
+    let mut found = 4;
+    while !token.is_empty() {
+        let next = page(&token).await.expect(200);
+        assert_ne!(next["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+        let items = next["items"].as_array().unwrap();
+        assert_eq!(items.len(), 4);
+        for item in items {
+            assert_eq!(item["metadata"]["name"], format!("template-{found:04}"));
+            found += 1;
+        }
+        token = next["metadata"]["continue"].as_str().unwrap_or_default().to_string();
+    }
+    assert_eq!(found, 40);
+}
+
 #[tokio::test]
 async fn pages_of_any_size_show_the_same_list() {
     let api = Api::start().await;

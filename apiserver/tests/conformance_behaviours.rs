@@ -1,5 +1,6 @@
 //! What upstream's end-to-end suites ask of an API server without nodes, behaviour by behaviour:
-//! API machinery, authentication and authorization, instrumentation.
+//! API machinery, authentication and authorization, instrumentation. What they do with every
+//! kind alike is in `lifecycle`, what nodes may do in `http_nodes`.
 
 #[path = "conformance/accounts.rs"]
 mod accounts;
@@ -19,12 +20,8 @@ mod discovery;
 mod events;
 #[path = "conformance/flow.rs"]
 mod flow;
-#[path = "conformance/lifecycle.rs"]
-mod lifecycle;
 #[path = "conformance/namespaces.rs"]
 mod namespaces;
-#[path = "conformance/nodes.rs"]
-mod nodes;
 #[path = "conformance/openapi.rs"]
 mod openapi;
 #[path = "conformance/pod_security.rs"]

@@ -95,3 +95,52 @@ async fn owners_are_added_and_checked() {
     assert_eq!(refused.code, 422);
     assert!(refused.message().contains("Only one reference can have Controller set to true"));
 }
+
+/// Of these kinds the object comes back, of the others a Status that names it.
+#[tokio::test]
+async fn deletions_answer_with_the_object_or_name_it() {
+    let api = Api::start().await;
+    let template = json!({"metadata": {"labels": {"app": "a"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let claim =
+        json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    let volume = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"},
+        "hostPath": {"path": "/v"}});
+    let attachment = json!({"attacher": "csi.example.com", "nodeName": "n",
+        "source": {"persistentVolumeName": "v"}});
+    let (core, storage) = ("/api/v1/namespaces/default", "/apis/storage.k8s.io/v1");
+    let cases = [
+        (format!("{core}/pods"), json!({"spec": template["spec"]}), true),
+        (format!("{core}/podtemplates"), json!({"template": template}), true),
+        (format!("{core}/services"), json!({"spec": {"ports": [{"port": 80}]}}), true),
+        (format!("{core}/serviceaccounts"), json!({}), true),
+        (format!("{core}/resourcequotas"), json!({"spec": {"hard": {"pods": "9"}}}), true),
+        (format!("{core}/persistentvolumeclaims"), json!({"spec": claim}), true),
+        ("/api/v1/persistentvolumes".into(), json!({"spec": volume}), true),
+        (format!("{storage}/storageclasses"), json!({"provisioner": "example.com/p"}), true),
+        (format!("{storage}/volumeattachments"), json!({"spec": attachment}), true),
+        (format!("{storage}/csidrivers"), json!({"spec": {}}), true),
+        (format!("{storage}/csinodes"), json!({"spec": {"drivers": []}}), true),
+        (format!("{core}/configmaps"), json!({}), false),
+        (format!("{core}/secrets"), json!({}), false),
+        ("/api/v1/nodes".into(), json!({}), false),
+        ("/apis/node.k8s.io/v1/runtimeclasses".into(), json!({"handler": "h"}), false),
+        ("/apis/scheduling.k8s.io/v1/priorityclasses".into(), json!({"value": 1}), false),
+        ("/apis/rbac.authorization.k8s.io/v1/clusterroles".into(), json!({"rules": []}), false),
+    ];
+    for (path, mut object, comes_back) in cases {
+        object["metadata"] = json!({"name": "one"});
+        let created = api.post(&path, object).await.expect(201);
+        let gone = api.delete(&format!("{path}/one?gracePeriodSeconds=0")).await.expect(200);
+        let (kind, uid) = (&created["kind"], &created["metadata"]["uid"]);
+        if comes_back {
+            assert_eq!((&gone["kind"], &gone["metadata"]["uid"]), (kind, uid), "{path}");
+            continue;
+        }
+        assert_eq!((&gone["kind"], &gone["status"]), (&json!("Status"), &json!("Success")));
+        let details = &gone["details"];
+        assert_eq!((&details["name"], &details["uid"]), (&json!("one"), uid), "{path}");
+        let resource = path.rsplit_once('/').unwrap().1;
+        assert_eq!(details["kind"], resource, "{path}");
+    }
+}

@@ -167,7 +167,7 @@ struct Stretch {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_watcher_misses_repeats_or_reorders() {
     let seed = number("SEED", Rng::from_os().u64());
-    let (watchers, writes) = (number("CORACLE_WATCHERS", 100), number("CORACLE_WRITES", 2000));
+    let (watchers, writes) = (number("CORACLE_WATCHERS", 100), number("CORACLE_WRITES", 1500));
     let (rate, clock) = (number("CORACLE_RATE", 1000), Clock::system());
     eprintln!("SEED={seed}");
     let Some(mut etcd) = etcd_process::Etcd::start(3) else { return };

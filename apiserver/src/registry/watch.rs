@@ -156,13 +156,10 @@ impl Watch {
             self.ended = true;
             return;
         };
-        let changes = match watcher.pull() {
-            Ok(changes) if changes.is_empty() => tokio::select! {
-                biased;
-                changes = watcher.next() => changes,
-                rang = self.alarm.as_mut() => return self.rung(rang),
-            },
-            changes => changes,
+        let changes = tokio::select! {
+            biased;
+            changes = watcher.next() => changes,
+            rang = self.alarm.as_mut() => return self.rung(rang),
         };
         match changes {
             Err(gone) => self.expire(gone),

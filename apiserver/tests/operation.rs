@@ -30,8 +30,13 @@ async fn metrics_count_requests_and_objects() {
     let limits = "/api/v1/namespaces/default/limitranges";
     api.post(limits, json!({"metadata": {"name": "a"}, "spec": {"limits": []}})).await.expect(201);
     api.get(&format!("{CONFIG_MAPS}/nothing")).await.expect(404);
+    // What clients make up is no label: there would be no end of them.
+    for made_up in ["made-ups", "configmaps/a/made-ups"] {
+        api.get(&format!("/api/v1/namespaces/default/{made_up}")).await.expect(404);
+    }
     let reply = api.get("/metrics").await;
     assert_eq!(reply.code, 200);
+    assert!(!reply.text().contains("made-ups"), "{}", reply.text());
     let text = reply.text();
     let line = |start: &str, labels: &[&str]| {
         let found = text.lines().find(|line| {

@@ -63,10 +63,7 @@ impl<'a> Media<'a> {
 
 /// The best form that `accept` allows; JSON where it says nothing.
 pub fn negotiate(accept: Option<&str>, offer: Offer) -> Result<Wanted, Status> {
-    let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else { return Ok(PLAIN) };
-    if accept == "application/json" || accept == "*/*" {
-        return Ok(PLAIN);
-    }
+    let Some(accept) = accept.filter(|_| !is_plain(accept)) else { return Ok(PLAIN) };
     medias(accept)
         .iter()
         .find_map(|media| {
@@ -80,6 +77,11 @@ pub fn negotiate(accept: Option<&str>, offer: Offer) -> Result<Wanted, Status> {
             possible.then_some(wanted)
         })
         .ok_or_else(|| Status::not_acceptable(if offer.protobuf { OFFERED } else { OFFERED_TEXT }))
+}
+
+/// Whether it asks for JSON, in the few ways in which most do.
+pub fn is_plain(accept: Option<&str>) -> bool {
+    accept.is_none_or(|accept| matches!(accept.trim(), "" | "application/json" | "*/*"))
 }
 
 /// The entries of a header, best first.

@@ -93,7 +93,8 @@ impl Exchange {
                 received: self.received,
             })
         });
-        let (labels, long) = (labels(verb, &what, version, query), is_long(verb, &what));
+        let served = is_served(api, &what, version);
+        let (labels, long) = (labels(verb, &what, version, query, served), is_long(verb, &what));
         let running = match long {
             true => api.metrics.long_running(&labels),
             false => api.metrics.running(!matches!(verb, "get" | "list" | "head")),
@@ -148,12 +149,16 @@ impl Exchange {
     /// The answer, with its headers; what remains to be said of a long one is said at its end.
     pub async fn end(self, api: &Api, mut response: Response) -> Response {
         let headers = response.headers_mut();
+        if let Ok(mut id) = HeaderValue::from_str(&self.id) {
+            // Never the same again: in HPACK's table it would only displace what is.
+            id.set_sensitive(true);
+            headers.insert(AUDIT_ID, id);
+        }
         let mut set = |name: HeaderName, text: &str| {
             if let Ok(value) = HeaderValue::from_str(text) {
                 headers.insert(name, value);
             }
         };
-        set(AUDIT_ID, &self.id);
         let Some(mut known) = self.known else { return response };
         // The seat is free as soon as the answer is made: sending it costs no one else.
         if let Some(admitted) = known.admitted.take() {
@@ -277,7 +282,20 @@ fn is_long(verb: &str, what: &What<'_>) -> bool {
     }
 }
 
-fn labels(verb: &str, what: &What<'_>, version: &str, query: &Query) -> metrics::Request {
+/// Whether there is such a resource. What clients make up would have no end as labels.
+fn is_served(api: &Api, what: &What<'_>, version: &str) -> bool {
+    let What::Resource { group, resource, subresource, .. } = *what else { return false };
+    let kind = api.registry.kind(group, version, resource);
+    kind.is_some_and(|kind| subresource.is_empty() || kind.row.has_subresource(subresource))
+}
+
+fn labels(
+    verb: &str,
+    what: &What<'_>,
+    version: &str,
+    query: &Query,
+    served: bool,
+) -> metrics::Request {
     const VERBS: [(&str, &str); 11] = [
         ("get", "GET"),
         ("list", "LIST"),
@@ -299,19 +317,20 @@ fn labels(verb: &str, what: &What<'_>, version: &str, query: &Query) -> metrics:
         ..metrics::Request::default()
     };
     match *what {
-        // Paths are made up by clients: as labels they would have no end.
-        What::Path(_) => common,
-        What::Resource { group, resource, subresource, namespace, name } => metrics::Request {
-            group: group.into(),
-            version: version.into(),
-            resource: resource.into(),
-            subresource: subresource.into(),
-            scope: match (namespace, name) {
-                (_, name) if !name.is_empty() || verb == "create" => "resource",
-                ("", _) => "cluster",
-                _ => "namespace",
-            },
-            ..common
-        },
+        What::Resource { group, resource, subresource, namespace, name } if served => {
+            metrics::Request {
+                group: group.into(),
+                version: version.into(),
+                resource: resource.into(),
+                subresource: subresource.into(),
+                scope: match (namespace, name) {
+                    (_, name) if !name.is_empty() || verb == "create" => "resource",
+                    ("", _) => "cluster",
+                    _ => "namespace",
+                },
+                ..common
+            }
+        }
+        _ => common,
     }
 }

@@ -144,8 +144,13 @@ async fn watch(
 
 /// What the client wants to read; JSON is indented for people.
 fn wanted(parts: &Parts, query: &Query, row: &Row, verb: &str) -> Result<Wanted, Status> {
-    let offer = Offer { protobuf: schema::of(row).is_some(), tables: has_tables(query, row, verb) };
-    let mut wanted = accept::negotiate(header_text(parts, header::ACCEPT), offer)?;
+    let accept = header_text(parts, header::ACCEPT);
+    let offer =
+        || Offer { protobuf: schema::of(row).is_some(), tables: has_tables(query, row, verb) };
+    let mut wanted = match accept::is_plain(accept) {
+        true => accept::PLAIN,
+        false => accept::negotiate(accept, offer())?,
+    };
     if wanted.encoding == Encoding::Json && is_pretty(parts, query) {
         wanted.encoding = Encoding::Indented;
     }

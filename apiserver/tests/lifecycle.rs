@@ -262,15 +262,20 @@ impl Run<'_> {
         if self.life.change.is_null() {
             return;
         }
-        let before = self.get().await;
-        let after = self.api.merge(&self.first(), self.life.change.clone()).await.expect(200);
-        assert!(contains(&after, &self.life.change), "{after}");
-        let counted = generation(&before)
-            .or(generation(&after))
-            .map(|_| generation(&before).unwrap_or(0) + self.life.counts().1);
-        assert_eq!(generation(&after), counted);
-        let back = self.api.merge(&self.first(), self.life.object.clone()).await;
-        assert!([200, 422].contains(&back.code), "{}", back.text());
+        for kind in [MERGE, STRATEGIC, APPLY] {
+            let before = self.get().await;
+            let path = format!("{}?{}", self.first(), options(kind));
+            let patch = self.patch(self.life.change.clone(), &before);
+            let after = self.api.patch(&path, kind, patch).await.expect(200);
+            assert!(contains(&after, &self.life.change), "{kind}: {after}");
+            let counted = generation(&before)
+                .or(generation(&after))
+                .map(|_| generation(&before).unwrap_or(0) + self.life.counts().1);
+            // Later it may be that nothing is left to change.
+            assert!(kind != MERGE || generation(&after) == counted, "{before} {after}");
+            let back = self.api.merge(&self.first(), self.life.object.clone()).await;
+            assert!([200, 422].contains(&back.code), "{}", back.text());
+        }
     }
 
     async fn status(&self) {

@@ -107,6 +107,39 @@ async fn pods_that_are_refused() {
     assert_eq!(api.post(PODS, absent).await.expect(403)["reason"], "Forbidden");
 }
 
+/// What a pod may ask for that only its node can judge.
+#[tokio::test]
+async fn pods_that_are_taken() {
+    let api = Api::start().await;
+    let volume = json!([{"name": "v", "csi": {"driver": "d.example.com", "readOnly": true,
+        "volumeAttributes": {"a": "b"}, "nodePublishSecretRef": {"name": "s"}}}]);
+    let cases = [
+        ("/spec/volumes", volume),
+        ("/spec/schedulerName", json!("absent")),
+        ("/spec/nodeName", json!("absent")),
+        ("/spec/readinessGates", json!([{"conditionType": "example.com/ready"}])),
+        ("/spec/hostAliases", json!([{"ip": "127.0.0.1", "hostnames": ["a.example.com"]}])),
+        (
+            "/spec/securityContext",
+            json!({"runAsUser": 65534, "fsGroupChangePolicy": "Always",
+            "sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}]}),
+        ),
+        (
+            "/spec/containers/0/resizePolicy",
+            json!([{"resourceName": "cpu",
+            "restartPolicy": "RestartContainer"}]),
+        ),
+    ];
+    let path = format!("{PODS}?fieldValidation=Strict");
+    for (index, (pointer, value)) in cases.into_iter().enumerate() {
+        let plain =
+            with(&pod(&format!("p{index}")), "/spec/automountServiceAccountToken", false.into());
+        let object = with(&plain, pointer, value.clone());
+        let made = api.post(&path, object).await.expect(201);
+        assert_eq!(made.pointer(pointer), Some(&value), "{pointer}");
+    }
+}
+
 /// Conditions of older kinds say what they like; what is not said is not asked for.
 #[tokio::test]
 async fn conditions_by_hand() {

@@ -210,8 +210,8 @@ fn admission() -> Vec<Life> {
         ),
         life(
             &kind::VALIDATING_ADMISSION_POLICY_BINDING,
-            json!({"spec": {"policyName": "absent", "validationActions": ["Deny"]}}),
-            json!({"spec": {"validationActions": ["Warn"]}}),
+            json!({"spec": {"policyName": "absent", "validationActions": ["Audit"]}}),
+            json!({"spec": {"validationActions": ["Audit", "Deny"]}}),
         ),
         life(&kind::VALIDATING_WEBHOOK_CONFIGURATION, hooks(5), hooks(6)),
     ]
@@ -401,13 +401,17 @@ fn devices() -> Vec<Life> {
         life(
             &kind::DEVICE_CLASS,
             json!({"spec": {}}),
-            json!({"spec": {"selectors": [{"cel": {"expression": "true"}}]}}),
+            json!({"spec": {"selectors": [{"cel": {"expression": "true"}}],
+                "config": [{"opaque": {"driver": "d.example.com",
+                    "parameters": {"apiVersion": "v1", "kind": "Any", "deep": {"a": [1, null]}}}}]}}),
         ),
         with_status(
             &kind::RESOURCE_CLAIM,
             json!({"spec": claim}),
             Value::Null,
-            json!({"allocation": {"devices": {"results": [result]}}}),
+            json!({"allocation": {"devices": {"results": [result]}},
+                "devices": [{"driver": "d.example.com", "pool": "n", "device": "g0",
+                    "data": {"kind": "Any", "a": {"b": 1}}}]}),
         ),
         life(&kind::RESOURCE_CLAIM_TEMPLATE, json!({"spec": {"spec": claim}}), Value::Null),
         life(&kind::RESOURCE_SLICE, offered("g0"), offered("g1")),

@@ -89,6 +89,9 @@ fn streams_reach_pods() {
     } else {
         copies(&[ctl]);
     }
+    // kubectl ends well or not, as it happens.
+    let nothing = said(ctl(&["cp", "shell:/box/nothing", "nothing"]), "").fails();
+    assert_eq!(nothing, "command terminated with exit code 1\n");
     if kubectl.is_some() {
         forwards_over_spdy(&kubectl_tool);
         reaches_through_the_api(&kubectl_tool);
@@ -242,7 +245,6 @@ fn copies_with(tool: Tool) -> Vec<Copied> {
         &["shell:/box/tree", "back"],
         &["shell:/box/copy", "back/copy"],
         &["shell:box/big", "again", "--retries=3"],
-        &["shell:/box/nothing", "nothing"],
         &["nothing", "shell:/box"],
         &["tree/a", "shell:/nowhere/at/all"],
         &["tree/a", "back"],

@@ -394,14 +394,16 @@ async fn deletion_with_preconditions_and_finalizers() {
 #[tokio::test]
 async fn propagation_becomes_finalizers() {
     let api = Api::start().await;
-    for (policy, code, finalizers) in
-        [("Orphan", 200, json!(["orphan"])), ("Foreground", 202, json!(["foregroundDeletion"]))]
-    {
-        let name = policy.to_lowercase();
-        api.post(DEPLOYMENTS, deployment(&name)).await.expect(201);
-        let path = format!("{DEPLOYMENTS}/{name}?propagationPolicy={policy}");
-        let deleted = api.delete(&path).await.expect(code);
-        assert_eq!(deleted["metadata"]["finalizers"], finalizers);
+    for (name, how, held, code, finalizers) in [
+        ("orphan", "propagationPolicy=Orphan", None, 200, "orphan"),
+        ("foreground", "propagationPolicy=Foreground", None, 200, "foregroundDeletion"),
+        ("held", "orphanDependents=false", Some("example.com/a"), 202, "example.com/a"),
+    ] {
+        let mut object = deployment(name);
+        object["metadata"]["finalizers"] = json!(held.into_iter().collect::<Vec<_>>());
+        api.post(DEPLOYMENTS, object).await.expect(201);
+        let deleted = api.delete(&format!("{DEPLOYMENTS}/{name}?{how}")).await.expect(code);
+        assert_eq!(deleted["metadata"]["finalizers"], json!([finalizers]));
         assert_eq!(deleted["metadata"]["generation"], 2);
     }
     assert_eq!(api.delete(&format!("{DEPLOYMENTS}/orphan?propagationPolicy=x")).await.code, 422);

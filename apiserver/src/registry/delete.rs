@@ -359,11 +359,10 @@ pub(super) fn status_value(status: &Status) -> Value {
     value
 }
 
-/// 202 where the client asked to wait for dependents.
+/// 202 where the client asked to wait for dependents in the old way; in the new one it is 200, as
+/// upstream answers.
 fn accepted(options: &DeleteOptions) -> u16 {
-    let waits = options.propagation_policy.as_deref() == Some("Foreground")
-        || options.orphan_dependents == Some(false);
-    if waits { 202 } else { 200 }
+    if options.orphan_dependents == Some(false) { 202 } else { 200 }
 }
 
 fn check_preconditions(call: &Call, options: &DeleteOptions, entry: &Entry) -> Result<(), Status> {

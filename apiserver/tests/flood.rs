@@ -73,7 +73,7 @@ async fn more_connections_than_there_is_room_for() {
     bounded();
 
     // The rest, who say nothing, each until the server ends it.
-    let room = Arc::new(Semaphore::new(files() / 2 - most / 2));
+    let room = Arc::new(Semaphore::new(AT_ONCE));
     let crowd: Vec<_> = (most..total)
         .map(|number| {
             let room = room.clone();

@@ -268,8 +268,12 @@ fn copies_with(tool: Tool) -> Vec<Copied> {
             "cd /box; busybox find . -exec busybox stat -c '%n %F %a' {} ';' | busybox sort";
         Copied {
             out,
-            // Each names itself.
-            err: err.replace("\"ctl exec", "\"kubectl exec"),
+            // Each names itself. What kubectl logs of its own connections comes and goes.
+            err: err
+                .split_inclusive('\n')
+                .filter(|line| !line.contains("] \"Unhandled Error\" err=\"websocket: "))
+                .collect::<String>()
+                .replace("\"ctl exec", "\"kubectl exec"),
             code,
             here: list(folder.path()),
             there: exec(script).ok(),

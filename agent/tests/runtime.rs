@@ -16,6 +16,8 @@ mod limits;
 mod logs;
 #[path = "runtime/network.rs"]
 mod network;
+#[path = "runtime/random.rs"]
+mod random;
 #[path = "runtime/restart.rs"]
 mod restart;
 #[path = "runtime/streams.rs"]

@@ -133,7 +133,7 @@ impl Engine {
         }
         let entry = self.cgroups.entry(&cgroup)?;
         container.cgroups = entry.procs;
-        self.images.pin(id, &image.id, &folder.join("record"))?;
+        self.images.pin(id, &image.id, &folder)?;
         record.config = Some(config);
         self.root.save_container(&record)?;
         let exit = folder.join("exit");

@@ -95,7 +95,7 @@ struct Name {
 #[derive(Serialize, Deserialize)]
 struct Pin {
     id: String,
-    /// The pin holds as long as this file is there.
+    /// The pin holds as long as this folder is there.
     holder: PathBuf,
 }
 
@@ -278,15 +278,22 @@ impl ImageStore {
         unreachable!("some number is free")
     }
 
-    /// Deletes images without names and pins, and layers without images.
-    fn collect(&self) -> Result<(), ImageError> {
-        let mut used: BTreeSet<String> = self.names()?.into_iter().map(|name| name.id).collect();
+    /// The images that containers use. Deletes the pins of those that a crash took.
+    pub fn pinned(&self) -> Result<BTreeSet<String>, ImageError> {
+        let mut pinned = BTreeSet::new();
         for path in self.files("pins")? {
             match self.read::<Pin>(&path)? {
-                Some(pin) if pin.holder.exists() => drop(used.insert(pin.id)),
+                Some(pin) if pin.holder.exists() => drop(pinned.insert(pin.id)),
                 _ => remove_file(&path)?,
             }
         }
+        Ok(pinned)
+    }
+
+    /// Deletes images without names and pins, and layers without images.
+    fn collect(&self) -> Result<(), ImageError> {
+        let mut used = self.pinned()?;
+        used.extend(self.names()?.into_iter().map(|name| name.id));
         let mut layers = BTreeSet::new();
         for path in self.files("images")? {
             let Some(image) = self.read::<Image>(&path)? else { continue };

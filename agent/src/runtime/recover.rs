@@ -108,8 +108,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes what no record speaks of any more: groups and mounts of pods below our parent.
+    /// Removes what no record speaks of any more: folders and mounts of pods, pins of images.
     fn sweep(&self) {
+        if let Err(error) = self.images.pinned() {
+            tracing::warn!(error = %chain(&error), "cannot see which images are in use");
+        }
         let known: BTreeSet<String> = self.sandboxes.read().keys().cloned().collect();
         let folder = self.root.file("sandboxes");
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -8,7 +8,7 @@ use proto::cri::{self, NamespaceMode};
 use super::lab::{Lab, Setup, script, skipped};
 
 /// A runtime in a network namespace made for it, with a pod network.
-async fn lab() -> Option<(Lab, OwnedFd)> {
+pub async fn lab() -> Option<(Lab, OwnedFd)> {
     if skipped() {
         return None;
     }
@@ -63,7 +63,7 @@ async fn address(lab: &mut Lab, id: &str) -> String {
 
 #[tokio::test]
 async fn pods_reach_each_other_and_know_who_they_are() {
-    let Some((mut lab, _namespace)) = lab().await else { return };
+    let Some((mut lab, namespace)) = lab().await else { return };
     let (first, ip) = pod(&mut lab, "first").await;
     let (second, other) = pod(&mut lab, "second").await;
     assert!(ip.starts_with("10.252.7.") && other.starts_with("10.252.7.") && ip != other);
@@ -93,8 +93,13 @@ async fn pods_reach_each_other_and_know_who_they_are() {
     );
     let (_, third) = pod(&mut lab, "third").await;
     assert!(third != ip && third != other);
-    let node = format!("--net=/proc/{}/fd/{}", std::process::id(), _namespace.as_raw_fd());
     lab.finish().await;
+    links_gone(&namespace).await;
+}
+
+/// Of a lab's links only the loopback and the bridge are left.
+pub async fn links_gone(namespace: &OwnedFd) {
+    let node = format!("--net=/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
     for _ in 0..500 {
         // The kernel takes links down with their namespaces, in its own time.
         let links =

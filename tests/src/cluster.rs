@@ -1,7 +1,10 @@
 //! A whole cluster on this machine, as `ctl cluster create` makes it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde_json::Value;
 
 use crate::image;
 use crate::kubectl::Kubectl;
@@ -32,6 +35,25 @@ impl Cluster {
         self.folder.path().join("state")
     }
 
+    /// The part of it that is this cluster's alone.
+    pub fn dir(&self) -> PathBuf {
+        self.state().join("clusters").join(&self.name)
+    }
+
+    /// The processes that the cluster keeps running, by name.
+    pub fn processes(&self) -> BTreeMap<String, i32> {
+        let text = std::fs::read(self.dir().join("processes.json")).expect("the cluster's book");
+        let book: BTreeMap<String, Value> = serde_json::from_slice(&text).expect("it is JSON");
+        let pid = |process: &Value| process["pid"].as_i64().expect("every process has an id");
+        book.into_iter().map(|(name, process)| (name, pid(&process) as i32)).collect()
+    }
+
+    /// The process of this name, while it runs.
+    pub fn pid(&self, name: &str) -> Option<i32> {
+        let pid = *self.processes().get(name)?;
+        Path::new(&format!("/proc/{pid}")).exists().then_some(pid)
+    }
+
     pub fn ctl(&self, arguments: &[&str]) -> Said {
         run(&mut self.ctl_command(arguments))
     }
@@ -55,7 +77,7 @@ impl Cluster {
     }
 
     /// Objects of a kind as JSON, with further arguments.
-    pub fn get(&self, arguments: &[&str]) -> serde_json::Value {
+    pub fn get(&self, arguments: &[&str]) -> Value {
         let text = self.ctl(&[&["get"], arguments, &["-o", "json"]].concat()).ok();
         serde_json::from_str(&text).expect("ctl prints JSON")
     }

@@ -28,3 +28,9 @@ pub fn patiently(seconds: u64, mut met: impl FnMut() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+/// Lets real time pass: for causing a failure at some moment, never for waiting until something is so.
+#[expect(clippy::disallowed_methods, reason = "real processes live in real time")]
+pub fn pause(milliseconds: u64) {
+    std::thread::sleep(Duration::from_millis(milliseconds));
+}

@@ -2,14 +2,12 @@
 //! restarts, no acknowledged object is lost, no log line is lost, the update completes, and a
 //! client that asks all along sees no failure.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use serde_json::Value;
 use tests::cluster::Cluster;
 use tests::needs;
 use tests::wait::until;
@@ -51,19 +49,8 @@ spec:
     )
 }
 
-/// The running process of a daemon, by the cluster's own book.
-fn pid(cluster: &Cluster, name: &str) -> Option<i32> {
-    let file = cluster.state().join("clusters").join(&cluster.name).join("processes.json");
-    let book: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
-    let pid = book[name]["pid"].as_i64()?;
-    std::path::Path::new(&format!("/proc/{pid}")).exists().then_some(pid as i32)
-}
-
 fn names(cluster: &Cluster) -> Vec<String> {
-    let file = cluster.state().join("clusters").join(&cluster.name).join("processes.json");
-    let book: BTreeMap<String, Value> =
-        serde_json::from_slice(&std::fs::read(file).expect("the cluster's book")).expect("JSON");
-    book.into_keys().filter(|name| name != "supervisor").collect()
+    cluster.processes().into_keys().filter(|name| name != "supervisor").collect()
 }
 
 #[test]
@@ -100,11 +87,11 @@ fn nothing_notices() {
         let map = format!("kept-{}", name.replace('/', "-"));
         cluster.ctl(&["create", "configmap", &map, "--from-literal=k=v"]).ok();
         acknowledged.push(map);
-        let old = until("the daemon to run", 20, || pid(&cluster, &name));
+        let old = until("the daemon to run", 20, || cluster.pid(&name));
         let handle = rustix::process::Pid::from_raw(old).unwrap();
         rustix::process::kill_process(handle, rustix::process::Signal::KILL).unwrap();
         until("the daemon to be started again", 20, || {
-            pid(&cluster, &name).filter(|new| *new != old)
+            cluster.pid(&name).filter(|new| *new != old)
         });
         until("the API server to answer", 20, || {
             (cluster.ctl(&["get", "--raw", "/readyz"]).code == 0).then_some(())

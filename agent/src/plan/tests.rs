@@ -283,14 +283,25 @@ fn images_that_do_not_come() {
 
 #[test]
 fn restart_counts_outlive_their_containers() {
-    let mut pod = simple("Always");
-    pod.status.container_statuses.push(crate::pod::status::ContainerStatus {
-        name: "c".into(),
-        restart_count: 4,
-        container_id: "x://gone".into(),
-        ..Default::default()
-    });
-    assert_eq!(planned(&pod, &observed(vec![]), &mounted()), "start c5");
+    let waiting = json!({"waiting": {"reason": "ContainerCreating"}});
+    let ended = json!({"terminated": {"exitCode": 1, "containerID": "x://gone"}});
+    let table = [
+        (json!({"running": {}}), json!({}), "start c5"),
+        (ended.clone(), json!({}), "start c5"),
+        // It is the same run that ended and that waits for its back-off.
+        (waiting.clone(), ended, "start c5"),
+        // It was made and never started.
+        (waiting, json!({}), "start c4"),
+    ];
+    for (state, last, steps) in table {
+        let mut pod = simple("Always");
+        let status = json!({
+            "name": "c", "restartCount": 4, "containerID": "x://gone",
+            "state": state, "lastState": last,
+        });
+        pod.status.container_statuses.push(serde_json::from_value(status).unwrap());
+        assert_eq!(planned(&pod, &observed(vec![]), &mounted()), steps, "{:?}", pod.status);
+    }
 }
 
 #[test]

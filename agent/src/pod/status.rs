@@ -118,6 +118,15 @@ pub struct ContainerStatus {
     pub user: Option<Value>,
 }
 
+impl ContainerStatus {
+    /// The run that it tells of was started: it did not only wait for that.
+    pub fn was_started(&self) -> bool {
+        let last = self.last_state.terminated.as_ref();
+        let ended = last.is_some_and(|last| last.container_id == self.container_id);
+        !self.container_id.is_empty() && (self.state.waiting.is_none() || ended)
+    }
+}
+
 /// At most one is set.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]

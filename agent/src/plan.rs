@@ -372,8 +372,9 @@ impl Work<'_> {
 
     /// One more than the highest the runtime or the API has seen.
     fn next_attempt(&self, name: &str) -> u32 {
-        let observed = self.observed.latest(name).map(|run| run.attempt + 1);
         // A run that was never started has not used its number up.
+        let started = |run: &Run| u32::from(run.state != State::Created);
+        let observed = self.observed.latest(name).map(|run| run.attempt + started(run));
         let reported = self.pod.status.container(name);
         let reported = reported.map(|it| it.restart_count + u32::from(it.was_started()));
         observed.max(reported).unwrap_or(0)

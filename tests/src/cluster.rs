@@ -85,10 +85,11 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let said = self.ctl(&["cluster", "delete", &self.name]);
         if std::thread::panicking() {
             print_logs(&self.state());
-        } else {
+        }
+        let said = self.ctl(&["cluster", "delete", &self.name]);
+        if !std::thread::panicking() {
             said.ok();
         }
     }

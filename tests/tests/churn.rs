@@ -11,7 +11,7 @@ use std::path::Path;
 use client::Rng;
 use serde_json::{Value, json};
 use tests::cluster::Cluster;
-use tests::wait::{pause, until};
+use tests::wait::{patiently, pause, until};
 use tests::{image, machine, needs};
 
 /// What becomes of a pod's main container.
@@ -93,8 +93,12 @@ fn nothing_is_lost_or_done_twice() {
         killed.insert(daemon, pid);
     }
     for (name, pod) in &pods {
-        let what = format!("{name} ({:?}) to be as it should, seed {seed}", pod.fate);
-        until(&what, 120, || is_settled(&cluster.get(&["pod", name]), pod.fate).then_some(()));
+        let mut object = Value::Null;
+        let settled = patiently(120, || {
+            object = cluster.get(&["pod", name]);
+            is_settled(&object, pod.fate)
+        });
+        assert!(settled, "seed {seed}: {name} is not {:?}: {object:#}", pod.fate);
     }
     for (name, pod) in &pods {
         examine(&cluster, name, pod, &book);

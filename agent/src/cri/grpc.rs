@@ -297,6 +297,9 @@ fn missing_is_none<T>(answer: Result<T>) -> Result<Option<T>> {
     }
 }
 
+/// The exit code of what was killed.
+const KILLED: i32 = 137;
+
 fn observed(sandbox: String, status: cri::ContainerStatus) -> Container {
     let meta = status.metadata.unwrap_or_default();
     let exit = || Exit {
@@ -310,6 +313,12 @@ fn observed(sandbox: String, status: cri::ContainerStatus) -> Container {
         Ok(ContainerState::ContainerCreated) => State::Created,
         Ok(ContainerState::ContainerRunning) => {
             State::Running { started: time(status.started_at).unwrap_or(Time::from_unix(0)) }
+        }
+        // Removed before it was started, by half: as good as only made.
+        Ok(ContainerState::ContainerExited)
+            if status.started_at == 0 && status.exit_code == KILLED =>
+        {
+            State::Created
         }
         Ok(ContainerState::ContainerExited) => State::Exited(exit()),
         _ => State::Unknown,
@@ -335,4 +344,27 @@ fn observed(sandbox: String, status: cri::ContainerStatus) -> Container {
 fn time(nanoseconds: i64) -> Option<Time> {
     let since = Duration::from_nanos(u64::try_from(nanoseconds).ok()?);
     (nanoseconds != 0).then(|| Time::from_unix(0).plus(since))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_never_started_has_not_exited() {
+        let table = [
+            (ContainerState::ContainerCreated, 0, 0, true),
+            (ContainerState::ContainerExited, 0, 137, true),
+            (ContainerState::ContainerExited, 5, 137, false),
+            // A start that failed.
+            (ContainerState::ContainerExited, 0, 128, false),
+        ];
+        for (state, started_at, exit_code, created) in table {
+            let state = state as i32;
+            let status =
+                cri::ContainerStatus { state, started_at, exit_code, ..Default::default() };
+            let run = observed(String::new(), status);
+            assert_eq!(run.state == State::Created, created, "{run:?}");
+        }
+    }
 }

@@ -302,6 +302,9 @@ fn restart_counts_outlive_their_containers() {
         pod.status.container_statuses.push(serde_json::from_value(status).unwrap());
         assert_eq!(planned(&pod, &observed(vec![]), &mounted()), steps, "{:?}", pod.status);
     }
+    let before = Run { sandbox: "before".into(), ..run("c", 3, State::Created) };
+    let planned = planned(&simple("Never"), &observed(vec![before]), &mounted());
+    assert_eq!(planned, "start c3");
 }
 
 #[test]

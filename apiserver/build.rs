@@ -121,6 +121,8 @@ struct Facts {
     defaults: BTreeMap<String, Vec<(String, Value, String)>>,
     /// Go type → its values.
     enums: BTreeMap<String, Vec<String>>,
+    /// `type.field` → the feature gate that is off.
+    gates: BTreeMap<String, String>,
 }
 
 impl Facts {
@@ -138,6 +140,7 @@ impl Facts {
             atomic: BTreeSet::new(),
             defaults: BTreeMap::new(),
             enums: BTreeMap::new(),
+            gates: BTreeMap::new(),
         };
         let mut current = String::new();
         for line in text("fields.txt") {
@@ -165,6 +168,10 @@ impl Facts {
             let (name, values) = line.split_once(' ').expect("a type and its values");
             let values = values.split(' ').map(|value| value.replace('"', ""));
             facts.enums.insert(name.into(), values.collect());
+        }
+        for line in text("gates.txt") {
+            let (field, gate) = line.split_once(' ').expect("a field and its gate");
+            facts.gates.insert(full(field), gate.into());
         }
         for line in text("defaults.txt") {
             let (rest, condition) = line.split_once(" when ").unwrap_or((&line, ""));
@@ -196,7 +203,7 @@ impl Facts {
             let known = fields.get(name).is_none_or(|fields| fields.contains(field));
             assert!(known, "src/schema: {name} has no field {field}");
         };
-        for name in self.lists.keys() {
+        for name in self.lists.keys().chain(self.gates.keys()) {
             let (name, field) = name.rsplit_once('.').expect("type.field");
             check(name, field);
         }
@@ -262,6 +269,9 @@ fn type_row(
         }
         if let Some(words) = facts.lists.get(&format!("{name}.{field}")) {
             row["list"] = words.clone().into();
+        }
+        if let Some(gate) = facts.gates.get(&format!("{name}.{field}")) {
+            row["gate"] = gate.as_str().into();
         }
         let go = numbers.get(field).and_then(|fact| fact.split_once(':')).map_or("", |(_, go)| go);
         if let Some(values) = facts.enums.get(go) {

@@ -1,5 +1,5 @@
 //! The schema table: for every field of every kind its type, list kind and keys, merge strategy,
-//! default, enum, description and protobuf number. Field validation, pruning, defaulting, patches,
+//! default, enum, feature gate, description and protobuf number. Field validation, pruning, defaulting, patches,
 //! apply, OpenAPI and protobuf walk it; custom resources will make the same table at run time.
 //! Nothing in here knows a kind by name, and nothing here does I/O.
 
@@ -11,11 +11,13 @@ use serde_json::Value;
 mod check;
 mod defaults;
 mod describe;
+mod gates;
 mod table;
 
 pub use check::check_type;
 pub use defaults::default_type;
 pub use describe::{Descriptions, descriptions};
+pub use gates::drop_disabled;
 
 /// The schema of a kind; `None` for a kind that the table does not hold.
 pub fn of(row: &Row) -> Option<TypeRef> {
@@ -89,6 +91,8 @@ pub struct Field {
     pub strategy: Strategy,
     /// The values allowed; empty for any.
     pub values: Box<[Box<str>]>,
+    /// The feature gate without which the field is not kept, where that is off; else empty.
+    pub gate: Box<str>,
 }
 
 /// What a field holds on the wire.

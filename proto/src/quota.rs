@@ -126,9 +126,12 @@ pub fn in_scopes(quota: &ResourceQuota, object: &Counted) -> bool {
     })
 }
 
-/// CPU and memory that are limited must be asked for by every container: the names of those that
-/// do not, by resource, both sorted.
+/// CPU and memory that are limited must be asked for by every container, unless something is asked
+/// for the pod as a whole: the names of those that do not, by resource, both sorted.
 pub fn unspecified(pod: &Pod, limited: &[&str]) -> Vec<(String, Vec<String>)> {
+    if pod.spec.resources.is_set() {
+        return Vec::new();
+    }
     let must = |resource: &&&str| {
         let bare = resource.trim_start_matches(REQUESTS).trim_start_matches("limits.");
         matches!(bare, "cpu" | "memory")
@@ -158,14 +161,32 @@ pub fn pod_total(
     amounts: impl Fn(&Requirements) -> &Resources,
     is_request: bool,
 ) -> Resources {
+    let mut total = containers_total(spec, |container| amounts(&container.resources).clone());
+    for (name, amount) in amounts(&spec.resources) {
+        total.insert(name.clone(), *amount);
+    }
+    for (name, amount) in &spec.overhead {
+        if is_request || total.get(name).is_some_and(|limit| !limit.is_zero()) {
+            *total.entry(name.clone()).or_default() += *amount;
+        }
+    }
+    total
+}
+
+/// What the containers need at one time: their and the sidecars' sum, or the most that the init
+/// containers need with the sidecars that were started before them.
+pub fn containers_total(
+    spec: &PodSpec,
+    amounts: impl Fn(&Container) -> Resources,
+) -> Resources {
     let mut total = Resources::new();
     for container in &spec.containers {
-        add(&mut total, amounts(&container.resources));
+        add(&mut total, &amounts(container));
     }
     let (mut sidecars, mut starting) = (Resources::new(), Resources::new());
     for container in &spec.init_containers {
         let mut now = sidecars.clone();
-        add(&mut now, amounts(&container.resources));
+        add(&mut now, &amounts(container));
         for (name, amount) in &now {
             let most = starting.entry(name.clone()).or_insert(*amount);
             *most = (*most).max(*amount);
@@ -178,14 +199,6 @@ pub fn pod_total(
     for (name, amount) in starting {
         let most = total.entry(name).or_insert(amount);
         *most = (*most).max(amount);
-    }
-    for (name, amount) in amounts(&spec.resources) {
-        total.insert(name.clone(), *amount);
-    }
-    for (name, amount) in &spec.overhead {
-        if is_request || total.get(name).is_some_and(|limit| !limit.is_zero()) {
-            *total.entry(name.clone()).or_default() += *amount;
-        }
     }
     total
 }
@@ -348,6 +361,14 @@ mod tests {
                 "count/pods=1 memory=3073Mi pods=1 requests.memory=3073Mi",
             ),
             (
+                r#"{"containers":[{"resources":{"requests":{"cpu":"1","memory":"1Gi"}}}],
+                    "resources":{"requests":{"cpu":"3"},"limits":{"cpu":"4"}},
+                    "overhead":{"cpu":"100m"}}"#,
+                "{}",
+                "count/pods=1 cpu=3100m limits.cpu=4100m memory=1Gi pods=1 requests.cpu=3100m \
+                 requests.memory=1Gi",
+            ),
+            (
                 r#"{"containers":[{"resources":{"requests":{"cpu":"1"}}}]}"#,
                 r#"{"phase":"Succeeded"}"#,
                 "count/pods=1",
@@ -365,6 +386,18 @@ mod tests {
         .unwrap();
         assert_eq!(usage(&POD, &Counted::Pod(&pod), Time::from_unix(90)).len(), 2);
         assert_eq!(usage(&POD, &Counted::Pod(&pod), Time::from_unix(91)).len(), 1);
+    }
+
+    #[test]
+    fn who_asks_for_nothing() {
+        let pod = |spec: &str| -> Pod {
+            serde_json::from_str(&format!(r#"{{"spec":{spec}}}"#)).unwrap()
+        };
+        let plain = pod(r#"{"containers":[{"name":"a"}]}"#);
+        let missing = [("requests.cpu".to_string(), vec!["a".to_string()])];
+        assert_eq!(unspecified(&plain, &["requests.cpu", "pods"]), missing);
+        let whole = pod(r#"{"containers":[{"name":"a"}],"resources":{"limits":{"cpu":"1"}}}"#);
+        assert_eq!(unspecified(&whole, &["requests.cpu", "limits.memory"]), []);
     }
 
     #[test]

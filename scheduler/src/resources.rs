@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use proto::quantity::Quantity;
+use proto::quota::{containers_total, pod_total};
 use proto::view;
-use proto::view::pod::{Container, Pod};
+use proto::view::pod::Pod;
 
 /// CPU in thousandths, everything else in units or bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,59 +58,36 @@ impl Resources {
             *self.extended.entry(name.clone()).or_default() += sign * amount;
         }
     }
-
-    /// The larger of both, resource by resource.
-    fn raise_to(&mut self, other: &Resources) {
-        self.cpu = self.cpu.max(other.cpu);
-        self.memory = self.memory.max(other.memory);
-        self.ephemeral_storage = self.ephemeral_storage.max(other.ephemeral_storage);
-        for (name, amount) in &other.extended {
-            let mine = self.extended.entry(name.clone()).or_default();
-            *mine = (*mine).max(*amount);
-        }
-    }
 }
 
-/// What a pod takes from its node: the containers' and sidecars' sum, or the most that the init
-/// containers need at one time (with the sidecars started before them), plus the overhead. One pod.
+/// What a pod takes from its node: what is asked for it as a whole, or its containers' total, plus
+/// the overhead. One pod.
 pub fn of_pod(pod: &Pod) -> Resources {
-    fold(pod, |container| Resources::of(&container.resources.requests))
+    Resources { pods: 1, ..Resources::of(&pod_total(&pod.spec, |own| &own.requests, true)) }
 }
 
-/// The same for scores: containers that ask for no CPU or memory count with a default.
+/// The same for scores: containers that ask for no CPU or memory count with a default. Where the
+/// pod asks for something as a whole, only if nobody asks for it.
 pub fn for_score(pod: &Pod) -> (i64, i64) {
-    let sum = fold(pod, |container| {
-        let requests = &container.resources.requests;
-        let mut asked = Resources::of(requests);
-        if !requests.contains_key("cpu") {
-            asked.cpu = UNASKED_CPU;
+    let asked = pod_total(&pod.spec, |own| &own.requests, true);
+    let defaults = [
+        ("cpu", Quantity::from_milli(UNASKED_CPU)),
+        ("memory", Quantity::bytes(UNASKED_MEMORY)),
+    ];
+    let whole = pod.spec.resources.is_set();
+    let of_containers = containers_total(&pod.spec, |container| {
+        let mut requests = container.resources.requests.clone();
+        for (name, amount) in defaults {
+            if !(whole && asked.contains_key(name)) {
+                requests.entry(name.to_string()).or_insert(amount);
+            }
         }
-        if !requests.contains_key("memory") {
-            asked.memory = UNASKED_MEMORY;
-        }
-        asked
+        requests
     });
-    (sum.cpu, sum.memory)
-}
-
-fn fold(pod: &Pod, requests: impl Fn(&Container) -> Resources) -> Resources {
-    let mut running = Resources::default();
-    for container in &pod.spec.containers {
-        running.add(&requests(container));
-    }
-    let mut sidecars = Resources::default();
-    let mut starting = Resources::default();
-    for container in &pod.spec.init_containers {
-        let mut now = requests(container);
-        now.add(&sidecars);
-        starting.raise_to(&now);
-        if container.restart_policy == "Always" {
-            sidecars = now;
-        }
-    }
-    running.add(&sidecars);
-    running.raise_to(&starting);
-    running.add(&Resources::of(&pod.spec.overhead));
-    running.pods = 1;
-    running
+    let scored = |name: &str| {
+        let of_pod = pod.spec.resources.requests.get(name);
+        let amount = of_pod.or_else(|| of_containers.get(name)).copied().unwrap_or_default();
+        amount + pod.spec.overhead.get(name).copied().unwrap_or_default()
+    };
+    (scored("cpu").milli(), scored("memory").value())
 }

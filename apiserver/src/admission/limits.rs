@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Denied, Operation, Request, request::read};
-use crate::kinds::{lens::Lens, pod::resources};
+use crate::kinds::{lens::Lens, pod::resources::list};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
@@ -120,10 +120,10 @@ fn check_pod(item: &Item, pod: &Value) -> Vec<String> {
     let spec = pod.at("spec");
     match item.kind() {
         "Container" => {
-            let lists = CONTAINERS.iter().flat_map(|(list, _)| spec.items(list));
-            let bounds = lists.flat_map(|container| {
+            let all = CONTAINERS.iter().flat_map(|(field, _)| spec.items(field));
+            let bounds = all.flat_map(|container| {
                 let own = container.at("resources");
-                item.check(&amounts(own.at("requests")), &amounts(own.at("limits")))
+                item.check(&list(own.at("requests")), &list(own.at("limits")))
             });
             bounds.collect()
         }
@@ -143,7 +143,7 @@ fn check_claim(item: &Item, claim: &Value) -> Vec<String> {
     if item.kind() != "PersistentVolumeClaim" {
         return Vec::new();
     }
-    let requests = amounts(claim.at("spec").at("resources").at("requests"));
+    let requests = list(claim.at("spec").at("resources").at("requests"));
     let mut problems = Vec::new();
     for (bound, field) in [("minimum", "min"), ("maximum", "max")] {
         for (resource, limit) in item.amounts(field) {
@@ -172,7 +172,7 @@ impl Item {
     }
 
     fn amounts(&self, field: &str) -> Resources {
-        amounts(self.0.at(field))
+        list(self.0.at(field))
     }
 
     /// All bounds of this item on these amounts.
@@ -252,10 +252,4 @@ fn exact(amount: Quantity) -> f64 {
         i64::MAX => amount.value() as f64,
         milli => milli as f64 / 1000.0,
     }
-}
-
-fn amounts(list: &Value) -> Resources {
-    let pairs = list.as_object().into_iter().flatten();
-    let read = pairs.filter_map(|(name, amount)| Some((name.clone(), resources::read(amount)?)));
-    read.collect()
 }

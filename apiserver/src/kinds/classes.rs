@@ -102,7 +102,7 @@ impl Strategy for RuntimeClass {
         check::label(&Path::root("handler"), object.text("handler"), &mut errors);
         if object.has("overhead") {
             let fixed = json!({"limits": object.at("overhead").at("podFixed")});
-            resources::validate(&Path::root("overhead"), &fixed, &mut errors);
+            resources::validate(&Path::root("overhead"), &fixed, &Default::default(), &mut errors);
         }
         let scheduling = object.at("scheduling");
         let path = SCHEDULING.field("nodeSelector");

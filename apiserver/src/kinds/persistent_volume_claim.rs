@@ -38,23 +38,7 @@ impl Strategy for PersistentVolumeClaim {
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        let spec = object.at("spec");
-        check::label_selector(&SPEC.field("selector"), spec.at("selector"), &mut errors);
-        if spec.vacant("accessModes") {
-            let detail = "at least one access mode is required";
-            errors.push(FieldError::required(SPEC.field("accessModes"), detail));
-        }
-        access_modes(&SPEC, spec, &mut errors);
-        let path = SPEC.field("resources");
-        match requested(spec) {
-            Value::Null => errors.push(FieldError::required(path.key("storage"), "")),
-            amount => positive(&path.key("storage"), amount, &mut errors),
-        }
-        classes(&SPEC, spec, &mut errors);
-        for field in ["dataSource", "dataSourceRef"] {
-            data_source(&SPEC.field(field), spec.at(field), &mut errors);
-        }
-        data_sources(spec, &mut errors);
+        spec(&SPEC, object.at("spec"), &mut errors);
         errors
     }
 
@@ -137,6 +121,26 @@ impl Strategy for PersistentVolumeClaim {
     }
 }
 
+/// Validates the spec of a claim, or of a template of claims, at `path`.
+pub fn spec(path: &Path, spec: &Value, errors: &mut Errors) {
+    check::label_selector(&path.field("selector"), spec.at("selector"), errors);
+    if spec.vacant("accessModes") {
+        let detail = "at least one access mode is required";
+        errors.push(FieldError::required(path.field("accessModes"), detail));
+    }
+    access_modes(path, spec, errors);
+    let resources = path.field("resources");
+    match requested(spec) {
+        Value::Null => errors.push(FieldError::required(resources.key("storage"), "")),
+        amount => positive(&resources.key("storage"), amount, errors),
+    }
+    classes(path, spec, errors);
+    for field in ["dataSource", "dataSourceRef"] {
+        data_source(&path.field(field), spec.at(field), errors);
+    }
+    data_sources(path, spec, errors);
+}
+
 fn requested(spec: &Value) -> &Value {
     spec.at("resources").at("requests").at("storage")
 }
@@ -176,17 +180,17 @@ fn data_source(path: &Path, source: &Value, errors: &mut Errors) {
     }
 }
 
-fn data_sources(spec: &Value, errors: &mut Errors) {
+fn data_sources(path: &Path, spec: &Value, errors: &mut Errors) {
     let (old, new) = (spec.at("dataSource"), spec.at("dataSourceRef"));
     if old.is_null() || new.is_null() {
         return;
     }
     if !new.text("namespace").is_empty() {
         let detail = "may not be specified when dataSourceRef.namespace is specified";
-        errors.push(FieldError::invalid(SPEC.field("dataSource"), old.clone(), detail));
+        errors.push(FieldError::invalid(path.field("dataSource"), old.clone(), detail));
     } else if ["apiGroup", "kind", "name"].iter().any(|field| old.text(field) != new.text(field)) {
         let detail = "must match dataSourceRef";
-        errors.push(FieldError::invalid(SPEC.field("dataSource"), old.clone(), detail));
+        errors.push(FieldError::invalid(path.field("dataSource"), old.clone(), detail));
     }
 }
 

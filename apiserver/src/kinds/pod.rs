@@ -1,16 +1,19 @@
 //! Pods.
 
 pub mod binding;
+pub mod claim;
 pub mod container;
 pub mod defaults;
 pub mod env;
 pub mod ephemeral;
+pub mod level;
 pub mod mount;
 pub mod placement;
 pub mod probe;
 pub mod qos;
 pub mod resize;
 pub mod resources;
+pub mod restart;
 pub mod security;
 pub mod spec;
 pub mod status;
@@ -18,6 +21,7 @@ pub mod table;
 pub mod update;
 pub mod volume;
 pub mod warnings;
+pub mod windows;
 
 use proto::status::FieldError;
 use proto::time::Time;
@@ -28,6 +32,9 @@ use super::path::Path;
 use super::{Column, Context, Field, Strategy};
 
 const SPEC: Path = Path::root("spec");
+
+/// Where a spec keeps containers.
+const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
 pub struct Pod;
 
@@ -67,15 +74,13 @@ impl Strategy for Pod {
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        spec::validate(&SPEC, object.at("spec"), &mut errors);
+        let mut errors = validate(object);
         spec::validate_new(&SPEC, object.at("spec"), &mut errors);
         errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        spec::validate(&SPEC, new.at("spec"), &mut errors);
+        let mut errors = validate(new);
         update::validate(&SPEC, new.at("spec"), old.at("spec"), &mut errors);
         errors
     }
@@ -85,14 +90,13 @@ impl Strategy for Pod {
     }
 
     fn validate_part(&self, part: &str, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        spec::validate(&SPEC, new.at("spec"), &mut errors);
+        let mut errors = match part {
+            "resize" | "ephemeralcontainers" => validate(new),
+            _ => return self.validate_status(new, old),
+        };
         match part {
             "resize" => resize::validate(&SPEC, new, old, &mut errors),
-            "ephemeralcontainers" => {
-                ephemeral::validate_update(&SPEC, new.at("spec"), old.at("spec"), &mut errors);
-            }
-            _ => return self.validate_status(new, old),
+            _ => ephemeral::validate_update(&SPEC, new, old, &mut errors),
         }
         errors
     }
@@ -140,6 +144,19 @@ const FIELDS: &[Field] = &[
     Field { label: "status.podIPs", path: "status.podIP", absent: "" },
     Field::text("status.nominatedNodeName"),
 ];
+
+/// What holds for every pod.
+fn validate(pod: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    spec::validate(&SPEC, pod.at("spec"), pod.at("metadata"), &mut errors);
+    spec::validate_pod(&SPEC, pod.at("spec"), &mut errors);
+    errors
+}
+
+/// The node's own word for a static pod.
+fn is_mirror(meta: &Value) -> bool {
+    meta.at("annotations").has("kubernetes.io/config.mirror")
+}
 
 fn prepare_status(new: &mut Value, old: &Value) {
     super::only_status(new, old);

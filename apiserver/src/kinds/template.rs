@@ -23,7 +23,7 @@ pub fn validate(path: &Path, template: &Value, errors: &mut Errors) {
     metadata::labels(&path.field("labels"), meta.at("labels"), errors);
     metadata::annotations(&path.field("annotations"), meta.at("annotations"), errors);
     let path = path.field("spec");
-    pod::spec::validate(&path, template.at("spec"), errors);
+    pod::spec::validate(&path, template.at("spec"), &Value::Null, errors);
     if !template.at("spec").vacant("ephemeralContainers") {
         let detail = "ephemeral containers not allowed in pod template";
         errors.push(FieldError::forbidden(path.field("ephemeralContainers"), detail));

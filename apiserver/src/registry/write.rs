@@ -110,7 +110,7 @@ pub(super) fn check_namespace(call: &Call, object: &mut Value) -> Result<(), Sta
 }
 
 impl Registry {
-    /// Shape of the store, defaults, mutating admission, defaults again.
+    /// Shape of the store, defaults, mutating admission, defaults again; without what is gated off.
     pub(super) async fn complete(
         &self,
         call: &Call<'_>,
@@ -143,6 +143,7 @@ impl Registry {
             kind.strategy.default(&mut object);
         }
         warnings.append(&mut said.into_inner());
+        warnings.extend(schema::drop_disabled(kind.row, &mut object, old));
         Ok(object)
     }
 

@@ -59,6 +59,8 @@ struct FieldRow {
     list: Vec<String>,
     #[serde(default, rename = "enum")]
     values: Vec<Box<str>>,
+    #[serde(default)]
+    gate: Box<str>,
 }
 
 impl Table {
@@ -70,6 +72,10 @@ impl Table {
         let key = [group, version, kind];
         let index = self.kinds.binary_search_by(|ty| kind_of(ty).cmp(&key)).ok()?;
         Some(self.kinds[index].clone())
+    }
+
+    pub fn kinds(&self) -> &[TypeRef] {
+        &self.kinds
     }
 
     fn new(rows: Vec<TypeRow>) -> Table {
@@ -162,6 +168,7 @@ impl FieldRow {
             merging,
             strategy,
             values: self.values.clone().into(),
+            gate: self.gate.clone(),
         }
     }
 }

@@ -39,6 +39,14 @@ views! {
         pub restart_policy: String,
         pub volumes: Vec<Volume>,
         pub readiness_gates: Vec<ReadinessGate>,
+        pub resource_claims: Vec<PodClaim>,
+    }
+
+    /// A ResourceClaim of the pod, by name or made from a template.
+    pub struct PodClaim {
+        pub name: String,
+        pub resource_claim_name: Option<String>,
+        pub resource_claim_template_name: Option<String>,
     }
 
     pub struct Container {
@@ -225,6 +233,12 @@ views! {
 }
 
 object!(Pod, POD);
+
+impl Requirements {
+    pub fn is_set(&self) -> bool {
+        !self.requests.is_empty() || !self.limits.is_empty()
+    }
+}
 
 impl Pod {
     /// Whether it has ended for good.

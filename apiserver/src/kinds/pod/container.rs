@@ -6,7 +6,7 @@ use proto::status::FieldError;
 use serde_json::Value;
 
 use super::volume::Volumes;
-use super::{env, mount, probe, resources, security};
+use super::{claim, env, mount, probe, resources, restart, security};
 use crate::kinds::check::{self, Errors};
 use crate::kinds::lens::Lens;
 use crate::kinds::metadata::sentences;
@@ -15,6 +15,7 @@ use crate::kinds::path::Path;
 
 /// Validates containers and initContainers; `path` is the pod spec's.
 pub fn validate(path: &Path, spec: &Value, volumes: &Volumes, errors: &mut Errors) {
+    let of_pod = OfPod { spec, volumes, claims: &claim::names(spec) };
     let (containers, path_main) = (spec.items("containers"), path.field("containers"));
     if containers.is_empty() {
         errors.push(FieldError::required(path_main, ""));
@@ -23,31 +24,29 @@ pub fn validate(path: &Path, spec: &Value, volumes: &Volumes, errors: &mut Error
     let mut ports = HashSet::new();
     for (index, container) in containers.iter().enumerate() {
         let path = path_main.index(index);
-        any(&path, container, spec, volumes, errors);
+        any(&path, container, &of_pod, errors);
         unique(&path, container, &mut names, errors);
-        probe::validate(&path, container, errors);
-        for field in ["restartPolicy", "restartPolicyRules"] {
-            if container.has(field) {
-                let detail = "may not be set for non-init containers";
-                errors.push(FieldError::forbidden(path.field(field), detail));
-            }
-        }
+        probe::validate(&path, container, spec, errors);
+        restart::validate(&path, container, false, errors);
         host_ports(&path, container, &mut ports, errors);
     }
     let path_init = path.field("initContainers");
     for (index, container) in spec.items("initContainers").iter().enumerate() {
+        // Upstream counts what is wrong with their ports as if each were the first.
+        let first = path_init.index(0);
         let path = path_init.index(index);
-        any(&path, container, spec, volumes, errors);
+        any(&path, container, &of_pod, errors);
+        restart::validate(&path, container, true, errors);
         unique(&path, container, &mut names, errors);
-        init(&path, container, errors);
-        host_ports(&path, container, &mut HashSet::new(), errors);
+        host_ports(&first, container, &mut HashSet::new(), errors);
+        init(&path, container, spec, errors);
     }
 }
 
 /// What an init container may have depends on whether it is a sidecar (restartPolicy Always).
-fn init(path: &Path, container: &Value, errors: &mut Errors) {
+fn init(path: &Path, container: &Value, spec: &Value, errors: &mut Errors) {
     if container.text("restartPolicy") == "Always" {
-        probe::validate(path, container, errors);
+        probe::validate(path, container, spec, errors);
     } else {
         for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
             if container.has(field) {
@@ -55,32 +54,42 @@ fn init(path: &Path, container: &Value, errors: &mut Errors) {
                 errors.push(FieldError::forbidden(path.field(field), detail));
             }
         }
+        let path = path.field("resizePolicy");
+        for (index, policy) in container.items("resizePolicy").iter().enumerate() {
+            let restart = policy.text("restartPolicy");
+            if restart == "RestartContainer" {
+                let path = path.index(index);
+                let detail = "must not be set to 'RestartContainer' for non-sidecar initContainers";
+                errors.push(FieldError::invalid(path.field("restartPolicy"), restart, detail));
+            }
+        }
     }
-    let policy = container.text("restartPolicy");
-    check::optional_one_of(&path.field("restartPolicy"), policy, &["Always"], errors);
+}
+
+/// What a container may refer to.
+pub(super) struct OfPod<'a> {
+    pub spec: &'a Value,
+    pub volumes: &'a Volumes<'a>,
+    pub claims: &'a claim::Names<'a>,
 }
 
 /// What holds for a container of any sort.
-pub(super) fn any(
-    path: &Path,
-    container: &Value,
-    spec: &Value,
-    volumes: &Volumes,
-    errors: &mut Errors,
-) {
+pub(super) fn any(path: &Path, container: &Value, of_pod: &OfPod, errors: &mut Errors) {
+    let OfPod { spec, volumes, claims } = of_pod;
     match container.text("name") {
         "" => errors.push(FieldError::required(path.field("name"), "")),
         name => check::label(&path.field("name"), name, errors),
     }
-    image(path, container, errors);
+    if container.vacant("image") {
+        errors.push(FieldError::required(path.field("image"), ""));
+    }
     check::one_of(
         &path.field("terminationMessagePolicy"),
         container.text("terminationMessagePolicy"),
-        &["FallbackToLogsOnError", "File"],
+        &["File", "FallbackToLogsOnError"],
         errors,
     );
-    let host_network = spec.flag("hostNetwork") == Some(true);
-    ports(&path.field("ports"), container.items("ports"), host_network, errors);
+    ports(&path.field("ports"), container.items("ports"), errors);
     env::validate(path, container, errors);
     mount::validate(path, container, volumes, errors);
     check::one_of(
@@ -89,18 +98,39 @@ pub(super) fn any(
         &["Always", "IfNotPresent", "Never"],
         errors,
     );
-    resources::validate(&path.field("resources"), container.at("resources"), errors);
-    resize_policy(path, container, errors);
-    security::container(&path.field("securityContext"), container.at("securityContext"), errors);
+    resources::validate(&path.field("resources"), container.at("resources"), claims, errors);
+    resize_policy(path, container, spec, errors);
+    let (path, context) = (path.field("securityContext"), container.at("securityContext"));
+    security::container(&path, context, spec.flag("hostUsers") != Some(false), errors);
 }
 
-pub fn image(path: &Path, container: &Value, errors: &mut Errors) {
+/// What a template may have, to be set by something on the way to a pod, but not the pod.
+pub fn padded_image(path: &Path, container: &Value, errors: &mut Errors) {
     let image = container.text("image");
-    if image.is_empty() {
-        errors.push(FieldError::required(path.field("image"), ""));
-    } else if image.trim() != image {
+    if image.trim() != image {
         let detail = "must not have leading or trailing whitespace";
         errors.push(FieldError::invalid(path.field("image"), image, detail));
+    }
+}
+
+/// Where a pod is on its node's network, its ports are the node's. In a template they may be left
+/// out: its pods will have them set. `path` is the spec's.
+pub fn network_ports(path: &Path, spec: &Value, errors: &mut Errors) {
+    if spec.flag("hostNetwork") != Some(true) {
+        return;
+    }
+    let path = path.field("containers");
+    for (index, container) in spec.items("containers").iter().enumerate() {
+        let path = path.index(index);
+        let path = path.field("ports");
+        for (index, port) in container.items("ports").iter().enumerate() {
+            let host = port.int("hostPort").unwrap_or(0);
+            if host != 0 && Some(host) != port.int("containerPort") {
+                let path = path.index(index);
+                let detail = "must match `containerPort` when `hostNetwork` is true";
+                errors.push(FieldError::invalid(path.field("hostPort"), host, detail));
+            }
+        }
     }
 }
 
@@ -116,7 +146,7 @@ pub(super) fn unique<'a>(
     }
 }
 
-fn ports(path: &Path, ports: &[Value], host_network: bool, errors: &mut Errors) {
+fn ports(path: &Path, ports: &[Value], errors: &mut Errors) {
     let mut names = HashSet::new();
     for (index, port) in ports.iter().enumerate() {
         let path = path.index(index);
@@ -137,11 +167,7 @@ fn ports(path: &Path, ports: &[Value], host_network: bool, errors: &mut Errors) 
         if host != 0 {
             check::port_number(&path.field("hostPort"), host, errors);
         }
-        // In a template it may be left out: its pods will have it set.
-        if host_network && host != 0 && host != number {
-            let detail = "must match `containerPort` when `hostNetwork` is true";
-            errors.push(FieldError::invalid(path.field("hostPort"), host, detail));
-        }
+        // Upstream takes anything, and the node then fails; ours would have to guess.
         if !port.text("hostIP").is_empty() {
             check::ip(&path.field("hostIP"), port.text("hostIP"), errors);
         }
@@ -169,19 +195,21 @@ fn host_ports(
     }
 }
 
-fn resize_policy(path: &Path, container: &Value, errors: &mut Errors) {
+/// Upstream names the list when the item is wrong.
+fn resize_policy(path: &Path, container: &Value, spec: &Value, errors: &mut Errors) {
     let path = path.field("resizePolicy");
     let mut seen = HashSet::new();
     for (index, policy) in container.items("resizePolicy").iter().enumerate() {
-        let path = path.index(index);
         let resource = policy.text("resourceName");
         if !seen.insert(resource) {
-            errors.push(FieldError::duplicate(path, resource));
+            errors.push(FieldError::duplicate(path.index(index), resource));
         }
-        let field = path.field("resourceName");
-        check::one_of(&field, resource, &["cpu", "memory"], errors);
+        check::one_of(&path, resource, &["cpu", "memory"], errors);
         let restart = policy.text("restartPolicy");
-        let supported = ["NotRequired", "RestartContainer"];
-        check::one_of(&path.field("restartPolicy"), restart, &supported, errors);
+        check::one_of(&path, restart, &["NotRequired", "RestartContainer"], errors);
+        if spec.text("restartPolicy") == "Never" && restart != "NotRequired" {
+            let detail = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
+            errors.push(FieldError::invalid(path, restart, detail));
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::level;
 use crate::kinds::lens::Lens;
 
 /// Defaults of a pod: those of every pod spec, and those that templates leave to their pods.
@@ -17,6 +18,7 @@ pub fn pod(object: &mut Value) {
             }
         }
     }
+    level::default(pod);
 }
 
 /// Defaults of a pod spec, alone or in a template.
@@ -40,6 +42,10 @@ pub fn spec(spec: &mut Value) {
         }
     }
     for volume in spec.items_mut("volumes") {
+        if volume.has("image") && volume.at("image").text("pullPolicy").is_empty() {
+            let policy = pull_policy(volume.at("image").text("reference"));
+            volume.section("image").set("pullPolicy", policy);
+        }
         if volume.as_object().is_some_and(|fields| fields.keys().all(|field| field == "name")) {
             volume.set("emptyDir", json!({}));
         }

@@ -2,9 +2,10 @@
 //! API volumes make.
 
 use proto::quantity::Quantity;
-use proto::status::FieldError;
+use proto::status::{FieldError, Problem};
 use serde_json::Value;
 
+use super::security::no_backsteps;
 use crate::kinds::check::{self, Errors};
 use crate::kinds::lens::Lens;
 use crate::kinds::metadata::sentences;
@@ -29,7 +30,7 @@ pub fn validate(path: &Path, container: &Value, errors: &mut Errors) {
     }
     let path_from = path.field("envFrom");
     for (index, source) in container.items("envFrom").iter().enumerate() {
-        env_from(&path_from.index(index), source, errors);
+        env_from(&path_from, index, source, errors);
     }
 }
 
@@ -51,11 +52,11 @@ fn value_from(path: &Path, from: &Value, value: &str, errors: &mut Errors) {
     }
     if from.has("fileKeyRef") {
         sources += 1;
-        errors.push(FieldError::forbidden(path.field("fileKeyRef"), "not supported"));
+        file_ref(&path.field("fileKeyRef"), from.at("fileKeyRef"), errors);
     }
     if sources == 0 {
-        let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or \
-                      `secretKeyRef`";
+        let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, \
+                      `secretKeyRef` or `fileKeyRef`";
         errors.push(FieldError::invalid(path, "", detail));
     } else if !value.is_empty() {
         let detail = "may not be specified when `value` is not empty";
@@ -65,16 +66,27 @@ fn value_from(path: &Path, from: &Value, value: &str, errors: &mut Errors) {
     }
 }
 
-fn env_from(path: &Path, source: &Value, errors: &mut Errors) {
+/// Upstream names the list at `path`, not the item, when the number of sources is wrong.
+fn env_from(path: &Path, index: usize, source: &Value, errors: &mut Errors) {
+    let item = path.index(index);
     let prefix = source.text("prefix");
     if !prefix.is_empty() {
-        errors.extend(sentences(&path.field("prefix"), prefix, name::environment(prefix)));
+        errors.extend(sentences(&item.field("prefix"), prefix, name::environment(prefix)));
     }
     let mut sources = 0;
     for field in ["configMapRef", "secretRef"] {
         if source.has(field) {
             sources += 1;
-            check::required(&path.field(field), source.at(field), "name", errors);
+            let (item, name) = (item.field(field), source.at(field).text("name"));
+            match name {
+                "" => errors.push(FieldError::required(item.field("name"), "")),
+                name => {
+                    // With a dash at the end, as what names are generated from may have.
+                    let bare = name.strip_suffix('-').filter(|bare| !bare.is_empty());
+                    let problems = name::subdomain(bare.unwrap_or(name));
+                    errors.extend(sentences(&item.field("name"), name, problems));
+                }
+            }
         }
     }
     if sources == 0 {
@@ -85,8 +97,59 @@ fn env_from(path: &Path, source: &Value, errors: &mut Errors) {
     }
 }
 
+/// A variable in a file of a volume.
+fn file_ref(path: &Path, reference: &Value, errors: &mut Errors) {
+    match reference.text("key") {
+        "" => errors.push(FieldError::required(path.field("key"), "")),
+        key => errors.extend(sentences(&path.field("key"), key, name::environment(key))),
+    }
+    match reference.text("volumeName") {
+        "" => errors.push(FieldError::required(path.field("volumeName"), "")),
+        name => check::label(&path.field("volumeName"), name, errors),
+    }
+    match reference.text("path") {
+        "" => errors.push(FieldError::required(path.field("path"), "")),
+        text => no_backsteps(&path.field("path"), text, errors),
+    }
+}
+
+/// That variables are read only from files of volumes that live and die with the pod; `path` is
+/// the spec's.
+pub fn file_volumes(path: &Path, spec: &Value, errors: &mut Errors) {
+    let volume = |name: &str| {
+        spec.items("volumes").iter().rfind(|volume| volume.text("name") == name)
+    };
+    for list in super::CONTAINERS {
+        let path = path.field(list);
+        for (index, container) in spec.items(list).iter().enumerate() {
+            let path = path.index(index);
+            let path = path.field("env");
+            for (index, variable) in container.items("env").iter().enumerate() {
+                let reference = variable.at("valueFrom").at("fileKeyRef");
+                let name = reference.text("volumeName");
+                let path = path.index(index);
+                let path = path.field("valueFrom");
+                let path = path.field("fileKeyRef");
+                let path = path.field("volumeName");
+                match volume(name) {
+                    _ if reference.is_null() => {}
+                    None => {
+                        let problem = Problem::NotFound(name.into());
+                        errors.push(FieldError::new(path, problem, ""));
+                    }
+                    Some(volume) if !volume.has("emptyDir") => {
+                        let detail = "referenced volume must be of type emptyDir";
+                        errors.push(FieldError::invalid(path, name, detail));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+}
+
 fn key_ref(path: &Path, reference: &Value, errors: &mut Errors) {
-    check::required(path, reference, "name", errors);
+    check::subdomain(&path.field("name"), reference.text("name"), errors);
     match reference.text("key") {
         "" => errors.push(FieldError::required(path.field("key"), "")),
         key => errors.extend(sentences(&path.field("key"), key, name::config_key(key))),

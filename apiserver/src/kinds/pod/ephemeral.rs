@@ -6,23 +6,24 @@ use std::collections::HashSet;
 use proto::status::{FieldError, Problem};
 use serde_json::Value;
 
-use super::container;
+use super::container::{self, OfPod};
 use super::volume::Volumes;
+use super::claim;
 use crate::kinds::check::Errors;
 use crate::kinds::lens::Lens;
 use crate::kinds::path::Path;
 
 /// What would make it a part of the workload.
 const NOT_FOR_THEM: &[&str] = &[
-    "lifecycle",
-    "livenessProbe",
     "ports",
-    "readinessProbe",
-    "resizePolicy",
     "resources",
+    "resizePolicy",
     "restartPolicy",
     "restartPolicyRules",
+    "livenessProbe",
+    "readinessProbe",
     "startupProbe",
+    "lifecycle",
 ];
 
 /// The pod as it is, but for the ephemeral containers of the new one.
@@ -38,10 +39,11 @@ pub fn validate(path: &Path, spec: &Value, volumes: &Volumes, errors: &mut Error
     let others = spec.items("containers").iter().chain(spec.items("initContainers"));
     let others: HashSet<&str> = others.map(|container| container.text("name")).collect();
     let mut names = others.clone();
+    let of_pod = OfPod { spec, volumes, claims: &claim::names(spec) };
     let path = path.field("ephemeralContainers");
     for (index, container) in spec.items("ephemeralContainers").iter().enumerate() {
         let path = path.index(index);
-        container::any(&path, container, spec, volumes, errors);
+        container::any(&path, container, &of_pod, errors);
         container::unique(&path, container, &mut names, errors);
         let target = container.text("targetContainerName");
         if !target.is_empty() && !others.contains(target) {
@@ -66,6 +68,12 @@ pub fn validate(path: &Path, spec: &Value, volumes: &Volumes, errors: &mut Error
 
 /// Ephemeral containers come, and neither go nor change.
 pub fn validate_update(path: &Path, new: &Value, old: &Value, errors: &mut Errors) {
+    if super::is_mirror(old.at("metadata")) {
+        let detail = "static pods do not support ephemeral containers";
+        *errors = vec![FieldError::forbidden("", detail)];
+        return;
+    }
+    let (new, old) = (new.at("spec"), old.at("spec"));
     let path = path.field("ephemeralContainers");
     let added = new.items("ephemeralContainers");
     for before in old.items("ephemeralContainers") {
@@ -125,7 +133,8 @@ mod tests {
                 errors.iter().map(|error| format!("{}: {}", error.field, error.body())).collect();
             assert_eq!(found.join("; "), expected, "{added}");
         }
-        let (old, new) = (json!({"ephemeralContainers": [container("a")]}), json!({}));
+        let old = json!({"spec": {"ephemeralContainers": [container("a")]}});
+        let new = json!({"spec": {}});
         let mut errors = Vec::new();
         validate_update(&Path::root("spec"), &new, &old, &mut errors);
         assert_eq!(errors[0].detail, "existing ephemeral containers \"a\" may not be removed\n");

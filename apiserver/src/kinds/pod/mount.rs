@@ -37,10 +37,44 @@ pub fn validate(path: &Path, container: &Value, volumes: &Volumes, errors: &mut 
         read_only(&path_mounts, mount, errors);
     }
     let path_devices = path.field("volumeDevices");
+    let mounts = container.items("volumeMounts");
+    let (mut names, mut places) = (HashSet::new(), HashSet::new());
     for (index, device) in devices.iter().enumerate() {
         let item = path_devices.index(index);
-        volume(&item, device.text("name"), volumes, errors);
+        let (name, place) = (device.text("name"), device.text("devicePath"));
+        let (path_name, path_place) = (item.field("name"), item.field("devicePath"));
+        if name.is_empty() {
+            errors.push(FieldError::required(path_name, ""));
+        } else if !names.insert(name) {
+            errors.push(FieldError::invalid(path_name, name, "must be unique"));
+        }
+        match volumes.get(name) {
+            None => errors.push(FieldError::new(path_name, Problem::NotFound(name.into()), "")),
+            Some(volume) if !volume.has("persistentVolumeClaim") && !volume.has("ephemeral") => {
+                let detail = "can only use volume source type of PersistentVolumeClaim or \
+                              Ephemeral for block mode";
+                errors.push(FieldError::invalid(path_name, name, detail));
+            }
+            Some(_) => {}
+        }
         check::required(&item, device, "devicePath", errors);
+        if places.contains(place) {
+            errors.push(FieldError::invalid(path_place, place, "must be unique"));
+        }
+        if place.split('/').any(|part| part == "..") {
+            let detail = "can not contain backsteps ('..')";
+            errors.push(FieldError::invalid(path_place, place, detail));
+        } else {
+            places.insert(place);
+        }
+        if mounts.iter().any(|mount| mount.text("name") == name) {
+            let detail = "must not already exist in volumeMounts";
+            errors.push(FieldError::invalid(path_name, name, detail));
+        }
+        if mounts.iter().any(|mount| mount.text("mountPath") == place) {
+            let detail = "must not already exist as a path in volumeMounts";
+            errors.push(FieldError::invalid(path_place, place, detail));
+        }
     }
 }
 

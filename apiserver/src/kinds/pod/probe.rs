@@ -8,12 +8,14 @@ use crate::kinds::lens::Lens;
 use crate::kinds::path::Path;
 
 /// Validates the probes and hooks of a container that may have them.
-pub fn validate(path: &Path, container: &Value, errors: &mut Errors) {
+pub fn validate(path: &Path, container: &Value, spec: &Value, errors: &mut Errors) {
+    let grace = spec.int("terminationGracePeriodSeconds");
     let lifecycle = container.at("lifecycle");
     for hook in ["postStart", "preStop"] {
         if lifecycle.has(hook) {
             let path = path.field("lifecycle");
-            handler(&path.field(hook), lifecycle.at(hook), &HOOK_HANDLERS, errors);
+            let action = (lifecycle.at(hook), grace);
+            handler(&path.field(hook), action, &HOOK_HANDLERS, errors);
         }
     }
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -24,7 +26,7 @@ pub fn validate(path: &Path, container: &Value, errors: &mut Errors) {
 }
 
 fn probe(path: &Path, name: &str, probe: &Value, errors: &mut Errors) {
-    handler(path, probe, &PROBE_HANDLERS, errors);
+    handler(path, (probe, None), &PROBE_HANDLERS, errors);
     let numbers = [
         "initialDelaySeconds",
         "timeoutSeconds",
@@ -48,8 +50,13 @@ fn probe(path: &Path, name: &str, probe: &Value, errors: &mut Errors) {
     }
 }
 
-/// Exactly one of the handlers, and that one valid.
-fn handler(path: &Path, object: &Value, known: &[&str], errors: &mut Errors) {
+/// Exactly one of the handlers, and that one valid. The pod's grace bounds how long one sleeps.
+fn handler(
+    path: &Path,
+    (object, grace): (&Value, Option<i64>),
+    known: &[&str],
+    errors: &mut Errors,
+) {
     let mut present = known.iter().filter(|name| object.has(name));
     let Some(first) = present.next() else {
         errors.push(FieldError::required(path, "must specify a handler type"));
@@ -66,7 +73,10 @@ fn handler(path: &Path, object: &Value, known: &[&str], errors: &mut Errors) {
             check::required(&path, action, "path", errors);
             check::port(&path.field("port"), action.at("port"), errors);
             let scheme = action.text("scheme");
-            check::one_of(&path.field("scheme"), scheme, &["HTTP", "HTTPS"], errors);
+            let supported = ["HTTP", "HTTPS"];
+            if !supported.contains(&scheme) {
+                errors.push(FieldError::not_supported(path.field("scheme"), scheme, &supported));
+            }
             for header in action.items("httpHeaders") {
                 http_header(&path.field("httpHeaders"), header.text("name"), errors);
             }
@@ -77,10 +87,12 @@ fn handler(path: &Path, object: &Value, known: &[&str], errors: &mut Errors) {
             check::port_number(&path.field("port"), port, errors);
         }
         _ => {
-            if action.int("seconds").unwrap_or(0) < 0 {
-                let seconds = action.at("seconds").clone();
-                let detail = "must be non-negative";
-                errors.push(FieldError::invalid(path.field("seconds"), seconds, detail));
+            let seconds = action.int("seconds").unwrap_or(0);
+            if let Some(grace) = grace.filter(|grace| !(0..=*grace).contains(&seconds)) {
+                let detail = format!(
+                    "must be non-negative and less than terminationGracePeriodSeconds ({grace})"
+                );
+                errors.push(FieldError::invalid(path, seconds, detail));
             }
         }
     }

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use proto::status::FieldError;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::windows;
 use crate::kinds::check::{self, Errors};
 use crate::kinds::lens::Lens;
 use crate::kinds::path::Path;
@@ -23,25 +24,39 @@ pub fn pod(path: &Path, spec: &Value, errors: &mut Errors) {
         let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
         errors.push(FieldError::invalid(root.field("shareProcessNamespace"), true, detail));
     }
-    sysctls(&path.field("sysctls"), context.items("sysctls"), errors);
-    let policy = context.text("fsGroupChangePolicy");
-    let supported = ["Always", "OnRootMismatch"];
-    check::optional_one_of(&path.field("fsGroupChangePolicy"), policy, &supported, errors);
-    let policy = context.text("supplementalGroupsPolicy");
-    let supported = ["Merge", "Strict"];
-    check::optional_one_of(&path.field("supplementalGroupsPolicy"), policy, &supported, errors);
+    sysctls(&path.field("sysctls"), spec, errors);
+    let policies = [
+        ("fsGroupChangePolicy", ["Always", "OnRootMismatch"]),
+        ("supplementalGroupsPolicy", ["Merge", "Strict"]),
+        ("seLinuxChangePolicy", ["MountOption", "Recursive"]),
+    ];
+    for (field, supported) in policies {
+        let policy = context.text(field);
+        if context.has(field) && !supported.contains(&policy) {
+            errors.push(FieldError::not_supported(path.field(field), policy, &supported));
+        }
+    }
     profiles(&path, context, errors);
+    windows::options(&path.field("windowsOptions"), context.at("windowsOptions"), errors);
 }
 
-/// Validates a container's security context.
-pub fn container(path: &Path, context: &Value, errors: &mut Errors) {
+/// Validates the security context of a container whose pod has the node's users, or has not.
+pub fn container(path: &Path, context: &Value, host_users: bool, errors: &mut Errors) {
     if context.is_null() {
         return;
     }
     ids(path, context, &["runAsUser", "runAsGroup"], errors);
-    let mount = context.text("procMount");
-    check::optional_one_of(&path.field("procMount"), mount, &["Default", "Unmasked"], errors);
+    let (field, mount) = (path.field("procMount"), context.text("procMount"));
+    let supported = ["Default", "Unmasked"];
+    if context.has("procMount") && !supported.contains(&mount) {
+        errors.push(FieldError::not_supported(field, mount, &supported));
+    }
+    if host_users && mount == "Unmasked" {
+        let detail = "`hostUsers` must be false to use `Unmasked`";
+        errors.push(FieldError::invalid(field, mount, detail));
+    }
     profiles(path, context, errors);
+    windows::options(&path.field("windowsOptions"), context.at("windowsOptions"), errors);
     if context.flag("allowPrivilegeEscalation") != Some(false) {
         return;
     }
@@ -74,21 +89,34 @@ fn profiles(path: &Path, context: &Value, errors: &mut Errors) {
 }
 
 fn profile(path: &Path, (field, kind): (&str, &str), profile: &Value, errors: &mut Errors) {
-    let local = profile.text("localhostProfile");
+    let (path_local, local) = (path.field("localhostProfile"), profile.text("localhostProfile"));
+    let seccomp = kind == "seccomp";
     match profile.text("type") {
         "" => {
             let detail = format!("type is required when {field} is set");
             errors.push(FieldError::required(path.field("type"), detail));
         }
-        "Localhost" if local.is_empty() => {
+        "Localhost" if local.is_empty() && !(seccomp && profile.has("localhostProfile")) => {
             let detail = format!("must be set when {kind} type is Localhost");
-            errors.push(FieldError::required(path.field("localhostProfile"), detail));
+            errors.push(FieldError::required(path_local, detail));
         }
-        "Localhost" => descending(&path.field("localhostProfile"), local, errors),
+        "Localhost" if seccomp => descending(&path_local, local, errors),
+        "Localhost" => {
+            if local.trim() != local {
+                let detail = "must not be padded with whitespace";
+                errors.push(FieldError::invalid(path_local, local, detail));
+            }
+            check::length(&path_local, local, LONGEST_PROFILE, errors);
+        }
         "RuntimeDefault" | "Unconfined" => {
             if profile.has("localhostProfile") {
+                // As Go writes the struct, whose field says it all for AppArmor.
+                let value = match seccomp {
+                    true => json!({"LocalhostProfile": local, "Type": profile.text("type")}),
+                    false => local.into(),
+                };
                 let detail = format!("can only be set when {kind} type is Localhost");
-                errors.push(FieldError::invalid(path.field("localhostProfile"), local, detail));
+                errors.push(FieldError::invalid(path_local, value, detail));
             }
         }
         other => {
@@ -112,9 +140,9 @@ pub fn no_backsteps(path: &Path, text: &str, errors: &mut Errors) {
     }
 }
 
-fn sysctls(path: &Path, sysctls: &[Value], errors: &mut Errors) {
+fn sysctls(path: &Path, spec: &Value, errors: &mut Errors) {
     let mut names = HashSet::new();
-    for (index, sysctl) in sysctls.iter().enumerate() {
+    for (index, sysctl) in spec.at("securityContext").items("sysctls").iter().enumerate() {
         let path = path.index(index);
         match sysctl.text("name") {
             "" => errors.push(FieldError::required(path.field("name"), "")),
@@ -122,11 +150,33 @@ fn sysctls(path: &Path, sysctls: &[Value], errors: &mut Errors) {
                 let detail = format!("must have at most 253 characters and match regex {SYSCTL}");
                 errors.push(FieldError::invalid(path.field("name"), name, detail));
             }
-            name if !names.insert(name) => {
+            name if names.contains(name) => {
                 errors.push(FieldError::duplicate(path.field("name"), name));
             }
             _ => {}
         }
+        let name = sysctl.text("name");
+        names.insert(name);
+        if let Some(host) = namespace(name).filter(|host| spec.flag(host) == Some(true)) {
+            let detail = format!("may not be specified when '{host}' is true");
+            errors.push(FieldError::invalid(path.field("name"), name, detail));
+        }
+    }
+}
+
+/// The flag of a pod that has the node's instead of its own of what the sysctl is about.
+fn namespace(sysctl: &str) -> Option<&'static str> {
+    // `net/ipv4/...` is `net.ipv4...`: the first separator is the one that separates.
+    let name = match sysctl.find(['.', '/']) {
+        Some(at) if sysctl[at..].starts_with('/') => sysctl.replace('.', " ").replace('/', "."),
+        _ => sysctl.to_string(),
+    };
+    let starts = |prefix: &&str| name.starts_with(*prefix);
+    match () {
+        () if name == "kernel.sem" => Some("hostIPC"),
+        () if ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(starts) => Some("hostIPC"),
+        () if name.starts_with("net.") => Some("hostNetwork"),
+        () => None,
     }
 }
 
@@ -140,5 +190,7 @@ fn is_sysctl(name: &str) -> bool {
     })
 }
 
+/// A path of Linux without its end.
+const LONGEST_PROFILE: usize = 4095;
 const MAX_ID: i64 = i32::MAX as i64;
 const SYSCTL: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";

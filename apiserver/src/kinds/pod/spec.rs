@@ -3,17 +3,23 @@
 use std::collections::HashSet;
 
 use proto::status::FieldError;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{container, ephemeral, placement, resources, security, volume};
+use super::{
+    claim, container, env, ephemeral, level, placement, resources, security, volume, windows,
+};
 use crate::kinds::check::{self, Errors};
 use crate::kinds::lens::Lens;
 use crate::kinds::path::Path;
 
-pub fn validate(path: &Path, spec: &Value, errors: &mut Errors) {
-    let volumes = volume::validate(path, spec, errors);
+/// Validates a spec; `meta` is the pod's metadata, null in a template.
+pub fn validate(path: &Path, spec: &Value, meta: &Value, errors: &mut Errors) {
+    let volumes = volume::validate(path, spec, meta.text("name"), errors);
+    claim::validate(path, spec, meta, errors);
     container::validate(path, spec, &volumes, errors);
     ephemeral::validate(path, spec, &volumes, errors);
+    level::validate(path, spec, errors);
+    container::network_ports(path, spec, errors);
     check::one_of(
         &path.field("restartPolicy"),
         spec.text("restartPolicy"),
@@ -23,6 +29,8 @@ pub fn validate(path: &Path, spec: &Value, errors: &mut Errors) {
     dns(path, spec, errors);
     security::pod(path, spec, errors);
     placement::validate(path, spec, errors);
+    windows::host_processes(path, spec, errors);
+    host_users(path, spec, errors);
     names(path, spec, errors);
     host_aliases(&path.field("hostAliases"), spec.items("hostAliases"), errors);
     gates(path, spec, errors);
@@ -30,26 +38,45 @@ pub fn validate(path: &Path, spec: &Value, errors: &mut Errors) {
         let path = path.field("activeDeadlineSeconds");
         check::between(&path, seconds, 1, i64::from(i32::MAX), errors);
     }
-    let preemption = spec.text("preemptionPolicy");
-    let supported = ["Never", "PreemptLowerPriority"];
-    check::optional_one_of(&path.field("preemptionPolicy"), preemption, &supported, errors);
-    let path_overhead = path.field("overhead");
-    for (name, quantity) in spec.pairs("overhead") {
-        resources::amount(&path_overhead.key(name), name, quantity, errors);
+    if spec.has("preemptionPolicy") {
+        let supported = ["PreemptLowerPriority", "Never"];
+        let policy = spec.text("preemptionPolicy");
+        check::one_of(&path.field("preemptionPolicy"), policy, &supported, errors);
     }
-    let os = spec.at("os");
-    if !os.is_null() {
-        let path = path.field("os");
-        check::one_of(&path.field("name"), os.text("name"), &["linux", "windows"], errors);
+    if spec.has("overhead") {
+        let limits = json!({ "limits": spec.at("overhead") });
+        resources::validate(&path.field("overhead"), &limits, &Default::default(), errors);
     }
-    for field in ["resourceClaims", "resources", "schedulingGroup", "workloadRef"] {
-        if !spec.vacant(field) {
-            errors.push(FieldError::forbidden(path.field(field), "not supported"));
+    windows::system(path, spec, errors);
+    env::file_volumes(path, spec, errors);
+}
+
+/// What holds for a pod but not for a template.
+pub fn validate_pod(path: &Path, spec: &Value, errors: &mut Errors) {
+    if spec.text("serviceAccountName").is_empty() {
+        let path = path.field("volumes");
+        for (index, volume) in spec.items("volumes").iter().enumerate() {
+            let path = path.index(index);
+            let path = path.field("projected");
+            let path = path.field("sources");
+            for (index, source) in volume.at("projected").items("sources").iter().enumerate() {
+                if source.has("serviceAccountToken") {
+                    let path = path.index(index);
+                    let detail = "must not be specified when serviceAccountName is not set";
+                    errors.push(FieldError::forbidden(path.field("serviceAccountToken"), detail));
+                }
+            }
+        }
+    }
+    for list in super::CONTAINERS {
+        let path = path.field(list);
+        for (index, container) in spec.items(list).iter().enumerate() {
+            container::padded_image(&path.index(index), container, errors);
         }
     }
 }
 
-/// What holds for a new pod but not for a template or an update.
+/// What holds for a new pod but not for an update.
 pub fn validate_new(path: &Path, spec: &Value, errors: &mut Errors) {
     if !spec.vacant("ephemeralContainers") {
         let path = path.field("ephemeralContainers");
@@ -75,9 +102,46 @@ fn names(path: &Path, spec: &Value, errors: &mut Errors) {
             check::label(&path.field(field), spec.text(field), errors);
         }
     }
-    let host = spec.text("hostnameOverride");
-    if !host.is_empty() {
-        check::subdomain(&path.field("hostnameOverride"), host, errors);
+    if spec.has("hostnameOverride") {
+        hostname(path, spec, errors);
+    }
+}
+
+/// A pod's name on its network that is not made from others.
+fn hostname(path: &Path, spec: &Value, errors: &mut Errors) {
+    let (path, host) = (path.field("hostnameOverride"), spec.text("hostnameOverride"));
+    for field in ["setHostnameAsFQDN", "hostNetwork"] {
+        if spec.flag(field) == Some(true) {
+            let detail = format!("may not be specified when {field} is true");
+            errors.push(FieldError::forbidden(path, detail));
+        }
+    }
+    check::length(&path, host, LONGEST_HOSTNAME, errors);
+    check::subdomain(&path, host, errors);
+}
+
+/// A pod with users of its own has no other namespace of the node's, nor its devices.
+fn host_users(path: &Path, spec: &Value, errors: &mut Errors) {
+    if spec.flag("hostUsers") != Some(false) {
+        return;
+    }
+    let detail = "when `hostUsers` is false";
+    // With upstream's capitals.
+    for (field, named) in
+        [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")]
+    {
+        if spec.flag(field) == Some(true) {
+            errors.push(FieldError::forbidden(path.field(named), detail));
+        }
+    }
+    for list in super::CONTAINERS {
+        let path = path.field(list);
+        for (index, container) in spec.items(list).iter().enumerate() {
+            if !container.vacant("volumeDevices") {
+                let path = path.index(index);
+                errors.push(FieldError::forbidden(path.field("volumeDevices"), detail));
+            }
+        }
     }
 }
 
@@ -101,6 +165,7 @@ fn dns(path: &Path, spec: &Value, errors: &mut Errors) {
     if policy == "None" && servers.is_empty() {
         let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
         errors.push(FieldError::required(path_servers, detail));
+        return;
     }
     if servers.len() > 3 {
         let detail = "must not have more than 3 nameservers";
@@ -112,6 +177,13 @@ fn dns(path: &Path, spec: &Value, errors: &mut Errors) {
     let path_searches = path.field("searches");
     if config.items("searches").len() > 32 {
         let detail = "must not have more than 32 search paths";
+        let value = config.at("searches").clone();
+        errors.push(FieldError::invalid(path_searches, value, detail));
+    }
+    let length = check::texts(config, "searches").map(|search| search.len() + 1).sum::<usize>();
+    if length > LONGEST_SEARCH + 1 {
+        let detail = "must not have more than 2048 characters (including spaces) in the search \
+                      list";
         let value = config.at("searches").clone();
         errors.push(FieldError::invalid(path_searches, value, detail));
     }
@@ -152,9 +224,13 @@ fn gates(path: &Path, spec: &Value, errors: &mut Errors) {
     for (index, gate) in spec.items("schedulingGates").iter().enumerate() {
         let path = path_gates.index(index);
         let name = gate.text("name");
-        check::qualified(&path.field("name"), name, errors);
+        check::qualified(&path, name, errors);
         if !seen.insert(name) {
-            errors.push(FieldError::duplicate(path.field("name"), name));
+            errors.push(FieldError::duplicate(path, name));
         }
     }
 }
+
+const LONGEST_HOSTNAME: usize = 64;
+/// With the spaces between.
+const LONGEST_SEARCH: usize = 2048;

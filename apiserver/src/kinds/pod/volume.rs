@@ -1,4 +1,4 @@
-//! Validation of a pod's volumes.
+//! Validation of a pod's volumes: which sources there are, and those that every node understands.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,17 +10,33 @@ use super::security::{descending, no_backsteps};
 use crate::kinds::check::{self, Errors};
 use crate::kinds::lens::Lens;
 use crate::kinds::path::Path;
+use crate::kinds::{metadata, name, persistent_volume_claim};
+
+mod disk;
+mod projected;
 
 /// The valid volumes of a pod by name, for the mounts that refer to them.
 pub type Volumes<'a> = HashMap<&'a str, &'a Value>;
 
-pub fn validate<'a>(path: &Path, spec: &'a Value, errors: &mut Errors) -> Volumes<'a> {
+/// Validates the volumes of the spec at `path`; `pod` is the name of the pod, empty in a template.
+pub fn validate<'a>(
+    path: &Path,
+    spec: &'a Value,
+    pod: &str,
+    errors: &mut Errors,
+) -> Volumes<'a> {
     let mut volumes = Volumes::new();
     let path = path.field("volumes");
+    let made: HashSet<String> = spec
+        .items("volumes")
+        .iter()
+        .filter(|volume| !pod.is_empty() && volume.has("ephemeral"))
+        .map(|volume| format!("{pod}-{}", volume.text("name")))
+        .collect();
     for (index, volume) in spec.items("volumes").iter().enumerate() {
         let path = path.index(index);
         let before = errors.len();
-        source(&path, volume, errors);
+        source(&path, volume, pod, errors);
         let name = volume.text("name");
         match name {
             "" => errors.push(FieldError::required(path.field("name"), "")),
@@ -32,181 +48,170 @@ pub fn validate<'a>(path: &Path, spec: &'a Value, errors: &mut Errors) -> Volume
         if errors.len() == before {
             volumes.insert(name, volume);
         }
+        let claim = volume.at("persistentVolumeClaim").text("claimName");
+        if made.contains(claim) {
+            let path = path.field("persistentVolumeClaim");
+            let detail = "must not reference a PVC that gets created for an ephemeral volume";
+            errors.push(FieldError::invalid(path.field("claimName"), claim, detail));
+        }
     }
     volumes
 }
 
 /// Exactly one source, and that one valid.
-fn source(path: &Path, volume: &Value, errors: &mut Errors) {
-    let mut sources = volume
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(field, value)| *field != "name" && !value.is_null());
-    let Some((kind, first)) = sources.next() else {
+fn source(path: &Path, volume: &Value, pod: &str, errors: &mut Errors) {
+    let mut sources = SOURCES.iter().filter(|(field, ..)| volume.has(field));
+    let Some((kind, _, place)) = sources.next() else {
         errors.push(FieldError::required(path, "must specify a volume type"));
         return;
     };
-    for (other, _) in sources {
-        errors.push(FieldError::forbidden(path.field(other), ONE_TYPE));
+    let (name, value) = (volume.text("name"), volume.at(kind));
+    of_kind(&path.field(place), kind, value, errors);
+    match *kind {
+        "csi" => published_with(&path.field(place), value, errors),
+        "ephemeral" => ephemeral(path, value, (pod, name), errors),
+        "iscsi" => disk::portal(path, value, name, errors),
+        _ => {}
     }
-    of_kind(&path.field(kind), kind, first, errors);
+    for (_, place, _) in sources {
+        errors.push(FieldError::forbidden(path.field(place), ONE_TYPE));
+    }
 }
 
 /// Validates the source at `path`, which is of this kind.
-pub fn of_kind(path: &Path, kind: &str, first: &Value, errors: &mut Errors) {
+pub fn of_kind(path: &Path, kind: &str, source: &Value, errors: &mut Errors) {
     match kind {
-        "emptyDir" => empty_dir(path, first, errors),
-        "hostPath" => host_path(path, first, errors),
+        "emptyDir" => {
+            let size = super::resources::read(source.at("sizeLimit"));
+            if size.is_some_and(|size| size.is_negative()) {
+                let detail = "SizeLimit field must be a valid resource quantity";
+                errors.push(FieldError::forbidden(path.field("sizeLimit"), detail));
+            }
+        }
+        "hostPath" => host_path(path, source, errors),
         "secret" | "configMap" => {
             let name = if kind == "secret" { "secretName" } else { "name" };
-            check::required(path, first, name, errors);
-            keyed_files(path, first, errors);
+            check::required(path, source, name, errors);
+            mode(path, "defaultMode", source, errors);
+            keyed_files(path, source, errors);
         }
-        "downwardAPI" => downward(path, first, errors),
-        "projected" => projected(path, first, errors),
-        "nfs" => {
-            check::required(path, first, "server", errors);
-            check::required(path, first, "path", errors);
-            let target = first.text("path");
-            if !target.is_empty() && !target.starts_with('/') {
-                let detail = "must be an absolute path";
-                errors.push(FieldError::invalid(path.field("path"), target, detail));
+        "downwardAPI" => {
+            mode(path, "defaultMode", source, errors);
+            for file in source.items("items") {
+                downward_file(path, file, errors);
             }
         }
-        kind => {
-            let needed = NEEDED.iter().find(|(known, _)| *known == kind);
-            for field in needed.map_or(&[][..], |(_, fields)| fields) {
-                check::required(path, first, field, errors);
+        "projected" => projected::validate(path, source, errors),
+        "csi" => check::driver(&path.field("driver"), source.text("driver"), errors),
+        "image" => {
+            check::required(path, source, "reference", errors);
+            let policy = source.text("pullPolicy");
+            let supported = ["Always", "IfNotPresent", "Never"];
+            check::one_of(&path.field("pullPolicy"), policy, &supported, errors);
+        }
+        "persistentVolumeClaim" => check::required(path, source, "claimName", errors),
+        kind => disk::validate(path, kind, source, errors),
+    }
+}
+
+fn host_path(path: &Path, source: &Value, errors: &mut Errors) {
+    if source.vacant("path") {
+        errors.push(FieldError::required(path.field("path"), ""));
+        return;
+    }
+    no_backsteps(&path.field("path"), source.text("path"), errors);
+    let kind = source.text("type");
+    if !HOST_PATHS.contains(&kind) {
+        errors.push(FieldError::not_supported(path.field("type"), kind, &HOST_PATHS));
+    }
+}
+
+/// The secret with which a volume of a CSI driver is published.
+fn published_with(path: &Path, source: &Value, errors: &mut Errors) {
+    if !source.has("nodePublishSecretRef") {
+        return;
+    }
+    match source.at("nodePublishSecretRef").text("name") {
+        "" => {
+            let path = path.field("nodePublishSecretRef");
+            errors.push(FieldError::required(path.field("name"), ""));
+        }
+        name => check::subdomain(&path.field("name"), name, errors),
+    }
+}
+
+/// A claim that is made for the pod and named for it and the volume; `path` is the volume's.
+fn ephemeral(path: &Path, source: &Value, (pod, volume): (&str, &str), errors: &mut Errors) {
+    let field = path.field("ephemeral");
+    let field = field.field("volumeClaimTemplate");
+    let template = source.at("volumeClaimTemplate");
+    if template.is_null() {
+        errors.push(FieldError::required(field, ""));
+    } else {
+        let (path, meta) = (field.field("metadata"), template.at("metadata"));
+        metadata::annotations(&path.field("annotations"), meta.at("annotations"), errors);
+        metadata::labels(&path.field("labels"), meta.at("labels"), errors);
+        let set = meta.as_object().into_iter().flatten();
+        for (name, _) in set.filter(|(name, _)| !["annotations", "labels"].contains(&&***name)) {
+            if !meta.vacant(name) {
+                errors.push(FieldError::forbidden(path.field(name), "cannot be set"));
             }
+        }
+        persistent_volume_claim::spec(&field.field("spec"), template.at("spec"), errors);
+    }
+    if !pod.is_empty() && !volume.is_empty() {
+        let claim = format!("{pod}-{volume}");
+        for problem in name::subdomain(&claim) {
+            let detail = format!("PVC name {claim:?}: {problem}");
+            errors.push(FieldError::invalid(path.field("name"), volume, detail));
         }
     }
 }
 
-fn empty_dir(path: &Path, volume: &Value, errors: &mut Errors) {
-    if super::resources::read(volume.at("sizeLimit")).is_some_and(|size| size.is_negative()) {
-        let detail = "SizeLimit field must be a valid resource quantity";
-        errors.push(FieldError::forbidden(path.field("sizeLimit"), detail));
-    }
-    let medium = volume.text("medium");
-    if !matches!(medium, "" | "Memory") && !medium.starts_with("HugePages") {
-        let supported = ["", "Memory", "HugePages"];
-        errors.push(FieldError::not_supported(path.field("medium"), medium, &supported));
-    }
-}
-
-fn host_path(path: &Path, volume: &Value, errors: &mut Errors) {
-    check::required(path, volume, "path", errors);
-    no_backsteps(&path.field("path"), volume.text("path"), errors);
-    let supported = [
-        "BlockDevice",
-        "CharDevice",
-        "Directory",
-        "DirectoryOrCreate",
-        "File",
-        "FileOrCreate",
-        "Socket",
-    ];
-    check::optional_one_of(&path.field("type"), volume.text("type"), &supported, errors);
-}
-
-/// `items` and `defaultMode` of secrets and config maps.
-fn keyed_files(path: &Path, volume: &Value, errors: &mut Errors) {
-    mode(path, "defaultMode", volume, errors);
+/// `items` of secrets and config maps.
+fn keyed_files(path: &Path, source: &Value, errors: &mut Errors) {
     let path = path.field("items");
-    for (index, item) in volume.items("items").iter().enumerate() {
+    for (index, item) in source.items("items").iter().enumerate() {
         let path = path.index(index);
         check::required(&path, item, "key", errors);
-        file_path(&path, item, errors);
+        check::required(&path, item, "path", errors);
+        file_path(&path.field("path"), item.text("path"), errors);
         mode(&path, "mode", item, errors);
     }
 }
 
-fn downward(path: &Path, volume: &Value, errors: &mut Errors) {
-    mode(path, "defaultMode", volume, errors);
-    let path = path.field("items");
-    for (index, item) in volume.items("items").iter().enumerate() {
-        let path = path.index(index);
-        file_path(&path, item, errors);
-        mode(&path, "mode", item, errors);
-        match (item.has("fieldRef"), item.has("resourceFieldRef")) {
-            (false, false) => {
-                let detail = "one of fieldRef and resourceFieldRef is required";
-                errors.push(FieldError::required(path, detail));
+/// One item of the downward API; upstream names the source at `path`, not the item.
+fn downward_file(path: &Path, file: &Value, errors: &mut Errors) {
+    check::required(path, file, "path", errors);
+    file_path(&path.field("path"), file.text("path"), errors);
+    match (file.has("fieldRef"), file.has("resourceFieldRef")) {
+        (false, false) => {
+            let detail = "one of fieldRef and resourceFieldRef is required";
+            errors.push(FieldError::required(path, detail));
+        }
+        (true, resource) => {
+            let reference = file.at("fieldRef");
+            env::field_ref(&path.field("fieldRef"), reference, env::FILE_FIELDS, errors);
+            if resource {
+                let detail = "fieldRef and resourceFieldRef can not be specified simultaneously";
+                errors.push(FieldError::invalid(path, "resource", detail));
             }
-            (true, resource) => {
-                let reference = item.at("fieldRef");
-                env::field_ref(&path.field("fieldRef"), reference, env::FILE_FIELDS, errors);
-                if resource {
-                    let detail = "fieldRef and resourceFieldRef can not be specified \
-                                  simultaneously";
-                    errors.push(FieldError::invalid(path, "resource", detail));
-                }
-            }
-            (false, true) => {
-                let (path, reference) =
-                    (path.field("resourceFieldRef"), item.at("resourceFieldRef"));
-                check::required(&path, reference, "containerName", errors);
+        }
+        (false, true) => {
+            let (path, reference) = (path.field("resourceFieldRef"), file.at("resourceFieldRef"));
+            if reference.vacant("containerName") {
+                errors.push(FieldError::required(path.field("containerName"), ""));
+            } else {
                 env::resource_ref(&path, reference, errors);
             }
         }
     }
+    mode(path, "mode", file, errors);
 }
 
-fn projected(path: &Path, volume: &Value, errors: &mut Errors) {
-    mode(path, "defaultMode", volume, errors);
-    let path = path.field("sources");
-    let mut files = HashSet::new();
-    for (index, source) in volume.items("sources").iter().enumerate() {
-        let path = path.index(index);
-        let mut kinds = source.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null());
-        let Some((kind, first)) = kinds.next() else {
-            errors.push(FieldError::required(path, "must specify a volume type"));
-            continue;
-        };
-        for (other, _) in kinds {
-            errors.push(FieldError::forbidden(path.field(other), ONE_TYPE));
-        }
-        let path = path.field(kind);
-        match kind.as_str() {
-            "secret" | "configMap" => {
-                check::required(&path, first, "name", errors);
-                keyed_files(&path, first, errors);
-            }
-            "downwardAPI" => downward(&path, first, errors),
-            "serviceAccountToken" => token(&path, first, errors),
-            _ => errors.push(FieldError::forbidden(path, "not supported")),
-        }
-        let single = first.has("path").then(|| first.text("path"));
-        let listed = first.items("items").iter().map(|item| item.text("path"));
-        for file in listed.chain(single).filter(|file| !file.is_empty()) {
-            if !files.insert(file) {
-                let detail = "conflicting duplicate paths";
-                errors.push(FieldError::invalid(path, first.text("name"), detail));
-            }
-        }
-    }
-}
-
-fn token(path: &Path, token: &Value, errors: &mut Errors) {
-    let path_expiry = path.field("expirationSeconds");
-    if let Some(seconds) = token.int("expirationSeconds") {
-        if seconds < 600 {
-            let detail = "may not specify a duration less than 10 minutes";
-            errors.push(FieldError::invalid(path_expiry, seconds, detail));
-        } else if seconds > 1 << 32 {
-            let detail = "may not specify a duration larger than 2^32 seconds";
-            errors.push(FieldError::invalid(path_expiry, seconds, detail));
-        }
-    }
-    file_path(path, token, errors);
-}
-
-/// The `path` of a projected file: relative, below the volume, not beginning with `..`.
-fn file_path(path: &Path, item: &Value, errors: &mut Errors) {
-    check::required(path, item, "path", errors);
-    let (path, text) = (path.field("path"), item.text("path"));
-    descending(&path, text, errors);
+/// The path of a file in a volume: relative, below the volume, not beginning with `..`.
+fn file_path(path: &Path, text: &str, errors: &mut Errors) {
+    descending(path, text, errors);
     if text.starts_with("..") && !text.starts_with("../") {
         errors.push(FieldError::invalid(path, text, "must not start with '..'"));
     }
@@ -219,27 +224,50 @@ fn mode(path: &Path, field: &str, object: &Value, errors: &mut Errors) {
     }
 }
 
-const ONE_TYPE: &str = "may not specify more than one volume type";
+const ONE_TYPE: &str = "may not specify more than 1 volume type";
 
-/// What the sources that only a node understands cannot do without.
-const NEEDED: &[(&str, &[&str])] = &[
-    ("awsElasticBlockStore", &["volumeID"]),
-    ("azureDisk", &["diskName", "diskURI"]),
-    ("azureFile", &["secretName", "shareName"]),
-    ("cephfs", &["monitors"]),
-    ("cinder", &["volumeID"]),
-    ("csi", &["driver"]),
-    ("ephemeral", &["volumeClaimTemplate"]),
-    ("flexVolume", &["driver"]),
-    ("gcePersistentDisk", &["pdName"]),
-    ("gitRepo", &["repository"]),
-    ("glusterfs", &["endpoints", "path"]),
-    ("image", &["reference"]),
-    ("iscsi", &["targetPortal", "iqn"]),
-    ("persistentVolumeClaim", &["claimName"]),
-    ("portworxVolume", &["volumeID"]),
-    ("quobyte", &["registry", "volume"]),
-    ("rbd", &["monitors", "image"]),
-    ("scaleIO", &["gateway", "system", "volumeName"]),
-    ("vsphereVolume", &["volumePath"]),
+const HOST_PATHS: [&str; 8] = [
+    "",
+    "BlockDevice",
+    "CharDevice",
+    "Directory",
+    "DirectoryOrCreate",
+    "File",
+    "FileOrCreate",
+    "Socket",
+];
+
+/// The sources in upstream's order, the name by which upstream calls one too many, and the one by
+/// which it calls what is wrong with it.
+const SOURCES: &[(&str, &str, &str)] = &[
+    ("emptyDir", "emptyDir", "emptyDir"),
+    ("hostPath", "hostPath", "hostPath"),
+    ("gitRepo", "gitRepo", "gitRepo"),
+    ("gcePersistentDisk", "gcePersistentDisk", "persistentDisk"),
+    ("awsElasticBlockStore", "awsElasticBlockStore", "awsElasticBlockStore"),
+    ("secret", "secret", "secret"),
+    ("nfs", "nfs", "nfs"),
+    ("iscsi", "iscsi", "iscsi"),
+    ("glusterfs", "glusterfs", "glusterfs"),
+    ("flocker", "flocker", "flocker"),
+    ("persistentVolumeClaim", "persistentVolumeClaim", "persistentVolumeClaim"),
+    ("rbd", "rbd", "rbd"),
+    ("cinder", "cinder", "cinder"),
+    ("cephfs", "cephFS", "cephfs"),
+    ("quobyte", "quobyte", "quobyte"),
+    ("downwardAPI", "downwarAPI", "downwardAPI"),
+    ("fc", "fc", "fc"),
+    ("flexVolume", "flexVolume", "flexVolume"),
+    ("configMap", "configMap", "configMap"),
+    ("azureFile", "azureFile", "azureFile"),
+    ("vsphereVolume", "vsphereVolume", "vsphereVolume"),
+    ("photonPersistentDisk", "photonPersistentDisk", "photonPersistentDisk"),
+    ("portworxVolume", "portworxVolume", "portworxVolume"),
+    ("azureDisk", "azureDisk", "azureDisk"),
+    ("storageos", "storageos", "storageos"),
+    ("projected", "projected", "projected"),
+    ("scaleIO", "scaleIO", "scaleIO"),
+    ("csi", "csi", "csi"),
+    ("ephemeral", "ephemeral", "ephemeral"),
+    ("image", "image", "image"),
 ];

@@ -269,7 +269,8 @@ fn containers() {
                 json!([{"name": "A", "valueFrom": {}}]),
                 &[
                     "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: \
-                   `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
+                   `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or \
+                   `fileKeyRef`",
                 ],
             ),
             (
@@ -410,7 +411,7 @@ fn pod_specs() {
             (
                 "/spec/volumes",
                 json!([{"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}]),
-                &["spec.volumes[0].hostPath: Forbidden: may not specify more than one volume type"],
+                &["spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type"],
             ),
             (
                 "/spec/volumes",
@@ -526,7 +527,7 @@ fn updates_of_pods() {
         (
             "/spec/schedulingGates",
             json!([{"name": "g"}]),
-            &["spec.schedulingGates[0]: Forbidden: only deletion is allowed, but found new \
+            &["spec.schedulingGates[0].name: Forbidden: only deletion is allowed, but found new \
                scheduling gate 'g'"],
         ),
     ];

@@ -175,10 +175,7 @@ pub fn pod_total(
 
 /// What the containers need at one time: their and the sidecars' sum, or the most that the init
 /// containers need with the sidecars that were started before them.
-pub fn containers_total(
-    spec: &PodSpec,
-    amounts: impl Fn(&Container) -> Resources,
-) -> Resources {
+pub fn containers_total(spec: &PodSpec, amounts: impl Fn(&Container) -> Resources) -> Resources {
     let mut total = Resources::new();
     for container in &spec.containers {
         add(&mut total, &amounts(container));
@@ -390,9 +387,8 @@ mod tests {
 
     #[test]
     fn who_asks_for_nothing() {
-        let pod = |spec: &str| -> Pod {
-            serde_json::from_str(&format!(r#"{{"spec":{spec}}}"#)).unwrap()
-        };
+        let pod =
+            |spec: &str| -> Pod { serde_json::from_str(&format!(r#"{{"spec":{spec}}}"#)).unwrap() };
         let plain = pod(r#"{"containers":[{"name":"a"}]}"#);
         let missing = [("requests.cpu".to_string(), vec!["a".to_string()])];
         assert_eq!(unspecified(&plain, &["requests.cpu", "pods"]), missing);

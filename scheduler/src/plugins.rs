@@ -3,6 +3,7 @@
 //! its rejections.
 
 mod balanced;
+mod dynamic_resources;
 mod fit;
 mod node_affinity;
 mod node_name;
@@ -77,6 +78,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &fit::NodeResourcesFit,
     &topology::PodTopologySpread,
     &pod_affinity::InterPodAffinity,
+    &dynamic_resources::DynamicResources,
     &balanced::BalancedAllocation,
 ];
 

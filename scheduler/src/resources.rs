@@ -70,10 +70,8 @@ pub fn of_pod(pod: &Pod) -> Resources {
 /// pod asks for something as a whole, only if nobody asks for it.
 pub fn for_score(pod: &Pod) -> (i64, i64) {
     let asked = pod_total(&pod.spec, |own| &own.requests, true);
-    let defaults = [
-        ("cpu", Quantity::from_milli(UNASKED_CPU)),
-        ("memory", Quantity::bytes(UNASKED_MEMORY)),
-    ];
+    let defaults =
+        [("cpu", Quantity::from_milli(UNASKED_CPU)), ("memory", Quantity::bytes(UNASKED_MEMORY))];
     let whole = pod.spec.resources.is_set();
     let of_containers = containers_total(&pod.spec, |container| {
         let mut requests = container.resources.requests.clone();
@@ -90,4 +88,52 @@ pub fn for_score(pod: &Pod) -> (i64, i64) {
         amount + pod.spec.overhead.get(name).copied().unwrap_or_default()
     };
     (scored("cpu").milli(), scored("memory").value())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_pod_takes_and_counts_as() {
+        let (cpu, memory) = (UNASKED_CPU, UNASKED_MEMORY);
+        let asks = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu}}});
+        let cases = [
+            (json!({"containers": [{}, {}]}), 0, (2 * cpu, 2 * memory)),
+            (json!({"containers": [asks("1"), {}]}), 1000, (1000 + cpu, 2 * memory)),
+            (
+                json!({"containers": [asks("1"), {}], "overhead": {"cpu": "100m"}}),
+                1100,
+                (1100 + cpu, 2 * memory),
+            ),
+            // As a whole it asks for CPU, and nobody for memory.
+            (
+                json!({"containers": [asks("1"), {}], "resources": {"requests": {"cpu": "3"}}}),
+                3000,
+                (3000, 2 * memory),
+            ),
+            // As a whole for memory, of the containers one for CPU.
+            (
+                json!({"containers": [asks("1"), {}], "resources": {"requests": {"memory": "1"}}}),
+                1000,
+                (1000, 1),
+            ),
+            (
+                json!({
+                    "containers": [asks("1")],
+                    "initContainers": [{"restartPolicy": "Always"}, asks("3")],
+                }),
+                3000,
+                (3000 + cpu, 2 * memory),
+            ),
+        ];
+        for (spec, requested, scored) in cases {
+            let pod: Pod = serde_json::from_value(json!({ "spec": spec })).unwrap();
+            let taken = of_pod(&pod);
+            assert_eq!((taken.cpu, taken.pods), (requested, 1), "{spec}");
+            assert_eq!(for_score(&pod), scored, "{spec}");
+        }
+    }
 }

@@ -36,6 +36,13 @@ fn asks(cpu: &str) -> Value {
     json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]})
 }
 
+/// A pod that asks for more as a whole than its containers do.
+fn whole(cpu: &str, containers: &str) -> Value {
+    let mut spec = asks(containers);
+    spec["resources"] = json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
+    spec
+}
+
 fn snapshot(nodes: Vec<Value>) -> Snapshot {
     let mut snapshot = Snapshot::default();
     nodes.into_iter().for_each(|node| snapshot.put_node(entry(node)));
@@ -64,6 +71,20 @@ fn reasons_in_upstreams_words() {
             vec![node("a", json!({}))],
             asks("5"),
             Err("0/1 nodes are available: 1 Insufficient cpu."),
+        ),
+        // What a pod has as a whole goes before what its containers ask for.
+        (
+            vec![node("a", json!({}))],
+            whole("5", "1"),
+            Err("0/1 nodes are available: 1 Insufficient cpu."),
+        ),
+        (vec![node("a", json!({}))], whole("2", "1"), Ok("a")),
+        (
+            vec![node("a", json!({})), node("b", json!({}))],
+            json!({"resourceClaims": [{"name": "gpu", "resourceClaimName": "gpu"}]}),
+            Err(
+                "0/2 nodes are available: 2 cannot allocate all claims (this scheduler allocates no devices).",
+            ),
         ),
         (
             vec![node("a", tainted.clone()), node("b", json!({"spec": {"unschedulable": true}}))],

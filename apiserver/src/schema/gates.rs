@@ -116,10 +116,7 @@ fn drop(
             if map.remove(name).is_none() {
                 return false;
             }
-            said.push(format!(
-                "{path}.{name}: not stored: feature gate {} is off",
-                place.gate
-            ));
+            said.push(format!("{path}.{name}: not stored: feature gate {} is off", place.gate));
             place.hollow && map.is_empty()
         }
         ([Step::Field(name), rest @ ..], Value::Object(map)) => {

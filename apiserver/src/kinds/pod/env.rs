@@ -116,9 +116,8 @@ fn file_ref(path: &Path, reference: &Value, errors: &mut Errors) {
 /// That variables are read only from files of volumes that live and die with the pod; `path` is
 /// the spec's.
 pub fn file_volumes(path: &Path, spec: &Value, errors: &mut Errors) {
-    let volume = |name: &str| {
-        spec.items("volumes").iter().rfind(|volume| volume.text("name") == name)
-    };
+    let volume =
+        |name: &str| spec.items("volumes").iter().rfind(|volume| volume.text("name") == name);
     for list in super::CONTAINERS {
         let path = path.field(list);
         for (index, container) in spec.items(list).iter().enumerate() {

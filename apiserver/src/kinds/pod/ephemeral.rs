@@ -6,9 +6,9 @@ use std::collections::HashSet;
 use proto::status::{FieldError, Problem};
 use serde_json::Value;
 
+use super::claim;
 use super::container::{self, OfPod};
 use super::volume::Volumes;
-use super::claim;
 use crate::kinds::check::Errors;
 use crate::kinds::lens::Lens;
 use crate::kinds::path::Path;

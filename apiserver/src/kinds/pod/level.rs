@@ -3,8 +3,8 @@
 
 use proto::quota::containers_total;
 use proto::status::FieldError;
-use proto::view::pod::{PodSpec, Requirements};
 use proto::view::Resources;
+use proto::view::pod::{PodSpec, Requirements};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn what_is_left_out() {
         let one = json!({"requests": {"cpu": "1", "memory": "1Gi"}});
-        let huge = json!({"requests": {"hugepages-2Mi": "2Mi"}, "limits": {"hugepages-2Mi": "2Mi"}});
+        let huge =
+            json!({"requests": {"hugepages-2Mi": "2Mi"}, "limits": {"hugepages-2Mi": "2Mi"}});
         let cases = [
             (json!({}), vec![one.clone()], json!({})),
             // Without limits nothing is added.

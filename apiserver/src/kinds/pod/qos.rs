@@ -1,57 +1,42 @@
 //! The quality of service class of a pod.
 
-use std::collections::BTreeMap;
-
 use proto::quantity::Quantity;
 use serde_json::Value;
 
 use super::resources::read;
 use crate::kinds::lens::Lens;
 
+const BEST_EFFORT: &str = "BestEffort";
+const BURSTABLE: &str = "Burstable";
+const GUARANTEED: &str = "Guaranteed";
+
 /// Guaranteed when every container's cpu and memory are limited to what they request, BestEffort
 /// when nothing is requested or limited, else Burstable; pod-level resources go before those of
-/// the containers
-/// (https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/).
+/// the containers (https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/).
 pub fn class(spec: &Value) -> &'static str {
-    let mut requests = BTreeMap::new();
-    let mut limits = BTreeMap::new();
-    let mut guaranteed = true;
-    let own = spec.at("resources");
-    // What the pod has as a whole says it all.
-    if !own.is_null() {
-        add(&mut requests, own, "requests");
-        let limited = add(&mut limits, own, "limits");
-        guaranteed = own.vacant("limits") || limited == 2;
+    if spec.has("resources") {
+        return of(spec.at("resources"));
     }
-    let containers = if own.is_null() { &CONTAINERS[..] } else { &[] };
-    for container in containers.iter().flat_map(|list| spec.items(list)) {
-        let resources = container.at("resources");
-        add(&mut requests, resources, "requests");
-        let limited = add(&mut limits, resources, "limits");
-        guaranteed &= limited == 2;
-    }
-    match () {
-        () if requests.is_empty() && limits.is_empty() => "BestEffort",
-        () if guaranteed && requests == limits => "Guaranteed",
-        () => "Burstable",
-    }
+    let containers = spec.items("containers").iter().chain(spec.items("initContainers"));
+    agreed(containers.map(|container| of(container.at("resources"))))
 }
 
-const CONTAINERS: [&str; 2] = ["containers", "initContainers"];
-
-/// Adds cpu and memory to the sums; how many of them are there and not zero.
-fn add<'a>(sums: &mut BTreeMap<&'a str, Quantity>, resources: &'a Value, field: &'a str) -> usize {
-    let mut found = 0;
-    for (name, quantity) in resources.pairs(field) {
-        let Some(quantity) = read(quantity).filter(|quantity| !quantity.is_zero()) else {
-            continue;
-        };
-        if matches!(name, "cpu" | "memory") {
-            *sums.entry(name).or_default() += quantity;
-            found += 1;
+fn of(resources: &Value) -> &'static str {
+    agreed(["cpu", "memory"].into_iter().map(|name| {
+        let amount =
+            |field: &str| -> Quantity { read(resources.at(field).at(name)).unwrap_or_default() };
+        match (amount("requests"), amount("limits")) {
+            (request, limit) if request != limit => BURSTABLE,
+            (request, _) if request.is_zero() => BEST_EFFORT,
+            _ => GUARANTEED,
         }
-    }
-    found
+    }))
+}
+
+/// Those who differ are Burstable together.
+fn agreed(mut classes: impl Iterator<Item = &'static str>) -> &'static str {
+    let first = classes.next().unwrap_or(BEST_EFFORT);
+    if classes.all(|class| class == first) { first } else { BURSTABLE }
 }
 
 #[cfg(test)]

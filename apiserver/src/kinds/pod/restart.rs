@@ -23,7 +23,8 @@ pub fn validate(path: &Path, container: &Value, is_init: bool, errors: &mut Erro
             return;
         }
     } else {
-        let (supported, value) = (["Always", "Never", "OnFailure"], container.text("restartPolicy"));
+        let (supported, value) =
+            (["Always", "Never", "OnFailure"], container.text("restartPolicy"));
         if !supported.contains(&value) {
             errors.push(FieldError::not_supported(policy, value, &supported));
         }

@@ -7,10 +7,12 @@ use crate::kinds::check::Errors;
 use crate::kinds::lens::Lens;
 use crate::kinds::path::Path;
 
+const CONTAINERS: [&str; 2] = ["containers", "initContainers"];
+
 /// Validates the change; both specs are valid on their own.
 pub fn validate(path: &Path, new: &Value, old: &Value, errors: &mut Errors) {
     let start = errors.len();
-    for field in ["containers", "initContainers"] {
+    for field in CONTAINERS {
         if new.items(field).len() != old.items(field).len() {
             let detail = "pod updates may not add or remove containers";
             errors.push(FieldError::forbidden(path.field(field), detail));
@@ -22,7 +24,11 @@ pub fn validate(path: &Path, new: &Value, old: &Value, errors: &mut Errors) {
     deadline(&path.field("activeDeadlineSeconds"), new, old, errors);
     tolerations(&path.field("tolerations"), new, old, errors);
     gates(&path.field("schedulingGates"), new, old, errors);
-    let munged = munge(new, old);
+    let mut munged = munge(new, old);
+    if !old.vacant("schedulingGates") {
+        node_selector(&path.field("nodeSelector"), &mut munged, old, errors);
+        node_affinity(&path.field("affinity"), &mut munged, old, errors);
+    }
     if errors.len() == start && munged != *old {
         let mut difference = String::new();
         differences(&munged, old, "spec", &mut difference);
@@ -34,7 +40,7 @@ pub fn validate(path: &Path, new: &Value, old: &Value, errors: &mut Errors) {
 /// The new spec with everything that may change put back.
 fn munge(new: &Value, old: &Value) -> Value {
     let mut munged = new.clone();
-    for field in ["containers", "initContainers"] {
+    for field in CONTAINERS {
         for (container, old) in munged.items_mut(field).iter_mut().zip(old.items(field)) {
             container.take_over("image", old);
         }
@@ -46,13 +52,62 @@ fn munge(new: &Value, old: &Value) -> Value {
     if new.int(grace) == Some(1) && old.int(grace).is_some_and(|grace| grace < 0) {
         munged.take_over(grace, old);
     }
-    if !old.vacant("schedulingGates") {
-        let kept = |(key, value)| new.at("nodeSelector").get(key) == Some(value);
-        if old.pairs("nodeSelector").all(kept) {
-            munged.take_over("nodeSelector", old);
+    munged
+}
+
+/// A pod that waits at its gates may be told more precisely where to run. What it was told is put
+/// back.
+fn node_selector(path: &Path, new: &mut Value, old: &Value, errors: &mut Errors) {
+    let field = "nodeSelector";
+    if !old.pairs(field).all(|(key, value)| new.at(field).get(key) == Some(value)) {
+        let detail = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
+        let value = if new.has(field) { new.at(field).clone() } else { Value::Null };
+        errors.push(FieldError::invalid(path, value, detail));
+    }
+    new.take_over(field, old);
+}
+
+fn node_affinity(path: &Path, new: &mut Value, old: &Value, errors: &mut Errors) {
+    const FIELD: &str = "nodeAffinity";
+    let (asked, known) = (new.at("affinity").at(FIELD), old.at("affinity").at(FIELD));
+    if asked == known {
+        return;
+    }
+    required_terms(&path.field(FIELD), asked, known, errors);
+    match old.at("affinity").has(FIELD) {
+        true => new.section("affinity").take_over(FIELD, old.at("affinity")),
+        false => new.section("affinity").drop(FIELD),
+    }
+    if new.vacant("affinity") && !old.has("affinity") {
+        new.drop("affinity");
+    }
+}
+
+/// Each alternative may only get narrower; preferences are free.
+fn required_terms(path: &Path, new: &Value, old: &Value, errors: &mut Errors) {
+    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+    let path = path.field(REQUIRED);
+    let path = path.field("nodeSelectorTerms");
+    let asked = new.at(REQUIRED).items("nodeSelectorTerms");
+    let known = old.at(REQUIRED).items("nodeSelectorTerms");
+    if known.is_empty() {
+        return;
+    }
+    if known.len() != asked.len() {
+        let detail = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        errors.push(FieldError::invalid(path, asked.to_vec(), detail));
+        return;
+    }
+    let fields = ["matchExpressions", "matchFields"];
+    for (index, (new, old)) in asked.iter().zip(known).enumerate() {
+        let nothing = fields.iter().all(|field| old.vacant(field));
+        let empty = fields.iter().all(|field| new.vacant(field));
+        let grown = fields.iter().all(|field| new.items(field).starts_with(old.items(field)));
+        if (nothing && !empty) || !grown {
+            let detail = "only additions are allowed (no mutations or deletions)";
+            errors.push(FieldError::invalid(path.index(index), new.clone(), detail));
         }
     }
-    munged
 }
 
 /// From none to some, or from some to less.
@@ -88,11 +143,12 @@ fn tolerations(path: &Path, new: &Value, old: &Value, errors: &mut Errors) {
 fn gates(path: &Path, new: &Value, old: &Value, errors: &mut Errors) {
     let known = old.items("schedulingGates");
     for (index, gate) in new.items("schedulingGates").iter().enumerate() {
-        if !known.contains(gate) {
-            let name = gate.text("name");
+        let name = gate.text("name");
+        if !known.iter().any(|known| known.text("name") == name) {
             let detail =
                 format!("only deletion is allowed, but found new scheduling gate '{name}'");
-            errors.push(FieldError::forbidden(path.index(index), detail));
+            let path = path.index(index);
+            errors.push(FieldError::forbidden(path.field("name"), detail));
         }
     }
 }

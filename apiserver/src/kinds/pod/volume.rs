@@ -19,12 +19,7 @@ mod projected;
 pub type Volumes<'a> = HashMap<&'a str, &'a Value>;
 
 /// Validates the volumes of the spec at `path`; `pod` is the name of the pod, empty in a template.
-pub fn validate<'a>(
-    path: &Path,
-    spec: &'a Value,
-    pod: &str,
-    errors: &mut Errors,
-) -> Volumes<'a> {
+pub fn validate<'a>(path: &Path, spec: &'a Value, pod: &str, errors: &mut Errors) -> Volumes<'a> {
     let mut volumes = Volumes::new();
     let path = path.field("volumes");
     let made: HashSet<String> = spec

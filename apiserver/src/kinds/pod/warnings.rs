@@ -14,6 +14,17 @@ pub fn spec(path: &Path, spec: &Value) -> Vec<String> {
     for (key, _) in spec.pairs("nodeSelector") {
         warnings.extend(old_label(key).map(|old| format!("{}: {old}", selector.key(key))));
     }
+    for (index, volume) in spec.items("volumes").iter().enumerate() {
+        let path = path.field("volumes");
+        let path = path.index(index);
+        let old = OLD_VOLUMES.iter().filter(|(field, ..)| volume.has(field));
+        warnings.extend(old.map(|(_, named, since)| format!("{}: {since}", path.field(named))));
+        let projected = volume.at("projected").items("sources").iter();
+        for _ in projected.filter(|source| source.as_object().is_some_and(|map| map.is_empty())) {
+            let name = volume.text("name");
+            warnings.push(format!("volume {name:?} (Projected) has no sources provided"));
+        }
+    }
     if spec.int("terminationGracePeriodSeconds").unwrap_or(0) < 0 {
         let path = path.field("terminationGracePeriodSeconds");
         warnings.push(format!(
@@ -103,6 +114,23 @@ const OLD_LABELS: &[(&str, &str, &str)] = &[
     ("beta.kubernetes.io/instance-type", "v1.17", "node.kubernetes.io/instance-type"),
 ];
 
+/// Sources that no node knows any more: the field, what upstream calls it, and since when.
+const OLD_VOLUMES: &[(&str, &str, &str)] = &[
+    (
+        "photonPersistentDisk",
+        "photonPersistentDisk",
+        "deprecated in v1.11, non-functional in v1.16+",
+    ),
+    ("gitRepo", "gitRepo", "deprecated in v1.11"),
+    ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+    ("flocker", "flocker", "deprecated in v1.22, non-functional in v1.25+"),
+    ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+    ("quobyte", "quobyte", "deprecated in v1.22, non-functional in v1.25+"),
+    ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+    ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+    ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +141,9 @@ mod tests {
         let pod = json!({
             "nodeSelector": {"beta.kubernetes.io/os": "linux"},
             "terminationGracePeriodSeconds": -1,
+            "volumes": [
+                {"name": "a", "storageos": {}}, {"name": "b", "projected": {"sources": [{}]}},
+            ],
             "containers": [{
                 "env": [{"name": "A"}, {"name": "A"}],
                 "ports": [{"containerPort": 80}, {"containerPort": 80}],
@@ -124,6 +155,8 @@ mod tests {
             [
                 "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \
                  \"kubernetes.io/os\" instead",
+                "spec.volumes[0].storageOS: deprecated in v1.22, non-functional in v1.25+",
+                "volume \"b\" (Projected) has no sources provided",
                 "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid \
                  and will be treated as 1",
                 "spec.containers[0].env[1]: hides previous definition of \"A\", which may be \

@@ -132,7 +132,8 @@ fn user(name: &str) -> Vec<&'static str> {
     if !user.is_empty() && user.chars().all(|c| matches!(c, '.' | ' ')) {
         problems.push("runAsUserName's User cannot contain only periods or spaces");
     }
-    if user.contains(['"', '/', '\\', ':', ';', '|', '=', ',', '+', '*', '?', '<', '>', '@', '[', ']'])
+    if user
+        .contains(['"', '/', '\\', ':', ';', '|', '=', ',', '+', '*', '?', '<', '>', '@', '[', ']'])
     {
         problems.push(
             "runAsUserName's User cannot contain the following characters: \"/\\:;|=,+*?<>@[]",

@@ -96,7 +96,8 @@ fn initiator(path: &Path, text: &str, errors: &mut Errors) {
 
 /// `iqn.`, year and month, the reversed domain, and after a colon the name.
 fn is_iqn(text: &str) -> bool {
-    let digits = |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
+    let digits =
+        |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
     let parts = text.strip_prefix("iqn.").and_then(|rest| rest.split_once('.'));
     let Some((date, rest)) = parts else { return false };
     let dated = date.split_once('-').is_some_and(|(y, m)| digits(y, 4) && digits(m, 2));

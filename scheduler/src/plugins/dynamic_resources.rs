@@ -1,0 +1,31 @@
+//! DynamicResources: a pod with ResourceClaims runs where its devices are. Nobody allocates devices
+//! here, so that such a pod waits, and says why, instead of running without them.
+
+use super::{Event, Judge, Plugin, Reason};
+use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
+
+pub struct DynamicResources;
+
+struct Claims;
+
+impl Plugin for DynamicResources {
+    fn name(&self) -> &'static str {
+        "DynamicResources"
+    }
+
+    /// Nothing that happens in the cluster makes an allocator.
+    fn cures(&self) -> &'static [Event] {
+        &[]
+    }
+
+    fn judge<'a>(&self, pod: &'a PodInfo, _: &'a Snapshot) -> Option<Box<dyn Judge + 'a>> {
+        let claims = !pod.object.spec.resource_claims.is_empty();
+        claims.then(|| Box::new(Claims) as Box<dyn Judge>)
+    }
+}
+
+impl Judge for Claims {
+    fn filter(&self, _: &NodeInfo) -> Vec<Reason> {
+        vec!["cannot allocate all claims (this scheduler allocates no devices)".into()]
+    }
+}

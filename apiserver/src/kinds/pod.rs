@@ -48,6 +48,7 @@ impl Strategy for Pod {
     }
 
     fn prepare_create(&self, new: &mut Value, _ctx: &Context) {
+        placement::merge_label_keys(new);
         let mut status = json!({ "phase": "Pending", "qosClass": qos::class(new.at("spec")) });
         if !new.at("spec").vacant("schedulingGates") {
             status.set(

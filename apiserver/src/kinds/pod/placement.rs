@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use proto::status::FieldError;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::kinds::check::{self, Errors};
 use crate::kinds::lens::Lens;
@@ -120,27 +120,87 @@ fn pod_term(path: &Path, term: &Value, errors: &mut Errors) {
     for namespace in check::texts(term, "namespaces") {
         check::label(&path.field("namespace"), namespace, errors);
     }
-    topology_key(path, term, errors);
-    label_keys(path, term, errors);
-}
-
-fn topology_key(path: &Path, object: &Value, errors: &mut Errors) {
-    let path = path.field("topologyKey");
-    match object.text("topologyKey") {
-        "" => errors.push(FieldError::required(path, "can not be empty")),
-        key => check::qualified(&path, key, errors),
+    let field = path.field("topologyKey");
+    match term.text("topologyKey") {
+        "" => errors.push(FieldError::required(field, "can not be empty")),
+        key => check::qualified(&field, key, errors),
     }
+    label_keys(path, term, errors);
 }
 
 /// matchLabelKeys and mismatchLabelKeys.
 fn label_keys(path: &Path, object: &Value, errors: &mut Errors) {
     for field in ["matchLabelKeys", "mismatchLabelKeys"] {
         let path = path.field(field);
+        if object.vacant(field) {
+            continue;
+        }
+        if !object.has("labelSelector") {
+            let detail = "must not be specified when labelSelector is not set";
+            errors.push(FieldError::forbidden(path, detail));
+            continue;
+        }
         for (index, key) in check::texts(object, field).enumerate() {
             check::qualified(&path.index(index), key, errors);
-            if !object.has("labelSelector") {
-                let detail = "must not be specified when labelSelector is not set";
-                errors.push(FieldError::forbidden(path, detail));
+        }
+    }
+    // What the keys themselves have added to the selector comes last.
+    let selector = object.at("labelSelector");
+    let mut seen: HashSet<&str> = selector.pairs("matchLabels").map(|(key, _)| key).collect();
+    let own: Vec<&str> = check::texts(object, "matchLabelKeys").collect();
+    for expression in selector.items("matchExpressions") {
+        let key = expression.text("key");
+        if let Some(index) = own.iter().position(|own| *own == key).filter(|_| seen.contains(key)) {
+            let detail = "exists in both matchLabelKeys and labelSelector";
+            errors.push(FieldError::invalid(path.index(index), key, detail));
+        }
+        seen.insert(key);
+    }
+    let path = path.field("matchLabelKeys");
+    for (index, key) in own.iter().enumerate() {
+        if check::texts(object, "mismatchLabelKeys").any(|other| other == *key) {
+            let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
+            errors.push(FieldError::invalid(path.index(index), *key, detail));
+        }
+    }
+}
+
+/// Adds to the selectors of a new pod the values that it has itself of the labels that their
+/// `matchLabelKeys` name: from then on they select by these.
+pub fn merge_label_keys(pod: &mut Value) {
+    let labels = pod.at("metadata").at("labels").clone();
+    let merge = |object: &mut Value| {
+        for (field, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+            let keys: Vec<String> = check::texts(object, field).map(String::from).collect();
+            for key in keys {
+                let Some(value) = labels.get(&key).filter(|_| object.has("labelSelector")) else {
+                    continue;
+                };
+                let expression = json!({"key": key, "operator": operator, "values": [value]});
+                let selector = object.section("labelSelector");
+                let mut all = selector.items("matchExpressions").to_vec();
+                all.push(expression);
+                selector.set("matchExpressions", all);
+            }
+        }
+    };
+    if !pod.has("spec") {
+        return;
+    }
+    let spec = pod.section("spec");
+    spec.items_mut("topologySpreadConstraints").iter_mut().for_each(merge);
+    if !spec.has("affinity") {
+        return;
+    }
+    for field in ["podAffinity", "podAntiAffinity"] {
+        if !spec.at("affinity").has(field) {
+            continue;
+        }
+        let affinity = spec.section("affinity").section(field);
+        affinity.items_mut(REQUIRED).iter_mut().for_each(merge);
+        for preferred in affinity.items_mut(PREFERRED) {
+            if preferred.has("podAffinityTerm") {
+                merge(preferred.section("podAffinityTerm"));
             }
         }
     }
@@ -160,15 +220,18 @@ fn bad_operator(path: &Path, operator: &str, errors: &mut Errors) {
 }
 
 fn spread(path: &Path, spec: &Value, errors: &mut Errors) {
-    let mut seen = HashSet::new();
-    for (index, constraint) in spec.items("topologySpreadConstraints").iter().enumerate() {
+    let all = spec.items("topologySpreadConstraints");
+    for (index, constraint) in all.iter().enumerate() {
+        let later = &all[index + 1..];
         let path = path.index(index);
         let skew = constraint.int("maxSkew").unwrap_or(0);
         if skew <= 0 {
             let detail = "must be greater than zero";
             errors.push(FieldError::invalid(path.field("maxSkew"), skew, detail));
         }
-        topology_key(&path, constraint, errors);
+        if constraint.vacant("topologyKey") {
+            errors.push(FieldError::required(path.field("topologyKey"), "can not be empty"));
+        }
         let unsatisfiable = constraint.text("whenUnsatisfiable");
         let supported = ["DoNotSchedule", "ScheduleAnyway"];
         let field = path.field("whenUnsatisfiable");
@@ -176,7 +239,10 @@ fn spread(path: &Path, spec: &Value, errors: &mut Errors) {
             errors.push(FieldError::not_supported(field, unsatisfiable, &supported));
         }
         let key = constraint.text("topologyKey");
-        if !seen.insert((key, unsatisfiable)) {
+        let same = |other: &Value| {
+            other.text("topologyKey") == key && other.text("whenUnsatisfiable") == unsatisfiable
+        };
+        if later.iter().any(same) {
             let path = path.field("{topologyKey, whenUnsatisfiable}");
             let pair = format!("{{{key}, {unsatisfiable}}}");
             errors.push(FieldError::duplicate(path, pair));
@@ -235,6 +301,11 @@ pub fn tolerations(path: &Path, tolerations: &[Value], errors: &mut Errors) {
                 errors.push(FieldError::invalid(path_operator, toleration.clone(), detail));
             }
             "Exists" => {}
+            // Upstream speaks of them, but takes them only where a gate is on.
+            other @ ("Lt" | "Gt") => {
+                let supported = ["Equal", "Exists", "Lt", "Gt"];
+                errors.push(FieldError::not_supported(path_operator, other, &supported));
+            }
             other => {
                 let supported = ["Equal", "Exists"];
                 errors.push(FieldError::not_supported(path_operator, other, &supported));
@@ -246,3 +317,44 @@ pub fn tolerations(path: &Path, tolerations: &[Value], errors: &mut Errors) {
 
 /// What a taint may do to pods that do not tolerate it.
 pub const TAINT_EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_take_the_labels_that_they_name() {
+        let term = json!({
+            "labelSelector": {"matchLabels": {"app": "a"}},
+            "matchLabelKeys": ["hash", "none"], "mismatchLabelKeys": ["tenant"],
+        });
+        let merged = json!({"matchLabels": {"app": "a"}, "matchExpressions": [
+            {"key": "hash", "operator": "In", "values": ["1"]},
+            {"key": "tenant", "operator": "NotIn", "values": ["t"]},
+        ]});
+        let mut pod = json!({
+            "metadata": {"labels": {"hash": "1", "tenant": "t"}},
+            "spec": {
+                "topologySpreadConstraints": [term, {"matchLabelKeys": ["hash"]}],
+                "affinity": {
+                    "podAffinity": { REQUIRED: [term] },
+                    "podAntiAffinity": { PREFERRED: [{"podAffinityTerm": term}] },
+                },
+            },
+        });
+        merge_label_keys(&mut pod);
+        let spec = &pod["spec"];
+        let affinity = &spec["affinity"];
+        for found in [
+            &spec["topologySpreadConstraints"][0],
+            &affinity["podAffinity"][REQUIRED][0],
+            &affinity["podAntiAffinity"][PREFERRED][0]["podAffinityTerm"],
+        ] {
+            assert_eq!(found["labelSelector"], merged);
+        }
+        assert!(!spec["topologySpreadConstraints"][1].has("labelSelector"));
+        let mut bare = json!({"metadata": {}});
+        merge_label_keys(&mut bare);
+        assert_eq!(bare, json!({"metadata": {}}));
+    }
+}

@@ -59,8 +59,12 @@ impl Plugin for ServiceAccount {
 }
 
 async fn give(request: &Request<'_>, pod: &mut Value) -> Result<bool, Denied> {
-    if !request.is(Operation::Create, &kind::POD) || is_mirror(pod) {
+    if !request.is(Operation::Create, &kind::POD) {
         return Ok(false);
+    }
+    if is_mirror(pod) {
+        // Refused before it is validated, as upstream.
+        return check_mirror(request, pod).map(|()| false);
     }
     let spec = pod.section("spec");
     if spec.text("serviceAccountName").is_empty() {

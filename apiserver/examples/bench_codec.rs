@@ -96,7 +96,7 @@ fn main() {
 
 fn record(old: Option<&Value>, new: &mut Value, subresource: &str) {
     let now = Time::from_unix(1);
-    patch::managed_fields::record(&POD, old, new, "bench", "Update", subresource, now);
+    patch::managed_fields::record(&POD, old, new, "bench", subresource, &[], now);
 }
 
 /// The best of many short series: shorter than a time slice, so that other work on the machine does

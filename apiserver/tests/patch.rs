@@ -36,7 +36,7 @@ fn stored(row: &Row, mut object: Value) -> Value {
 
 fn update(row: &Row, old: Option<&Value>, new: Value, manager: &str, time: i64) -> Value {
     let mut new = stored(row, new);
-    managed_fields::record(row, old, &mut new, manager, "Update", "", at(time));
+    managed_fields::record(row, old, &mut new, manager, "", &[], at(time));
     new
 }
 
@@ -151,7 +151,7 @@ fn status_is_owned_apart() {
     let mut new = old.clone();
     new["status"] = json!({"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}],
         "conditions": [{"type": "Ready", "status": "True"}]});
-    managed_fields::record(row, Some(&old), &mut new, "kubelet", "Update", "status", at(2));
+    managed_fields::record(row, Some(&old), &mut new, "kubelet", "status", &[], at(2));
     assert_eq!(
         owned(&new, "kubelet"),
         &json!({"f:status": {
@@ -479,7 +479,7 @@ fn long_lists_cost_no_more_than_their_length() {
     let new = patch::strategic(&kind::POD, &old, &patch).unwrap();
     assert_eq!(new["spec"]["containers"][0]["env"].as_array().unwrap().len(), 12_000);
     let mut recorded = new.clone();
-    managed_fields::record(&kind::POD, Some(&old), &mut recorded, "m", "Update", "", at(1));
+    managed_fields::record(&kind::POD, Some(&old), &mut recorded, "m", "", &[], at(1));
     let applied = patch::apply(&kind::POD, Some(&recorded), &patch, "n", true, "", at(2)).unwrap();
     assert_eq!(applied["spec"]["containers"][0]["env"].as_array().unwrap().len(), 12_000);
 }

@@ -147,7 +147,7 @@ proptest! {
                 let _ = patch::apply(row, None, &patched, "m", force, "status", now);
             }
             let mut object = new.clone();
-            managed_fields::record(row, Some(&old), &mut object, "m", "Update", "", now);
+            managed_fields::record(row, Some(&old), &mut object, "m", "", &[], now);
             let _ = schema::check(row, &mut object);
             schema::default(row, &mut object);
         }
@@ -177,7 +177,7 @@ proptest! {
     fn a_write_without_a_change_records_nothing(object in applied()) {
         let live = apply(None, &object, "one", 1);
         let mut same = live.clone();
-        managed_fields::record(&DEPLOYMENT, Some(&live), &mut same, "two", "Update", "", Time::from_unix(2));
+        managed_fields::record(&DEPLOYMENT, Some(&live), &mut same, "two", "", &[], Time::from_unix(2));
         prop_assert_eq!(same, live);
     }
 }

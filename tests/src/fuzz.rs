@@ -129,7 +129,7 @@ fn applies(data: &[u8]) {
     for (turn, object) in objects.map_while(Result::ok).take(6).enumerate() {
         if turn == 0 && object.pointer("/metadata/managedFields").is_some() {
             let mut stored = object.clone();
-            patch::managed_fields::record(&POD, None, &mut stored, "c", "Update", "", now);
+            patch::managed_fields::record(&POD, None, &mut stored, "c", "", &[], now);
             live = Some(stored);
             continue;
         }

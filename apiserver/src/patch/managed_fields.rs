@@ -17,19 +17,24 @@ const ANCIENT: &str = "ancient-changes";
 /// Records a write that was not an apply: the manager gets what it added or changed, everybody
 /// loses what changed or went. `old` is the stored object, `new` the one about to be stored, whose
 /// `metadata.managedFields` are what the request said (`[{}]` clears them, none means the old ones).
-/// `operation` is `Update`.
+/// Changes of the root's fields in `reset` do not count: the kind will undo them.
 pub fn record(
     row: &Row,
     old: Option<&Value>,
     new: &mut Value,
     manager: &str,
-    operation: &str,
     subresource: &str,
+    reset: &[&str],
     now: Time,
 ) {
     let Some(ty) = schema::of(row) else { return };
     let mut entries = taken(old, new, !subresource.is_empty());
-    let changes = walk::changes(&ty, old, new);
+    let mut changes = walk::changes(&ty, old, new);
+    for field in reset {
+        let element = format!("f:{field}");
+        changes.touched.remove(&element);
+        changes.removed.remove(&element);
+    }
     if !changes.touched.is_empty() || !changes.removed.is_empty() {
         let api_version = row.api_version();
         // Another version may name its fields differently.
@@ -40,6 +45,7 @@ pub fn record(
             }
         }
         if !changes.touched.is_empty() {
+            let operation = "Update";
             let owner = Owner { manager, operation, api_version: &api_version, subresource };
             match entries.iter_mut().find(|entry| entry.is(&owner)) {
                 Some(entry) => {
@@ -53,6 +59,37 @@ pub fn record(
         }
     }
     put(new, entries);
+}
+
+/// Takes the old entries back where nothing but their times has changed: such a write is none.
+pub fn keep_times(new: &mut Value, old: &Value) {
+    const ENTRIES: &str = "/metadata/managedFields";
+    let (Some(own), Some(kept)) = (new.pointer_mut(ENTRIES), old.pointer(ENTRIES)) else { return };
+    if own == kept || !same_but_times(own, kept) {
+        return;
+    }
+    let own = std::mem::replace(own, kept.clone());
+    if new != old
+        && let Some(entries) = new.pointer_mut(ENTRIES)
+    {
+        *entries = own;
+    }
+}
+
+fn same_but_times(a: &Value, b: &Value) -> bool {
+    let (Some(a), Some(b)) = (a.as_array(), b.as_array()) else { return false };
+    let same = |a: &Map<String, Value>, b: &Map<String, Value>| {
+        a.len() == b.len()
+            && a.iter().all(|(name, value)| match b.get(name) {
+                Some(other) => name == "time" || value == other,
+                None => false,
+            })
+    };
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| match (a.as_object(), b.as_object()) {
+            (Some(a), Some(b)) => same(a, b),
+            _ => false,
+        })
 }
 
 /// An owner of fields.

@@ -75,12 +75,10 @@ impl Registry {
         let mut warnings = warnings.to_vec();
         let mut object = self.begin(&call, object);
         let operation = Operation::Create;
-        object = self.complete(&call, operation, object, None, options, &mut warnings).await?;
+        let draft = (object, managed);
+        object = self.complete(&call, operation, draft, None, options, &mut warnings).await?;
         let context = call.context(self.random());
         call.kind.strategy.prepare_create(&mut object, &context);
-        if managed == Managed::Update {
-            self.record(&call, None, &mut object, options);
-        }
         write::refuse_invalid(&call, &name, kinds::validate_create(&object, &context))?;
         warnings.extend(call.kind.strategy.warnings(&object, None));
         let dry_run = options.dry_run;

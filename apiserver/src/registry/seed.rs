@@ -109,7 +109,7 @@ impl Registry {
                 }
             }
         };
-        managed_fields::record(row, old.as_ref(), &mut new, "kube-apiserver", "Update", "", now);
+        managed_fields::record(row, old.as_ref(), &mut new, "kube-apiserver", "", &[], now);
         let value = object::encode(row, &new);
         Ok(Some((Guard { key: key.clone(), expected }, Op::Put { key, value })))
     }

@@ -17,6 +17,7 @@ use crate::{
     cache::Entry,
     http::query::WriteOptions,
     kinds::{self, lens::Lens},
+    patch::managed_fields,
     store::{Op, Outcome},
 };
 
@@ -140,9 +141,9 @@ impl Registry {
         let mut object = object;
         write::check_namespace(call, &mut object)?;
         if way != Way::Made {
-            object = self.prepare(call, options, way, (object, &old), &mut warnings).await?;
-        }
-        if managed == Managed::Update {
+            let draft = (object, managed);
+            object = self.prepare(call, options, way, (draft, &old), &mut warnings).await?;
+        } else if managed == Managed::Update {
             self.record(call, Some(&old), &mut object, options);
         }
         let context = call.context(self.random());
@@ -169,13 +170,14 @@ impl Registry {
         call: &Call<'_>,
         options: &WriteOptions,
         way: Way,
-        (object, old): (Value, &Value),
+        (draft, old): ((Value, Managed), &Value),
         warnings: &mut Vec<String>,
     ) -> Result<Value, Status> {
-        let mut object = object;
-        take_over(&mut object, old);
+        let mut draft = draft;
+        take_over(&mut draft.0, old);
         let operation = Operation::Update;
-        object = self.complete(call, operation, object, Some(old), options, warnings).await?;
+        let mut object =
+            self.complete(call, operation, draft, Some(old), options, warnings).await?;
         let (context, strategy) = (call.context(self.random()), call.kind.strategy);
         match way {
             Way::Status => {
@@ -224,6 +226,7 @@ impl Registry {
         (warnings, conditional): (Vec<String>, bool),
     ) -> Result<Answer, Retry> {
         object::meta_mut(&mut object).take_over("resourceVersion", object::meta(old));
+        managed_fields::keep_times(&mut object, old);
         if object == *old && !self.is_stale(&entry.key).await? {
             if !self.is_current(call, entry).await? {
                 return Err(Retry::Again);

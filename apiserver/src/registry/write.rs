@@ -110,12 +110,13 @@ pub(super) fn check_namespace(call: &Call, object: &mut Value) -> Result<(), Sta
 }
 
 impl Registry {
-    /// Shape of the store, defaults, mutating admission, defaults again; without what is gated off.
+    /// Shape of the store, defaults, the record of field managers, mutating admission, defaults
+    /// again; without what is gated off. What admission adds belongs to nobody.
     pub(super) async fn complete(
         &self,
         call: &Call<'_>,
         operation: Operation,
-        object: Value,
+        (object, managed): (Value, Managed),
         old: Option<&Value>,
         options: &WriteOptions,
         warnings: &mut Vec<String>,
@@ -136,6 +137,9 @@ impl Registry {
             old,
         };
         escalation::check(&self.0.authorizer, &grant)?;
+        if managed == Managed::Update {
+            self.record(call, old, &mut object, options);
+        }
         let said = Mutex::default();
         let request = self.admission_request(call, operation, old, options.dry_run, &said);
         if self.0.admission.mutate(&request, &mut object).await? {
@@ -231,16 +235,9 @@ impl Registry {
         object: &mut Value,
         options: &WriteOptions,
     ) {
-        let subresource = call.subresource;
-        managed_fields::record(
-            call.kind.row,
-            old,
-            object,
-            &options.manager,
-            "Update",
-            subresource,
-            call.now,
-        );
+        let reset = reset(call);
+        let (row, manager, subresource) = (call.kind.row, &options.manager, call.subresource);
+        managed_fields::record(row, old, object, manager, subresource, reset, call.now);
     }
 
     pub(super) async fn transact(&self, txn: Txn) -> Result<Outcome, Status> {
@@ -276,6 +273,18 @@ impl Registry {
 
     pub(crate) fn random(&self) -> u64 {
         self.0.rng.u64()
+    }
+}
+
+/// The root's fields that an endpoint does not write, whatever is sent to it; so they are not its
+/// client's.
+fn reset(call: &Call) -> &'static [&'static str] {
+    match call.subresource {
+        "" if call.kind.row.has_subresource("status") => &["status"],
+        "" => &[],
+        "ephemeralcontainers" | "resize" => &["metadata", "status"],
+        _ if call.kind.strategy.takes_metadata_with_status() => &["spec"],
+        _ => &["metadata", "spec"],
     }
 }
 

@@ -159,7 +159,7 @@ impl Authenticator {
         }
         if issuer == legacy_token::ISSUER {
             let claims: legacy_token::Claims = self.keys.verify(token).map_err(|_| None)?;
-            claims.check(token, registry).await.map_err(Some)?;
+            claims.check(token, registry, now).await.map_err(Some)?;
             return proof(Arc::new(authenticated(claims.user())), common);
         }
         match &self.oidc {

@@ -87,6 +87,14 @@ pub fn strict_error(kind: &str, version: &str, problems: &[String]) -> Status {
     cannot_be_handled(kind, version, kind, &format!("strict decoding error: {list}"))
 }
 
+/// What a warning says of a strict problem: duplicates of YAML one by one.
+pub fn warnings(problem: &str) -> Vec<String> {
+    match problem.strip_prefix(yaml::DUPLICATES) {
+        Some(lines) => lines.lines().map(|line| line.trim().to_string()).collect(),
+        None => vec![problem.to_string()],
+    }
+}
+
 /// `Deployment in version "v1" cannot be handled as a Deployment: json: cannot unmarshal …`.
 pub fn cannot_be_handled(kind: &str, version: &str, wanted: &str, why: &str) -> Status {
     Status::bad_request(format!(
@@ -138,8 +146,14 @@ fn read(format: Format, body: &[u8], expected: Option<Expected<'_>>) -> Result<D
     let Some(ty) = ty else { return Ok(decoded) };
     match schema::check_type(&ty, &mut decoded.value) {
         Ok(mut problems) => {
-            problems.append(&mut decoded.strict);
-            decoded.strict = problems;
+            // Go's YAML reader meets duplicates before it looks for fields.
+            match format {
+                Format::Yaml => decoded.strict.append(&mut problems),
+                Format::Json | Format::Protobuf => {
+                    problems.append(&mut decoded.strict);
+                    decoded.strict = problems;
+                }
+            }
             Ok(decoded)
         }
         Err(why) => Err(cannot_be_handled(expected.kind, expected.version, expected.kind, &why)),

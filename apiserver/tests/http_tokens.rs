@@ -451,3 +451,73 @@ async fn acting_as_somebody_else() {
     let why = "Internal error occurred: requested [devs] without impersonating a user";
     assert_eq!((reply.code, &*reply.message()), (500, why));
 }
+
+/// The token of a Secret, as the controller writes it.
+async fn secret_token(api: &Api) -> String {
+    let account = api.get(&format!("{ACCOUNTS}/robot")).await.expect(200);
+    let said = |name: &str| format!("kubernetes.io/serviceaccount/{name}");
+    let claims = json!({
+        "iss": "kubernetes/serviceaccount",
+        "sub": "system:serviceaccount:default:robot",
+        said("namespace"): "default",
+        said("secret.name"): "kept",
+        said("service-account.name"): "robot",
+        said("service-account.uid"): account["metadata"]["uid"],
+    });
+    let token = keys(api).sign(&claims).unwrap();
+    let annotations = json!({"kubernetes.io/service-account.name": "robot"});
+    let secret = json!({"metadata": {"name": "kept", "annotations": annotations},
+        "type": "kubernetes.io/service-account-token", "stringData": {"token": token}});
+    api.post(SECRETS, secret).await.expect(201);
+    token
+}
+
+fn keys(api: &Api) -> Keys {
+    Keys::open(&api.dir.path().join("pki"), None, &[]).unwrap()
+}
+
+/// The labels say when a token was last used, once a day; a token marked invalid proves nothing
+/// until the mark is taken away.
+#[tokio::test(start_paused = true)]
+async fn the_use_of_a_secrets_token_is_noted_once_a_day() {
+    const USED: &str = "kubernetes.io/legacy-token-last-used";
+    let clock = clock();
+    let api = Api::start_at(clock.clone(), &[]).await;
+    account(&api).await;
+    let tracking = "kube-system/configmaps/kube-apiserver-legacy-service-account-token-tracking";
+    let tracking = api.get(&format!("/api/v1/namespaces/{tracking}")).await.expect(200);
+    assert_eq!(tracking["data"], json!({"since": "2027-01-15"}));
+
+    let token = secret_token(&api).await;
+    let path = format!("{SECRETS}/kept");
+    let kept = async || api.get(&path).await.expect(200)["metadata"].clone();
+    assert_eq!(kept().await.get("labels"), None);
+    assert_eq!(probe(&api, &token).await, 200);
+    let first = kept().await;
+    assert_eq!(first["labels"], json!({ USED: "2027-01-15" }));
+    assert_eq!(first["managedFields"][1]["manager"], "kube-apiserver");
+    assert_eq!(probe(&api, &token).await, 200);
+    assert_eq!(kept().await["resourceVersion"], first["resourceVersion"]);
+    clock.sleep(Duration::from_secs(24 * 60 * 60)).await;
+    assert_eq!(probe(&api, &token).await, 200);
+    assert_eq!(kept().await["labels"][USED], "2027-01-16");
+
+    let mark = |since: Value| {
+        json!({"metadata": {"labels":
+        {"kubernetes.io/legacy-token-invalid-since": since, USED: "2027-01-01"}}})
+    };
+    api.merge(&path, mark("2027-01-16".into())).await.expect(200);
+    assert_eq!(probe(&api, &token).await, 401);
+    // Who came with it shall be known.
+    assert_eq!(kept().await["labels"][USED], "2027-01-16");
+    let refused = review(&api, &token, &[]).await;
+    assert_eq!(
+        refused["error"],
+        "[invalid bearer token, the token in secret default/kept for service account default/robot \
+         has been marked invalid. Use tokens from the TokenRequest API or manually created \
+         secret-based tokens, or remove the 'kubernetes.io/legacy-token-invalid-since' label from \
+         the secret to temporarily allow use of this token]"
+    );
+    api.merge(&path, mark(Value::Null)).await.expect(200);
+    assert_eq!(probe(&api, &token).await, 200);
+}

@@ -274,11 +274,99 @@ async fn applied_fields_must_be_known_and_of_their_type() {
         let body = format!("apiVersion: v1\nkind: ConfigMap\n{body}\n");
         let line = format!("PATCH {CONFIG_MAPS}/a?fieldManager=me&fieldValidation=Ignore");
         let reply = api.send(&line, &["content-type: application/apply-patch+yaml"], body).await;
-        assert_eq!(reply.code, 400, "{}", reply.text());
+        assert_eq!(reply.code, 500, "{}", reply.text());
+        let status = reply.json();
+        assert_eq!((&status["kind"], status.get("reason")), (&json!("Status"), None));
         let expected =
             format!("failed to create typed patch object (/; /v1, Kind=ConfigMap): {problem}");
-        assert_eq!(reply.message(), expected);
+        assert_eq!(status["message"], expected);
     }
+}
+
+/// What is written twice is counted by its lines, as Go's reader of YAML does; a conflict is told
+/// first.
+#[tokio::test]
+async fn applied_fields_may_not_be_written_twice() {
+    let api = Api::start().await;
+    let apply = async |manager: &str, mode: &str, value: &str| {
+        let body = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndata:\n  k: x\n  k: {value}\n"
+        );
+        let query = format!("fieldManager={manager}&fieldValidation={mode}");
+        let line = format!("PATCH {CONFIG_MAPS}/a?{query}");
+        api.send(&line, &["content-type: application/apply-patch+yaml"], body).await
+    };
+    let refused = apply("one", "Strict", "v").await;
+    assert_eq!(refused.code, 400, "{}", refused.text());
+    assert_eq!(
+        refused.message(),
+        "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line \
+         7: key \"k\" already set in map"
+    );
+    let warned = apply("one", "Warn", "v").await;
+    assert_eq!(warned.code, 201, "{}", warned.text());
+    assert_eq!(warned.warnings(), [r#"299 - "line 7: key \"k\" already set in map""#]);
+    assert_eq!(warned.json()["data"]["k"], "v");
+    assert!(apply("one", "Ignore", "v").await.warnings().is_empty());
+    assert_eq!(apply("two", "Strict", "w").await.code, 409);
+}
+
+/// Of a YAML body duplicates come first, and of a JSON body unknown fields.
+#[tokio::test]
+async fn a_body_of_yaml_may_not_say_things_twice() {
+    let api = Api::start().await;
+    let body = "kind: ConfigMap\napiVersion: v1\nmetadata:\n  name: a\n  name: a\nmore: 1\n";
+    let line = format!("POST {CONFIG_MAPS}?fieldValidation=Strict");
+    let refused = api.send(&line, &["content-type: application/yaml"], body).await;
+    assert_eq!(refused.code, 400);
+    assert_eq!(
+        refused.message(),
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: \
+         yaml: unmarshal errors:\n  line 5: key \"name\" already set in map, unknown field \"more\""
+    );
+}
+
+/// Admission's additions have no owner, on creation or later; defaults are the creator's.
+#[tokio::test]
+async fn what_admission_adds_belongs_to_nobody() {
+    let api = Api::start().await;
+    let created = api.post(&format!("{PODS}?fieldManager=me"), pod("p")).await.expect(201);
+    assert_eq!(created["spec"]["serviceAccountName"], "default");
+    let added = ["tolerations", "serviceAccountName", "serviceAccount", "priority", "volumes"];
+    for field in added {
+        assert!(created["spec"].get(field).is_some(), "{field}: {created}");
+    }
+    let owned = |object: &Value, manager: &str| {
+        let entries = object["metadata"]["managedFields"].as_array().unwrap();
+        let own = entries.iter().find(|entry| entry["manager"] == manager);
+        own.map_or(Value::Null, |entry| entry["fieldsV1"]["f:spec"].clone())
+    };
+    let spec = owned(&created, "me");
+    for field in added {
+        assert_eq!(spec.get(format!("f:{field}")), None, "{spec}");
+    }
+    assert!(spec.get("f:restartPolicy").is_some(), "{spec}");
+    assert_eq!(spec["f:containers"][r#"k:{"name":"c"}"#].get("f:volumeMounts"), None, "{spec}");
+
+    let path = format!("{PODS}/p?fieldManager=you");
+    let patched = api.merge(&path, json!({"metadata": {"labels": {"a": "b"}}})).await.expect(200);
+    assert_eq!(owned(&patched, "you"), Value::Null);
+    let mut replaced = patched.clone();
+    replaced["spec"]["containers"][0]["image"] = "other".into();
+    replaced["status"] = json!({"phase": "Running"});
+    let replaced = api.put(&path, replaced).await.expect(200);
+    let image = json!({"f:containers": {r#"k:{"name":"c"}"#: {"f:image": {}}}});
+    assert_eq!(owned(&replaced, "you"), image);
+    // What is sent to an endpoint that does not write it is not the sender's.
+    let entries = replaced["metadata"]["managedFields"].as_array().unwrap();
+    assert!(entries.iter().all(|entry| entry["fieldsV1"].get("f:status").is_none()));
+    let mut status = replaced.clone();
+    status["status"]["phase"] = "Running".into();
+    status["spec"]["containers"][0]["image"] = "ignored".into();
+    let told = api.put(&format!("{PODS}/p/status?fieldManager=kubelet"), status).await.expect(200);
+    let entries = told["metadata"]["managedFields"].as_array().unwrap();
+    let kubelet = entries.iter().find(|entry| entry["manager"] == "kubelet").unwrap();
+    assert_eq!(kubelet["fieldsV1"], json!({"f:status": {"f:phase": {}}}));
 }
 
 #[tokio::test]

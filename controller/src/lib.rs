@@ -13,6 +13,7 @@ pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 mod execute;
 pub mod garbage_collector;
+pub mod legacy_service_account_token;
 pub mod load_balancer;
 pub mod namespace;
 pub mod node_lifecycle;
@@ -43,6 +44,7 @@ use crate::disruption::Disruption;
 use crate::endpoint_slice::EndpointSlices;
 use crate::endpoint_slice_mirroring::EndpointSliceMirroring;
 use crate::endpoints::EndpointsOfServices;
+use crate::legacy_service_account_token::TokenCleaner;
 use crate::load_balancer::LoadBalancers;
 use crate::node_lifecycle::NodeLifecycle;
 pub use crate::options::{Options, UnknownController};
@@ -124,6 +126,10 @@ static CONTROLLERS: &[Start] = &[
         Ok(start(SignerController { authority }, setup))
     }),
     (Cleaner::NAME, |_, setup| Ok(start(Cleaner, setup))),
+    (TokenCleaner::NAME, |options, setup| {
+        let period = options.legacy_service_account_token_clean_up_period;
+        Ok(start(TokenCleaner { period }, setup))
+    }),
     (LoadBalancers::NAME, |options, setup| {
         let Some(range) = options.load_balancer_cidr else { return Ok(None) };
         Ok(start(LoadBalancers { range }, setup))

@@ -46,6 +46,10 @@ pub struct Options {
     /// How long a node may be silent before it is taken for not ready.
     #[arg(long, value_name = "DURATION", default_value = "40s", value_parser = duration)]
     pub node_monitor_grace_period: Duration,
+    /// How long a ServiceAccount's token in a Secret may be unused before it is marked invalid, and
+    /// then again before it is deleted.
+    #[arg(long, value_name = "DURATION", default_value = "8760h0m0s", value_parser = positive)]
+    pub legacy_service_account_token_clean_up_period: Duration,
     /// How many ended pods may exist before the oldest are deleted; 0: any number.
     #[arg(long, value_name = "COUNT", default_value_t = 12500)]
     pub terminated_pod_gc_threshold: usize,
@@ -64,6 +68,7 @@ impl Default for Options {
             cluster_signing_key_file: None,
             cluster_signing_duration: Duration::from_secs(365 * 24 * 3600),
             node_monitor_grace_period: Duration::from_secs(40),
+            legacy_service_account_token_clean_up_period: Duration::from_secs(365 * 24 * 3600),
             terminated_pod_gc_threshold: 12500,
         }
     }
@@ -114,6 +119,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         rest = tail;
     }
     if text.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+/// A duration that is not nothing.
+fn positive(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration.is_zero() { Err("it must be more than 0".into()) } else { Ok(duration) }
 }
 
 #[cfg(test)]

@@ -3,13 +3,15 @@
 //! <https://kubernetes.io/docs/concepts/policy/resource-quotas/>
 
 use std::collections::HashSet;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use client::{Entry, Key};
-use proto::kind::{self, PERSISTENT_VOLUME_CLAIM, POD, RESOURCE_QUOTA, ROWS, Row, SERVICE};
+use proto::kind::{
+    self, PERSISTENT_VOLUME_CLAIM, POD, RESOURCE_CLAIM, RESOURCE_QUOTA, ROWS, Row, SERVICE,
+};
 use proto::quantity::Quantity;
-use proto::quota::{self, Counted};
+use proto::quota::{self, Counted, Surroundings};
 use proto::time::Time;
 use proto::view::deployment::Deployment;
 use proto::view::endpoint_slice::EndpointSlice;
@@ -18,6 +20,7 @@ use proto::view::lease::Lease;
 use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::pod::Pod;
 use proto::view::replica_set::ReplicaSet;
+use proto::view::resource_claim::{DeviceClass, ResourceClaim};
 use proto::view::resource_quota::ResourceQuota;
 use proto::view::service::Service;
 use proto::view::{Meta, Resources};
@@ -52,6 +55,7 @@ impl Controller for Quotas {
                 () if known(&PERSISTENT_VOLUME_CLAIM) => {
                     watches.counts::<PersistentVolumeClaim>(row, of)
                 }
+                () if known(&RESOURCE_CLAIM) => watches.counts::<ResourceClaim>(row, of),
                 () if known(&RESOURCE_QUOTA) => watches.counts::<ResourceQuota>(row, of),
                 () if known(&kind::DEPLOYMENT) => watches.counts::<Deployment>(row, of),
                 () if known(&kind::REPLICA_SET) => watches.counts::<ReplicaSet>(row, of),
@@ -79,6 +83,11 @@ impl Controller for Quotas {
                     Vec::new()
                 }
                 _ => of(&change.key, view),
+            })
+            .reads::<ResourceClaim>()
+            .maps::<DeviceClass>(|_, view| {
+                let quotas = view.all::<ResourceQuota>();
+                quotas.iter().map(|quota| Key::of(&quota.metadata)).collect()
             });
     }
 
@@ -141,7 +150,8 @@ fn rows(resource: &str) -> impl Iterator<Item = &'static Row> {
 fn count(quota: &ResourceQuota, view: &View, now: Time) -> Resources {
     let namespace = &quota.metadata.namespace;
     let mut used = Resources::new();
-    let mut typed = [(&POD, false), (&SERVICE, false), (&PERSISTENT_VOLUME_CLAIM, false)];
+    let typed = [&POD, &SERVICE, &PERSISTENT_VOLUME_CLAIM, &RESOURCE_CLAIM];
+    let mut typed = typed.map(|row| (row, false));
     for resource in quota.spec.hard.keys() {
         for row in rows(resource) {
             let amount = used.entry(resource.clone()).or_insert(Quantity::ZERO);
@@ -170,12 +180,42 @@ fn count(quota: &ResourceQuota, view: &View, now: Time) -> Resources {
         } else if std::ptr::eq(*row, &SERVICE) {
             let services = view.namespace::<Service>(namespace);
             services.iter().for_each(|service| charge(row, &Counted::Service(service)));
+        } else if std::ptr::eq(*row, &RESOURCE_CLAIM) {
+            let claims = view.namespace::<ResourceClaim>(namespace);
+            for claim in &claims {
+                let around = surroundings(claim, &claims, view, now);
+                charge(row, &Counted::Devices(claim, &around));
+            }
         } else {
             let claims = view.namespace::<PersistentVolumeClaim>(namespace);
             claims.iter().for_each(|claim| charge(row, &Counted::Claim(claim)));
         }
     }
     used
+}
+
+/// What else the cost of a claim of devices depends on.
+fn surroundings(
+    claim: &ResourceClaim,
+    claims: &[Arc<Entry<ResourceClaim>>],
+    view: &View,
+    now: Time,
+) -> Surroundings {
+    let mut around = Surroundings::default();
+    for class in claim.classes() {
+        let found = view.get::<DeviceClass>("", class);
+        let name = found.map(|found| found.spec.extended_resource_name.clone());
+        if let Some(name) = name.filter(|name| !name.is_empty()) {
+            around.extended.insert(class.into(), name);
+        }
+    }
+    let owner = quota::pod_of(claim);
+    let pod = owner.and_then(|owner| view.get::<Pod>(&claim.metadata.namespace, &owner.name));
+    if let Some(pod) = pod {
+        let claims = claims.iter().map(|entry| &entry.view);
+        around.paid = quota::paid(claim, &pod, claims, now);
+    }
+    around
 }
 
 /// A pod whose grace is over stops to cost without an event.
@@ -250,6 +290,26 @@ mod tests {
         let expected =
             json!({"hard": {"pods": "5", "cpu": null}, "used": {"pods": "1", "cpu": null}});
         assert_eq!(status(quota(json!({"pods": "5"}), stale), 0, &view()), Some(expected));
+    }
+
+    #[test]
+    fn counts_devices_by_their_class() {
+        let claim = json!({"metadata": {"name": "c", "namespace": "a"}, "spec": {"devices":
+            {"requests": [{"exactly": {"deviceClassName": "gold", "allocationMode": "ExactCount",
+            "count": 2}}]}}});
+        let class = json!({"metadata": {"name": "gold"},
+            "spec": {"extendedResourceName": "example.com/gold"}});
+        let view = view().with::<ResourceClaim>(&[claim]).with::<DeviceClass>(&[class]);
+        let names = [
+            "gold.deviceclass.resource.k8s.io/devices",
+            "requests.deviceclass.resource.kubernetes.io/gold",
+            "requests.example.com/gold",
+        ];
+        let of = |amount: &str| -> Value {
+            names.iter().map(|name| (name.to_string(), json!(amount))).collect()
+        };
+        let expected = json!({"hard": of("5"), "used": of("2")});
+        assert_eq!(status(quota(of("5"), json!({})), 0, &view), Some(expected));
     }
 
     #[test]

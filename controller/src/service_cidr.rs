@@ -101,13 +101,24 @@ type Said<'a> = (&'a str, &'a str, &'a str);
 
 /// Whether addresses would be left without a ServiceCIDR.
 fn is_used(cidr: &ServiceCidr, view: &View) -> bool {
-    let mut others = view.all::<ServiceCidr>();
-    others.retain(|other| {
-        other.metadata.name != cidr.metadata.name && other.metadata.deletion_timestamp.is_none()
-    });
-    let others: Vec<Network> = others.iter().flat_map(|other| networks(other)).collect();
+    // One that is being deleted itself covers what it covers until it is gone. Of two with the same
+    // network, both being deleted, one has to wait for the other.
+    let all = view.all::<ServiceCidr>();
+    let others = all.iter().filter(|other| other.metadata.name != cidr.metadata.name);
+    let others: Vec<(Network, bool)> = others
+        .flat_map(|other| {
+            let first = other.metadata.name < cidr.metadata.name;
+            let going = other.metadata.deletion_timestamp.is_some();
+            networks(other).map(move |network| (network, going && first))
+        })
+        .collect();
     let mut lost: Vec<Network> = networks(cidr).collect();
-    lost.retain(|network| !others.iter().any(|other| other.covers(network)));
+    lost.retain(|network| {
+        let covers = |(other, yields): &(Network, bool)| {
+            other.covers(network) && !(*yields && network.covers(other))
+        };
+        !others.iter().any(covers)
+    });
     if lost.is_empty() {
         return false;
     }
@@ -117,8 +128,10 @@ fn is_used(cidr: &ServiceCidr, view: &View) -> bool {
     });
     given.filter_map(|ip| ip.metadata.name.parse::<IpAddr>().ok()).any(|address| {
         let address = Network::of(address, 0);
-        lost.iter().any(|network| network.covers(&address))
-            && !others.iter().any(|other| other.covers(&address))
+        let same = |other: &Network| lost.iter().any(|network| network.covers(other));
+        let kept =
+            |(other, yields): &(Network, bool)| other.gives(&address) && !(*yields && same(other));
+        lost.iter().any(|network| network.gives(&address)) && !others.iter().any(kept)
     })
 }
 
@@ -146,6 +159,13 @@ impl Network {
             IpAddr::V6(address) => u128::from(address),
         };
         Network { ipv4: address.is_ipv4(), number, host_bits }
+    }
+
+    /// Whether Services may have the address: not the network's own, and for IPv4 not its last.
+    fn gives(&self, address: &Network) -> bool {
+        let hosts = 1u128.checked_shl(self.host_bits).map_or(u128::MAX, |size| size - 1);
+        let host = address.number & hosts;
+        self.covers(address) && host != 0 && !(self.ipv4 && host == hosts)
     }
 
     fn covers(&self, other: &Network) -> bool {
@@ -214,6 +234,7 @@ mod tests {
     fn they_stay_while_addresses_need_them() {
         let one = cidr("one", &["10.0.0.0/24"], true);
         let wide = |going: bool| cidr("wide", &["10.0.0.0/16"], going);
+        let twin = cidr("twin", &["10.0.0.0/24"], true);
         let half = cidr("half", &["10.0.0.0/25"], false);
         let six = cidr("six", &["10.1.0.0/24", "fd00::/64"], true);
         let foreign = json!({"metadata": {"name": "10.0.0.7"}});
@@ -225,9 +246,16 @@ mod tests {
             (vec![one.clone()], vec![ip("10.0.1.7"), ip("fd00::7")], 10, gone),
             (vec![one.clone()], vec![foreign], 10, gone),
             (vec![one.clone(), wide(false)], vec![ip("10.0.0.7")], 10, gone),
-            (vec![one.clone(), wide(true)], vec![ip("10.0.0.7")], 10, blocked),
+            (vec![one.clone(), wide(true)], vec![ip("10.0.0.7")], 10, gone),
+            (vec![wide(true), one.clone()], vec![ip("10.0.0.7")], 10, gone),
+            (vec![wide(true), one.clone()], vec![ip("10.0.1.7")], 10, blocked),
+            // Of twins the first by name goes first.
+            (vec![one.clone(), twin.clone()], vec![ip("10.0.0.7")], 10, gone),
+            (vec![twin, one.clone()], vec![ip("10.0.0.7")], 10, blocked),
             (vec![one.clone(), half.clone()], vec![ip("10.0.0.7")], 10, gone),
-            (vec![one, half], vec![ip("10.0.0.200")], 10, blocked),
+            (vec![one.clone(), half.clone()], vec![ip("10.0.0.200")], 10, blocked),
+            // The last address of the half is none of its own.
+            (vec![one, half], vec![ip("10.0.0.127")], 10, blocked),
             (vec![six], vec![ip("fd00::7")], 10, blocked),
         ];
         for (cidrs, ips, seconds, expected) in cases {

@@ -1,12 +1,16 @@
 //! What objects cost against ResourceQuotas: the API server charges by it, the quota controller
 //! counts by it. <https://kubernetes.io/docs/concepts/policy/resource-quotas/>
 
+use std::collections::BTreeMap;
+
 use crate::kind::{self, Row};
+use crate::meta::OwnerReference;
 use crate::quantity::Quantity;
 use crate::time::Time;
 use crate::view::Resources;
 use crate::view::persistent_volume_claim::PersistentVolumeClaim;
 use crate::view::pod::{Container, Pod, PodAffinity, PodSpec, Requirements};
+use crate::view::resource_claim::ResourceClaim;
 use crate::view::resource_quota::{ResourceQuota, ScopedRequirement};
 use crate::view::service::Service;
 
@@ -15,7 +19,17 @@ pub enum Counted<'a> {
     Pod(&'a Pod),
     Service(&'a Service),
     Claim(&'a PersistentVolumeClaim),
+    Devices(&'a ResourceClaim, &'a Surroundings),
     Other,
+}
+
+/// What the cost of a ResourceClaim depends on besides the claim.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Surroundings {
+    /// The extended resources that stand for device classes.
+    pub extended: BTreeMap<String, String>,
+    /// What the claim's pod is charged for, where the claim was made for what the pod asks.
+    pub paid: Resources,
 }
 
 /// Kinds of the core group that are counted under their plain names, too.
@@ -44,6 +58,13 @@ const OF_PODS: &[&str] = &[
 
 const OF_CLASS: &str = ".storageclass.storage.k8s.io/";
 const HUGE: &str = "hugepages-";
+const OF_DEVICES: &str = ".deviceclass.resource.k8s.io/devices";
+/// The extended resource that every device class is.
+const IMPLICIT: &str = "deviceclass.resource.kubernetes.io/";
+/// How many devices a claim gets at most.
+const MOST_DEVICES: i64 = 32;
+/// On claims that the scheduler makes of a pod's extended resources.
+const FOR_POD: &str = "resource.kubernetes.io/extended-resource-claim";
 const REQUESTS: &str = "requests.";
 
 /// The name under which every object of a kind is counted: `count/deployments.apps`.
@@ -56,6 +77,11 @@ pub fn concerns(row: &Row, resource: &str) -> bool {
     if resource.strip_prefix("count/").is_some_and(|counted| counted == row.qualified()) {
         return true;
     }
+    let requested = resource.strip_prefix(REQUESTS);
+    if (&*row.group, &*row.resource) == ("resource.k8s.io", "resourceclaims") {
+        return resource.ends_with(OF_DEVICES)
+            || requested.is_some_and(|name| name.starts_with(IMPLICIT) || is_extended(name));
+    }
     if !row.group.is_empty() {
         return false;
     }
@@ -64,10 +90,12 @@ pub fn concerns(row: &Row, resource: &str) -> bool {
     }
     match &*row.resource {
         "pods" => {
-            let requested = resource.strip_prefix(REQUESTS);
+            let of_pods = |name: &str| {
+                name.starts_with(HUGE) || name.starts_with(IMPLICIT) || is_extended(name)
+            };
             OF_PODS.contains(&resource)
                 || resource.starts_with(HUGE)
-                || requested.is_some_and(|name| name.starts_with(HUGE) || is_extended(name))
+                || requested.is_some_and(of_pods)
         }
         "services" => matches!(resource, "services.nodeports" | "services.loadbalancers"),
         "persistentvolumeclaims" => resource == "requests.storage" || resource.contains(OF_CLASS),
@@ -100,6 +128,7 @@ pub fn usage(row: &Row, object: &Counted, now: Time) -> Resources {
         }
         Counted::Service(service) => usage.extend(of_service(service)),
         Counted::Claim(claim) => usage.extend(of_claim(claim)),
+        Counted::Devices(claim, around) => usage.extend(of_devices(claim, around)),
         Counted::Other => {}
     }
     usage
@@ -228,7 +257,7 @@ fn compute(requests: &Resources, limits: &Resources) -> Resources {
         if plain {
             usage.insert(name.clone(), *amount);
         }
-        if plain || is_extended(name) {
+        if plain || name.starts_with(IMPLICIT) || is_extended(name) {
             usage.insert(format!("{REQUESTS}{name}"), *amount);
         }
     }
@@ -270,6 +299,66 @@ fn of_claim(claim: &PersistentVolumeClaim) -> Resources {
         }
     }
     usage
+}
+
+/// Devices by their class, and by the extended resources that the class also goes by, as far as
+/// the claim's pod is not charged for those. Of alternatives the most of each class counts.
+fn of_devices(claim: &ResourceClaim, around: &Surroundings) -> Resources {
+    let mut classes = Resources::new();
+    for request in &claim.spec.devices.requests {
+        let mut most = Resources::new();
+        for devices in request.exactly.iter().chain(&request.first_available) {
+            let amount = Quantity::new(match devices.allocation_mode.as_str() {
+                "ExactCount" => devices.count,
+                "All" => MOST_DEVICES,
+                _ => 0,
+            });
+            let known = most.entry(devices.device_class_name.clone()).or_default();
+            *known = (*known).max(amount);
+        }
+        add(&mut classes, &most);
+    }
+    let mut usage = Resources::new();
+    for (class, amount) in classes {
+        let named = around.extended.get(&class).map(|name| format!("{REQUESTS}{name}"));
+        for resource in named.into_iter().chain([format!("{REQUESTS}{IMPLICIT}{class}")]) {
+            let paid = around.paid.get(&resource).copied().unwrap_or_default();
+            if amount > paid {
+                usage.insert(resource, amount - paid);
+            }
+        }
+        usage.insert(format!("{class}{OF_DEVICES}"), amount);
+    }
+    usage
+}
+
+/// The pod that the claim says it was made for, if it was made for one.
+pub fn pod_of(claim: &ResourceClaim) -> Option<&OwnerReference> {
+    let made = claim.metadata.annotations.get(FOR_POD).is_some_and(|value| value == "true");
+    let owner = claim.metadata.controller().filter(|_| made)?;
+    (owner.kind == "Pod" && owner.api_version == "v1").then_some(owner)
+}
+
+/// What is charged for the pod of a claim. Only the first of the claims that name the pod is for
+/// it; `claims` are those of the namespace.
+pub fn paid<'a>(
+    claim: &ResourceClaim,
+    pod: &Pod,
+    claims: impl IntoIterator<Item = &'a ResourceClaim>,
+    now: Time,
+) -> Resources {
+    let Some(owner) = pod_of(claim).filter(|owner| owner.uid == pod.metadata.uid) else {
+        return Resources::new();
+    };
+    let age =
+        |claim: &ResourceClaim| (claim.metadata.creation_timestamp, claim.metadata.name.clone());
+    let earlier = |other: &&ResourceClaim| {
+        pod_of(other).is_some_and(|its| its.uid == owner.uid) && age(other) < age(claim)
+    };
+    match claims.into_iter().find(earlier) {
+        Some(_) => Resources::new(),
+        None => usage(&kind::POD, &Counted::Pod(pod), now),
+    }
 }
 
 fn pod_in_scope(pod: &Pod, scope: &ScopedRequirement) -> bool {
@@ -333,6 +422,87 @@ mod tests {
     fn written(usage: &Resources) -> String {
         let parts: Vec<String> = usage.iter().map(|(name, q)| format!("{name}={q}")).collect();
         parts.join(" ")
+    }
+
+    #[test]
+    fn what_devices_cost() {
+        let request = |value: serde_json::Value| serde_json::json!({"exactly": value});
+        let exactly = |class: &str, count: i64| {
+            serde_json::json!({"deviceClassName": class, "allocationMode": "ExactCount",
+                "count": count})
+        };
+        let all = serde_json::json!({"deviceClassName": "gold", "allocationMode": "All"});
+        let first = |of: &[serde_json::Value]| serde_json::json!({"firstAvailable": of});
+        let claim = |requests: &[serde_json::Value]| -> ResourceClaim {
+            let spec = serde_json::json!({"spec": {"devices": {"requests": requests}}});
+            serde_json::from_value(spec).unwrap()
+        };
+        let extended = BTreeMap::from([("tin".to_string(), "example.com/tin".to_string())]);
+        let paid = Resources::from([("requests.example.com/tin".into(), Quantity::new(1))]);
+        let around = Surroundings { extended, paid };
+        for (requests, expected) in [
+            (
+                vec![request(exactly("gold", 1)), request(exactly("gold", 2))],
+                "gold.deviceclass.resource.k8s.io/devices=3 \
+                 requests.deviceclass.resource.kubernetes.io/gold=3",
+            ),
+            (
+                vec![request(all)],
+                "gold.deviceclass.resource.k8s.io/devices=32 \
+                 requests.deviceclass.resource.kubernetes.io/gold=32",
+            ),
+            (
+                vec![first(&[exactly("gold", 1), exactly("gold", 3), exactly("lead", 2)])],
+                "gold.deviceclass.resource.k8s.io/devices=3 \
+                 lead.deviceclass.resource.k8s.io/devices=2 \
+                 requests.deviceclass.resource.kubernetes.io/gold=3 \
+                 requests.deviceclass.resource.kubernetes.io/lead=2",
+            ),
+            (
+                vec![request(exactly("tin", 3))],
+                "requests.deviceclass.resource.kubernetes.io/tin=3 requests.example.com/tin=2 \
+                 tin.deviceclass.resource.k8s.io/devices=3",
+            ),
+        ] {
+            let claim = claim(&requests);
+            let mut usage = usage(
+                &kind::RESOURCE_CLAIM,
+                &Counted::Devices(&claim, &around),
+                Time::from_unix(0),
+            );
+            let count = usage.remove("count/resourceclaims.resource.k8s.io");
+            assert_eq!(count, Some(Quantity::new(1)));
+            assert_eq!(written(&usage), expected);
+            for resource in usage.keys() {
+                assert!(concerns(&kind::RESOURCE_CLAIM, resource), "{resource}");
+            }
+        }
+    }
+
+    /// A pod that asks for an extended resource pays for it, and the claim made of that does not
+    /// pay again; only one claim is made of it.
+    #[test]
+    fn what_a_claims_pod_has_paid() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"uid": "p"},
+            "spec": {"containers": [{"resources": {"requests": {"example.com/tin": "1"}}}]}}))
+        .unwrap();
+        let claim = |name: &str, uid: &str, made: &str| -> ResourceClaim {
+            let owner = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "name": "p",
+                "uid": uid, "controller": true});
+            let metadata = serde_json::json!({"name": name, "ownerReferences": [owner],
+                "annotations": {FOR_POD: made}});
+            serde_json::from_value(serde_json::json!({ "metadata": metadata })).unwrap()
+        };
+        let (first, second) = (claim("a", "p", "true"), claim("b", "p", "true"));
+        let claims = [first.clone(), second.clone()];
+        let paid = |claim: &ResourceClaim| {
+            let paid = paid(claim, &pod, &claims, Time::from_unix(0));
+            paid.contains_key("requests.example.com/tin")
+        };
+        assert!(paid(&first));
+        assert!(!paid(&second));
+        assert!(!paid(&claim("a", "another", "true")));
+        assert!(!paid(&claim("a", "p", "false")));
     }
 
     #[test]

@@ -75,6 +75,37 @@ impl<'de> Deserialize<'de> for MicroTime {
     }
 }
 
+/// A day in UTC, as `2026-01-31`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Day(jiff::civil::Date);
+
+impl Day {
+    /// The day of a moment.
+    pub fn of(time: Time) -> Day {
+        Day(time.0.to_zoned(jiff::tz::TimeZone::UTC).date())
+    }
+
+    /// When the next one begins.
+    pub fn end(self) -> Time {
+        let next = self.0.saturating_add(jiff::Span::new().days(1));
+        let midnight = next.to_zoned(jiff::tz::TimeZone::UTC);
+        Time(midnight.map_or(Timestamp::MAX, |midnight| midnight.timestamp()))
+    }
+}
+
+impl std::fmt::Display for Day {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0.strftime("%Y-%m-%d"))
+    }
+}
+
+impl std::str::FromStr for Day {
+    type Err = jiff::Error;
+    fn from_str(text: &str) -> Result<Day, jiff::Error> {
+        jiff::civil::Date::strptime("%Y-%m-%d", text).map(Day)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,7 @@ pub mod pod;
 pub mod pod_disruption_budget;
 pub mod rbac;
 pub mod replica_set;
+pub mod resource_claim;
 pub mod resource_quota;
 pub mod scaled;
 pub mod secret;

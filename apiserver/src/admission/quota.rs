@@ -10,12 +10,16 @@ use parking_lot::Mutex;
 use proto::{
     kind::{self, Row},
     quantity::Quantity,
-    quota::{self, Counted},
+    quota::{self, Counted, Surroundings},
     status::Status,
     time::Time,
     view::{
-        Resources, persistent_volume_claim::PersistentVolumeClaim, pod::Pod,
-        resource_quota::ResourceQuota, service::Service,
+        Resources,
+        persistent_volume_claim::PersistentVolumeClaim,
+        pod::Pod,
+        resource_claim::{DeviceClass, ResourceClaim},
+        resource_quota::ResourceQuota,
+        service::Service,
     },
 };
 use serde::de::DeserializeOwned;
@@ -102,8 +106,8 @@ struct Charge {
 
 fn check(request: &Request, quotas: &[Arc<Entry>], new: &Value) -> Result<Vec<Charge>, Denied> {
     let row = request.row;
-    let new = Subject::read(row, new)?;
-    let old = request.old.map(|old| Subject::read(row, old)).transpose()?;
+    let new = Subject::read(request, new)?;
+    let old = request.old.map(|old| Subject::read(request, old)).transpose()?;
     let mut matching = Vec::new();
     for entry in quotas {
         let quota: ResourceQuota = decode(&read(entry))?;
@@ -217,15 +221,22 @@ enum Subject {
     Pod(Box<Pod>),
     Service(Box<Service>),
     Claim(Box<PersistentVolumeClaim>),
+    Devices(Box<ResourceClaim>, Surroundings),
     Other,
 }
 
 impl Subject {
-    fn read(row: &Row, object: &Value) -> Result<Subject, Denied> {
+    fn read(request: &Request, object: &Value) -> Result<Subject, Denied> {
+        let row = request.row;
         Ok(match (&*row.group, &*row.resource) {
             ("", "pods") => Subject::Pod(decode(object)?),
             ("", "services") => Subject::Service(decode(object)?),
             ("", "persistentvolumeclaims") => Subject::Claim(decode(object)?),
+            ("resource.k8s.io", "resourceclaims") => {
+                let claim: Box<ResourceClaim> = decode(object)?;
+                let around = surroundings(request, &claim)?;
+                Subject::Devices(claim, around)
+            }
             _ => Subject::Other,
         })
     }
@@ -235,6 +246,7 @@ impl Subject {
             Subject::Pod(pod) => Counted::Pod(pod),
             Subject::Service(service) => Counted::Service(service),
             Subject::Claim(claim) => Counted::Claim(claim),
+            Subject::Devices(claim, around) => Counted::Devices(claim, around),
             Subject::Other => Counted::Other,
         }
     }
@@ -242,6 +254,26 @@ impl Subject {
     fn usage(&self, row: &Row, now: Time) -> Resources {
         quota::usage(row, &self.counted(), now)
     }
+}
+
+/// The device classes that the claim names, and the pod that it was made for.
+fn surroundings(request: &Request, claim: &ResourceClaim) -> Result<Surroundings, Denied> {
+    let mut around = Surroundings::default();
+    for class in claim.classes() {
+        let Some(entry) = request.cluster.get(&kind::DEVICE_CLASS, "", class) else { continue };
+        let found: DeviceClass = decode(&read(&entry))?;
+        if !found.spec.extended_resource_name.is_empty() {
+            around.extended.insert(class.into(), found.spec.extended_resource_name);
+        }
+    }
+    let Some(owner) = quota::pod_of(claim) else { return Ok(around) };
+    if let Some(pod) = request.cluster.get(&kind::POD, request.namespace, &owner.name) {
+        let claims = request.cluster.list(&kind::RESOURCE_CLAIM, request.namespace);
+        let claims: Result<Vec<ResourceClaim>, Denied> =
+            claims.iter().map(|entry| decode(&read(entry))).collect();
+        around.paid = quota::paid(claim, &decode(&read(&pod))?, &claims?, request.now);
+    }
+    Ok(around)
 }
 
 fn decode<T: DeserializeOwned>(object: &Value) -> Result<T, Denied> {

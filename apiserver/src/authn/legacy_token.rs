@@ -2,8 +2,11 @@
 //! never expire, and are worth as much as the Secret that holds them (kubernetes.io/docs, "Managing
 //! Service Accounts", manual Secret management).
 
+use std::time::Duration;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use proto::kind;
+use proto::time::{Day, Time};
 use proto::user::User;
 use proto::view::{secret::Secret, service_account::ServiceAccount};
 use serde::Deserialize;
@@ -15,6 +18,8 @@ use crate::registry::Registry;
 pub const ISSUER: &str = "kubernetes/serviceaccount";
 /// Marks a token that nobody used for long.
 const INVALID: &str = "kubernetes.io/legacy-token-invalid-since";
+/// The day on which a token was last used.
+const USED: &str = "kubernetes.io/legacy-token-last-used";
 
 /// What such a token says.
 #[derive(Debug, Deserialize)]
@@ -32,8 +37,9 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Whether the Secret and the account are still there and the same; the reason where not.
-    pub async fn check(&self, token: &str, registry: &Registry) -> Result<(), String> {
+    /// Whether the Secret and the account are still there and the same; the reason where not. That
+    /// somebody came with the token is noted on the Secret.
+    pub async fn check(&self, token: &str, registry: &Registry, now: Time) -> Result<(), String> {
         let Claims { sub, namespace, secret, account, uid } = self;
         for (claim, value) in [
             ("sub", sub),
@@ -51,18 +57,10 @@ impl Claims {
         }
         let found: Option<Secret> = read(registry, &kind::SECRET, namespace, secret).await;
         let alive = found.filter(|secret| secret.metadata.deletion_timestamp.is_none());
-        let found = alive.ok_or("Token has been invalidated")?;
-        let kept = found.data.get("token").and_then(|text| BASE64_STANDARD.decode(text).ok());
-        if kept.as_deref() != Some(token.as_bytes()) {
+        let kept = alive.ok_or("Token has been invalidated")?;
+        let copy = kept.data.get("token").and_then(|text| BASE64_STANDARD.decode(text).ok());
+        if copy.as_deref() != Some(token.as_bytes()) {
             return Err("Token does not match server's copy".into());
-        }
-        if found.metadata.labels.get(INVALID).is_some_and(|since| !since.is_empty()) {
-            return Err(format!(
-                "the token in secret {namespace}/{secret} for service account \
-                 {namespace}/{account} has been marked invalid. Use tokens from the TokenRequest \
-                 API or manually created secret-based tokens, or remove the '{INVALID}' label \
-                 from the secret to temporarily allow use of this token"
-            ));
         }
         let found: Option<ServiceAccount> =
             read(registry, &kind::SERVICE_ACCOUNT, namespace, account).await;
@@ -71,8 +69,17 @@ impl Claims {
             return Err(format!("ServiceAccount {namespace}/{account} has been deleted"));
         }
         if found.metadata.uid != *uid {
-            let now = &found.metadata.uid;
-            return Err(format!("ServiceAccount UID ({now}) does not match claim ({uid})"));
+            let other = &found.metadata.uid;
+            return Err(format!("ServiceAccount UID ({other}) does not match claim ({uid})"));
+        }
+        note_use(registry, &kept, now).await;
+        if kept.metadata.labels.get(INVALID).is_some_and(|since| !since.is_empty()) {
+            return Err(format!(
+                "the token in secret {namespace}/{secret} for service account \
+                 {namespace}/{account} has been marked invalid. Use tokens from the TokenRequest \
+                 API or manually created secret-based tokens, or remove the '{INVALID}' label \
+                 from the secret to temporarily allow use of this token"
+            ));
         }
         Ok(())
     }
@@ -85,5 +92,19 @@ impl Claims {
             groups: groups(&self.namespace),
             ..User::default()
         }
+    }
+}
+
+/// Writes today's date on the Secret, once a day. Another server's clock may be a day ahead.
+async fn note_use(registry: &Registry, secret: &Secret, now: Time) {
+    let today = Day::of(now).to_string();
+    let tomorrow = Day::of(now.plus(Duration::from_secs(24 * 60 * 60))).to_string();
+    let (meta, last) = (&secret.metadata, secret.metadata.labels.get(USED));
+    if last.is_some_and(|last| *last == today || *last == tomorrow) {
+        return;
+    }
+    if let Err(status) = registry.label(&kind::SECRET, meta, (USED, &today), now).await {
+        let (namespace, name) = (&meta.namespace, &meta.name);
+        tracing::warn!(%status, namespace, name, "noting the use of a Secret's token");
     }
 }

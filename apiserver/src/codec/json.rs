@@ -129,7 +129,7 @@ impl<'de> Visitor<'de> for Node<'_> {
 }
 
 /// A key: a string in JSON, any scalar in YAML.
-struct Key(String);
+pub(super) struct Key(pub String);
 
 impl<'de> serde::Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {

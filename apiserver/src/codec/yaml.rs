@@ -9,16 +9,25 @@ use serde_saphyr::{DuplicateKeyPolicy, Options};
 
 use super::{Decoded, json};
 
+mod duplicates;
+
+pub use duplicates::PREFIX as DUPLICATES;
+
 /// Nodes that a document may have once its aliases are followed.
 const MOST_NODES: usize = 250_000;
 const DEEPEST: usize = 100;
 
-/// Reads one document; none is `null`. Duplicate fields are noted, the last one wins.
+/// Reads one document; none is `null`. Duplicate fields are noted, in one problem with a line for
+/// each, as Go's reader has them; the last one wins.
 pub fn parse(body: &[u8]) -> Result<Decoded, String> {
     let text = std::str::from_utf8(body).map_err(|error| format!("yaml: {error}"))?;
     let document: Document = serde_saphyr::from_str_with_options(text, options())
         .map_err(|error| format!("yaml: {}", error.to_string().replace('\n', " ")))?;
-    Ok(Decoded { value: document.value, strict: document.duplicates })
+    let strict = match document.duplicates.is_empty() {
+        true => Vec::new(),
+        false => vec![duplicates::find(text, options())],
+    };
+    Ok(Decoded { value: document.value, strict })
 }
 
 fn options() -> Options {
@@ -104,7 +113,16 @@ mod tests {
     fn duplicates_are_noted_and_the_last_wins() {
         let decoded = parse(b"spec:\n  a: 1\n  a: 2\n").unwrap();
         assert_eq!(decoded.value, json!({"spec": {"a": 2}}));
-        assert_eq!(decoded.strict, ["duplicate field \"spec.a\""]);
+        let problems = |lines: &str| vec![format!("yaml: unmarshal errors:\n  {lines}")];
+        assert_eq!(decoded.strict, problems("line 3: key \"a\" already set in map"));
+        let many = parse(b"l:\n- x: {}\n  z: 1\n  z: 2\na: {b: 1, b: 2}\nl: []\n").unwrap();
+        assert_eq!(
+            many.strict,
+            problems(
+                "line 4: key \"z\" already set in map\n  line 5: key \"b\" already set in map\n  \
+                 line 6: key \"l\" already set in map"
+            )
+        );
     }
 
     #[test]

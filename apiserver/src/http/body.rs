@@ -1,10 +1,7 @@
-//! Reading request bodies, bounded in size and time.
-
-use std::time::Duration;
+//! Reading request bodies, bounded in size.
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use client::Clock;
 use http_body_util::BodyExt;
 use proto::status::Status;
 
@@ -12,18 +9,9 @@ use proto::status::Status;
 pub(super) const LIMIT: usize = 3 << 20;
 /// What is read and thrown away of one that is larger.
 const DRAINED: usize = 64 << 20;
-/// A client whose body takes longer loses its request, and the seat that it holds; upstream's bound
-/// of a whole request.
-const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The whole body; 413 where it is too large, 408 where it does not come.
-pub(super) async fn read(clock: &Clock, body: Body) -> Result<Bytes, Status> {
-    let late = "the request body did not arrive in time";
-    let read = clock.timeout(PATIENCE, gather(body)).await;
-    read.unwrap_or_else(|_| Err(Status::failure(408, "Timeout", late)))
-}
-
-async fn gather(mut body: Body) -> Result<Bytes, Status> {
+/// The whole body; 413 where it is too large. One that does not come ends with the request's time.
+pub(super) async fn read(mut body: Body) -> Result<Bytes, Status> {
     let announced = http_body::Body::size_hint(&body).lower();
     if announced > LIMIT as u64 {
         return Err(too_large(body).await);

@@ -1,4 +1,5 @@
-//! `?timeout=34s`: how long a client lets the server try. Streams have their own ends.
+//! How long the server tries: a minute, or what the client says with `?timeout=34s`. Streams have
+//! their own ends.
 
 use std::time::Duration;
 
@@ -7,16 +8,18 @@ use proto::status::Status;
 use super::{query::Query, target::Target};
 use crate::node;
 
-/// No request takes longer that says how long it may take; what asks for 0 or for more gets this.
+/// What a request has that asks for nothing, for 0 or for more.
 const MOST: Duration = Duration::from_secs(60);
 
-/// The time that the request has; nothing where it does not say. 400 where it says it wrongly.
+/// The time that the request has; nothing where it is a stream. 400 where it says it wrongly.
 pub(super) fn of(target: &Target, query: Option<&str>) -> Result<Option<Duration>, Status> {
-    let Some(text) = query.filter(|text| text.contains("timeout=")) else { return Ok(None) };
-    let query = Query::parse(Some(text));
-    let asked = query.text("timeout");
-    if asked.is_empty() || is_stream(target, &query) {
+    let query = Query::parse(query);
+    if is_stream(target, &query) {
         return Ok(None);
+    }
+    let asked = query.text("timeout");
+    if asked.is_empty() {
+        return Ok(Some(MOST));
     }
     let wrong = |why| format!("invalid timeout specified in the request URL - {why}");
     let nanoseconds = parse(asked).map_err(|why| Status::bad_request(wrong(why)))?;
@@ -110,8 +113,10 @@ mod tests {
         assert_eq!(of("/version", "timeout=34s"), seconds(34));
         assert_eq!(of("/version", "timeout=3m"), seconds(60));
         assert_eq!(of("/version", "timeout=0s"), seconds(60));
+        assert_eq!(of("/version", "timeoutSeconds=5"), seconds(60));
+        assert_eq!(of("/api/v1/pods", ""), seconds(60));
         for (path, query) in [
-            ("/version", "timeoutSeconds=5"),
+            ("/api/v1/pods", "watch=true"),
             ("/api/v1/pods", "watch=true&timeout=5s"),
             ("/api/v1/namespaces/a/pods/p/log", "timeout=x"),
         ] {

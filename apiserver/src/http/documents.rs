@@ -70,7 +70,7 @@ pub(super) async fn handle(
             let form = openapi::form(accept, 3)?;
             let document = api.openapi.version(group, version, form);
             let document = document.ok_or_else(Status::no_such_path)?;
-            Ok(document.answer_hashed(path, &query, known, packed))
+            Ok(document.answer_hashed(path, &query, (known, packed), api.clock.now()))
         }
         Target::Resource(_) | Target::Unknown => Err(Status::no_such_path()),
     }

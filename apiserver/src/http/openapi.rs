@@ -10,7 +10,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use parking_lot::Mutex;
-use proto::{kind::Row, status::Status};
+use proto::{kind::Row, status::Status, time::Time};
 
 use super::{accept::medias, answer, compress, query::Query};
 use crate::{discovery::Document, openapi};
@@ -57,6 +57,14 @@ pub(super) fn form(accept: Option<&str>, version: usize) -> Result<Form, Status>
             _ => None,
         })
         .ok_or_else(|| Status::not_acceptable(&format!("{JSON}, {}", names[0])))
+}
+
+/// As Go prints a time by RFC 1123, the zone by its own name.
+fn in_a_year(now: Time) -> HeaderValue {
+    let now = now.0.to_zoned(jiff::tz::TimeZone::UTC);
+    let then = now.saturating_add(jiff::Span::new().years(1));
+    let text = then.strftime("%a, %d %b %Y %H:%M:%S UTC").to_string();
+    HeaderValue::from_str(&text).expect("a date is letters, digits and signs")
 }
 
 impl OpenApi {
@@ -149,8 +157,8 @@ impl Packed {
         &self,
         path: &str,
         query: &Query,
-        known: Option<&str>,
-        packed: bool,
+        (known, packed): (Option<&str>, bool),
+        now: Time,
     ) -> Response {
         let (hash, named) = (self.0.etag.trim_matches('"'), query.text("hash"));
         if !named.is_empty() && named != hash {
@@ -160,6 +168,7 @@ impl Packed {
         if !named.is_empty() {
             let immutable = HeaderValue::from_static("public, immutable");
             response.headers_mut().insert(header::CACHE_CONTROL, immutable);
+            response.headers_mut().insert(header::EXPIRES, in_a_year(now));
         }
         response
     }

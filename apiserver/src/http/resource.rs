@@ -99,7 +99,7 @@ async fn write(
     body: Body,
     exchange: &mut Exchange,
 ) -> Result<Answer, Status> {
-    let body = body::read(&api.clock, body).await?;
+    let body = body::read(body).await?;
     if exchange.wants_body()
         && let Some(value) = call.value(&body)
     {

@@ -95,7 +95,8 @@ fn typed(row: &Row, ty: &Type, applied: &Value, subresource: &str) -> Result<(Va
 }
 
 /// The fields of what was applied, which the schema must have: an unknown one cannot be owned, so
-/// `fieldValidation` has no say. Upstream has the same words, but answers 500.
+/// `fieldValidation` has no say. To upstream that is no error of the API's own, and so 500 without a
+/// reason.
 fn fitting(row: &Row, ty: &Type, applied: &Value) -> Result<Set, Status> {
     let mut problems = Vec::new();
     let set = walk::fields_of(ty, applied, &mut problems);
@@ -106,7 +107,7 @@ fn fitting(row: &Row, ty: &Type, applied: &Value) -> Result<Set, Status> {
         problems.insert(0, "errors:".into());
     }
     let text = |path: &str| applied.pointer(path).and_then(Value::as_str).unwrap_or("");
-    Err(Status::bad_request(format!(
+    let message = format!(
         "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {}",
         text("/metadata/namespace"),
         text("/metadata/name"),
@@ -114,7 +115,8 @@ fn fitting(row: &Row, ty: &Type, applied: &Value) -> Result<Set, Status> {
         row.version,
         row.kind,
         problems.join("\n  ")
-    )))
+    );
+    Err(Status::failure(500, "", message))
 }
 
 fn never_owned(set: &mut Set) {

@@ -94,12 +94,6 @@ impl Patch {
         let undecodable =
             |why: String| codec::cannot_be_handled(&row.kind, &row.version, &row.kind, &why);
         schema::check(row, &mut applied).map_err(undecodable)?;
-        let warnings = write::judge(&self.options, self.duplicates.clone(), |problems| {
-            Status::bad_request(format!(
-                "error strict decoding YAML: {}",
-                codec::strict_error(&row.kind, &row.version, problems).message
-            ))
-        })?;
         let metadata = object::meta_mut(&mut applied);
         if metadata.text("name").is_empty() {
             metadata.set("name", call.name);
@@ -114,6 +108,13 @@ impl Patch {
             call.subresource,
             call.now,
         )?;
+        // A conflict counts more than what is written twice.
+        let warnings = write::judge(&self.options, self.duplicates.clone(), |problems| {
+            Status::bad_request(format!(
+                "error strict decoding YAML: error converting YAML to JSON: {}",
+                problems.join(", ")
+            ))
+        })?;
         Ok(Draft { object, warnings, managed: Managed::Already })
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proto::{
     kind::{self, Row},
+    meta::ObjectMeta,
     status::Status,
     time::Time,
 };
@@ -112,6 +113,25 @@ impl Registry {
         managed_fields::record(row, old.as_ref(), &mut new, "kube-apiserver", "", &[], now);
         let value = object::encode(row, &new);
         Ok(Some((Guard { key: key.clone(), expected }, Op::Put { key, value })))
+    }
+
+    /// Sets a label of this very object, where it is still there and nobody writes at the same time.
+    pub(crate) async fn label(
+        &self,
+        row: &'static Row,
+        meta: &ObjectMeta,
+        (label, value): (&str, &str),
+        now: Time,
+    ) -> Result<(), Status> {
+        let found = self.of(row).cache.get(&meta.namespace, &meta.name);
+        let Some(entry) = found.filter(|entry| *entry.uid == *meta.uid) else { return Ok(()) };
+        let old = object::decode(&entry)?;
+        let mut new = old.clone();
+        object::meta_mut(&mut new).section("labels").set(label, value);
+        managed_fields::record(row, Some(&old), &mut new, "kube-apiserver", "", &[], now);
+        let guards = vec![Guard { key: entry.key.clone(), expected: entry.revision }];
+        let ops = vec![Op::Put { key: entry.key.clone(), value: object::encode(row, &new) }];
+        self.transact(Txn { guards, ops }).await.map(drop)
     }
 
     /// Records again which Service holds an address, where somebody deleted the record. Never ends.

@@ -86,7 +86,9 @@ pub(super) fn judge(
     match options.field_validation {
         _ if problems.is_empty() => Ok(problems),
         FieldValidation::Strict => Err(refuse(&problems)),
-        FieldValidation::Warn => Ok(problems),
+        FieldValidation::Warn => {
+            Ok(problems.iter().flat_map(|problem| codec::warnings(problem)).collect())
+        }
         FieldValidation::Ignore => Ok(Vec::new()),
     }
 }

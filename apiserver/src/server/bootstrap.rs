@@ -8,7 +8,11 @@ use bytes::Bytes;
 use futures::future::{try_join, try_join_all};
 use http::{Method, Request};
 use http_body_util::BodyExt;
-use proto::{status::Status, time::Time, user::User};
+use proto::{
+    status::Status,
+    time::{Day, Time},
+    user::User,
+};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -16,6 +20,7 @@ use crate::{authz::defaults, kinds::service::range::Addresses, registry::Registr
 
 pub(super) mod built_in;
 
+const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// `range` is where Services get their addresses from; `advertised` is where members of the cluster
@@ -46,7 +51,7 @@ pub(super) async fn run(
         }
         Ok::<_, Status>(())
     });
-    try_join_all(parts).await?;
+    try_join(try_join_all(parts), tracking(router, now)).await?;
     let roles = defaults::objects().into_iter().map(|it| (it.row, it.object));
     registry.seed(roles, defaults::completed, now).await
 }
@@ -58,6 +63,29 @@ async fn create(router: &Router, path: &str, object: &Value) -> Result<bool, Sta
         Err(status) if status.reason == "AlreadyExists" => Ok(false),
         Err(status) => Err(status),
     }
+}
+
+/// Says since when it is noted which tokens of Secrets are used, for who removes the others.
+async fn tracking(router: &Router, now: Time) -> Result<(), Status> {
+    let path = "/api/v1/namespaces/kube-system/configmaps";
+    let today = Day::of(now).to_string();
+    let object = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": TRACKING, "namespace": "kube-system"},
+        "data": {"since": today},
+    });
+    if create(router, path, &object).await? {
+        return Ok(());
+    }
+    let path = format!("{path}/{TRACKING}");
+    let mut current = send(router, Method::GET, &path, None).await?;
+    let since = current["data"]["since"].as_str().unwrap_or_default();
+    if since.parse::<Day>().is_ok() {
+        return Ok(());
+    }
+    current["data"]["since"] = today.into();
+    send(router, Method::PUT, &path, Some(&current)).await.map(drop)
 }
 
 /// Overwrites addresses and ports where they are of another server start.

@@ -178,3 +178,33 @@ async fn many_at_once_get_exactly_what_there_is() {
     let pods = api.get(PODS).await.expect(200);
     assert_eq!(pods["items"].as_array().unwrap().len(), 10);
 }
+
+/// Devices cost by their class, and by the extended resource that the class goes by.
+#[tokio::test]
+async fn devices_are_charged_by_their_class() {
+    let api = Api::start().await;
+    let class = json!({"metadata": {"name": "gold"},
+        "spec": {"extendedResourceName": "example.com/gold"}});
+    api.post("/apis/resource.k8s.io/v1/deviceclasses", class).await.expect(201);
+    let hard = json!({"gold.deviceclass.resource.k8s.io/devices": "2",
+        "requests.example.com/gold": "5", "count/resourceclaims.resource.k8s.io": "9"});
+    quota(&api, "q", hard, json!({})).await;
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let claim = |name: &str, count: i64| {
+        let exactly = json!({"deviceClassName": "gold", "count": count});
+        json!({"metadata": {"name": name},
+            "spec": {"devices": {"requests": [{"name": "r", "exactly": exactly}]}}})
+    };
+    api.post(claims, claim("two", 2)).await.expect(201);
+    let charged = json!({"gold.deviceclass.resource.k8s.io/devices": "2",
+        "requests.example.com/gold": "2", "count/resourceclaims.resource.k8s.io": "1"});
+    assert_eq!(used(&api, "q").await, charged);
+    let refused = api.post(claims, claim("one", 1)).await.expect(403);
+    assert_eq!(
+        refused["message"],
+        "resourceclaims.resource.k8s.io \"one\" is forbidden: exceeded quota: q, requested: \
+         gold.deviceclass.resource.k8s.io/devices=1, used: \
+         gold.deviceclass.resource.k8s.io/devices=2, limited: \
+         gold.deviceclass.resource.k8s.io/devices=2"
+    );
+}

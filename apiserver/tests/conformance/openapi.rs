@@ -1,5 +1,7 @@
 //! OpenAPI version 3 as client-go reads it.
 
+use client::Clock;
+use proto::time::Time;
 use serde_json::Value;
 
 use crate::api::Api;
@@ -38,9 +40,11 @@ fn find_empty(value: &Value, path: String, empty: &mut Vec<String>) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_form_is_negotiated_and_the_hash_is_followed() {
-    let api = Api::start().await;
+    // 2026-01-15T08:00:00Z.
+    let clock = Clock::simulated(Time::from_unix(1_768_464_000));
+    let api = Api::start_at(clock, &[]).await;
     let path = "/openapi/v3/apis/apps/v1";
     let get = async |accept: &str| {
         api.send(&format!("GET {path}"), &[&format!("accept: {accept}")], "").await
@@ -71,5 +75,15 @@ async fn the_form_is_negotiated_and_the_hash_is_followed() {
     assert_eq!(moved.code, 301);
     let url = moved.headers["location"].to_str().unwrap();
     assert!(url.starts_with(&format!("{path}?hash=")), "{url}");
-    assert_eq!(api.get(url).await.headers["cache-control"], "public, immutable");
+    let hashed = api.get(url).await;
+    assert_eq!(hashed.headers["cache-control"], "public, immutable");
+    let hash = url.split_once("?hash=").unwrap().1;
+    assert_eq!(hashed.headers["etag"], format!("\"{hash}\""));
+    assert_eq!(hashed.headers["expires"], "Fri, 15 Jan 2027 08:00:00 UTC");
+    // Whoever has it learns for how long, too.
+    let tag = format!("if-none-match: \"{hash}\"");
+    let kept = api.send(&format!("GET {url}"), &[&tag], "").await;
+    assert_eq!((kept.code, &kept.headers["expires"]), (304, &hashed.headers["expires"]));
+    // Without the hash it may be another one tomorrow.
+    assert!(!api.get(path).await.headers.contains_key("expires"));
 }

@@ -40,19 +40,36 @@ async fn a_timeout_in_the_url_is_checked_and_clamped() {
     assert_eq!(watch.next().await, Value::Null);
 }
 
-/// A body that does not come: the request ends when it has said that it would.
+/// A body that does not come: the request ends when it has said that it would, or after a minute.
 #[tokio::test(start_paused = true)]
 async fn a_request_ends_when_its_time_is_over() {
-    let clock = client::Clock::simulated(proto::time::Time::from_unix(1_800_000_000));
-    let api = Api::start_at(clock, &[]).await;
-    let endless = axum::body::Body::from_stream(futures::stream::pending::<
-        Result<Vec<u8>, std::io::Error>,
-    >());
-    let line = format!("POST {CONFIG_MAPS}?timeout=3s");
-    let reply = api.send(&line, &["content-type: application/json"], endless).await;
-    let status = reply.expect(504);
-    assert_eq!(status["reason"], "Timeout");
-    assert_eq!(status["message"], "Timeout: request did not complete within the allotted timeout");
+    let start = Time::from_unix(1_800_000_000);
+    for (query, seconds) in [("?timeout=3s", 3), ("", 60), ("?timeout=5m", 60)] {
+        let clock = Clock::simulated(start);
+        let api = Api::start_at(clock.clone(), &[]).await;
+        let endless = axum::body::Body::from_stream(futures::stream::pending::<
+            Result<Vec<u8>, std::io::Error>,
+        >());
+        let line = format!("POST {CONFIG_MAPS}{query}");
+        let sent = clock.now();
+        let reply = api.send(&line, &["content-type: application/json"], endless).await;
+        let status = reply.expect(504);
+        assert_eq!(status["reason"], "Timeout");
+        let message = "Timeout: request did not complete within the allotted timeout";
+        assert_eq!(status["message"], message);
+        assert_eq!(clock.now().since(sent), Duration::from_secs(seconds), "{query}");
+    }
+}
+
+/// A watch has an end of its own.
+#[tokio::test(start_paused = true)]
+async fn a_watch_outlives_the_time_of_a_request() {
+    let clock = Clock::simulated(Time::from_unix(1_800_000_000));
+    let api = Api::start_at(clock.clone(), &[]).await;
+    let mut watch = api.watch(&format!("{CONFIG_MAPS}?watch=true")).await;
+    clock.sleep(Duration::from_secs(120)).await;
+    api.post(CONFIG_MAPS, config_map("late")).await.expect(201);
+    assert_eq!(watch.short().await, "ADDED late");
 }
 
 #[tokio::test]

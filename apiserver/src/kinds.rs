@@ -201,6 +201,13 @@ pub trait Strategy: Send + Sync {
         true
     }
 
+    /// The refusal of what the object newly asks for and only namespaces may have that are labelled
+    /// for the administrators of devices ([`device::ADMINS`]).
+    fn for_admins(&self, new: &Value, old: Option<&Value>) -> Option<FieldError> {
+        let _ = (new, old);
+        None
+    }
+
     /// Whether [`Strategy::reserve`] does anything.
     fn reserves(&self) -> bool {
         false

@@ -102,7 +102,7 @@ fn a_service_with_all_its_defaults() {
     assert_eq!(
         plain["spec"],
         json!({
-            "internalTrafficPolicy": "Cluster", "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster",
             "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}],
             "selector": {"app": "a"}, "sessionAffinity": "None", "type": "ClusterIP",
         })
@@ -669,12 +669,6 @@ fn services() {
                 json!("10.0.0"),
                 &["spec.clusterIPs[0]: Invalid value: \"10.0.0\": must be a valid IP address, \
                    (e.g. 10.9.8.7 or 2001:db8::ffff)"],
-            ),
-            (
-                "/spec/ipFamilyPolicy",
-                json!("RequireDualStack"),
-                &["spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not \
-                   configured for dual-stack services"],
             ),
             (
                 "/spec/externalTrafficPolicy",

@@ -323,3 +323,85 @@ async fn device_classes_and_slices() {
     let found = api.get(&format!("{url}?fieldSelector=spec.nodeName%3Dm")).await.expect(200);
     assert_eq!(found["items"], json!([]));
 }
+
+/// Admin access is for namespaces that are marked for it, in claims, in templates and in what is
+/// allocated.
+#[tokio::test]
+async fn admin_access_to_devices() {
+    const REFUSAL: &str = "admin access to devices requires the \
+        `resource.kubernetes.io/admin-access: true` label on the containing namespace";
+    let api = Api::start().await;
+    let labels = json!({"resource.kubernetes.io/admin-access": "true"});
+    api.post("/api/v1/namespaces", json!({"metadata": {"name": "admins", "labels": labels}}))
+        .await
+        .expect(201);
+    let exactly = |admin: bool| json!({"deviceClassName": "gold", "adminAccess": admin});
+    let devices = |admin: bool| {
+        json!({"devices": {"requests": [{"name": "a", "exactly": exactly(false)},
+            {"name": "b", "exactly": exactly(admin)}]}})
+    };
+    let claim = |admin: bool| json!({"metadata": {"name": "c"}, "spec": devices(admin)});
+    let template = json!({"metadata": {"name": "t"}, "spec": {"spec": devices(true)}});
+    let path =
+        |namespace: &str, resource: &str| format!("{RESOURCE}/namespaces/{namespace}/{resource}");
+    for (resource, kind, object) in [
+        ("resourceclaims", "ResourceClaim", claim(true)),
+        ("resourceclaimtemplates", "ResourceClaimTemplate", template),
+    ] {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let refused = api.post(&path("default", resource), object.clone()).await.expect(422);
+        assert_eq!(
+            refused["message"],
+            format!(
+                "{kind}.resource.k8s.io \"{name}\" is invalid: spec.devices.requests[1].adminAccess: \
+                 Forbidden: {REFUSAL}"
+            )
+        );
+        api.post(&path("admins", resource), object).await.expect(201);
+    }
+    let claims = path("default", "resourceclaims");
+    api.post(&claims, claim(false)).await.expect(201);
+    let allocate = |admin: bool, share: &str| {
+        json!({"status": {"allocation": {"devices": {"results": [{"request": "b",
+            "driver": "d.example.com", "pool": "p", "device": "x", "adminAccess": admin,
+            "shareID": share}]}}}})
+    };
+    let (status, uid) = (format!("{claims}/c/status"), "0a1b2c3d-0000-4000-8000-000000000000");
+    let refused = api.merge(&status, allocate(true, uid)).await.expect(422);
+    assert_eq!(
+        refused["message"],
+        format!(
+            "ResourceClaim.resource.k8s.io \"c\" is invalid: \
+             status.allocation.devices.results[0].adminAccess: Forbidden: {REFUSAL}"
+        )
+    );
+    let refused = api.merge(&status, allocate(false, "one")).await.expect(422);
+    assert!(
+        refused["message"].as_str().unwrap().ends_with(
+            "results[0].shareID: Invalid value: \"one\": error validating uid: invalid UUID \
+             length: 3"
+        ),
+        "{refused}"
+    );
+    api.merge(&status, allocate(false, uid)).await.expect(200);
+}
+
+/// What has no effect yet says so where it is written.
+#[tokio::test]
+async fn what_is_kept_and_not_used_is_warned_of() {
+    let api = Api::start().await;
+    let webhook = json!({"name": "h.example.com", "clientConfig": {"url": "https://h.example.com"},
+        "rules": [rule()], "sideEffects": "None", "admissionReviewVersions": ["v1"]});
+    let spec = json!({"policyName": "p", "validationActions": ["Deny"]});
+    for (resource, object, said) in [
+        ("validatingwebhookconfigurations", json!({"webhooks": [webhook]}), "calls no webhooks"),
+        ("validatingadmissionpolicybindings", json!({ "spec": spec }), "does not evaluate"),
+    ] {
+        let mut object = object;
+        object["metadata"] = json!({"name": "x"});
+        let made = api.post(&format!("{ADMISSION}/{resource}"), object).await;
+        assert_eq!(made.code, 201, "{}", made.text());
+        let warnings = made.warnings();
+        assert!(matches!(&warnings[..], [one] if one.contains(said)), "{warnings:?}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use apiserver::kinds::service::pool::Pool;
+use apiserver::kinds::service::{pool::Pool, range::Networks};
 use apiserver::kinds::{self, Change, Context, Reservation};
 use apiserver::store::memory::MemoryStore;
 use apiserver::store::{Guard, Op, Outcome, Range, Store, Txn};
@@ -21,8 +21,8 @@ struct Server {
 
 impl Server {
     fn over(store: &Arc<dyn Store>, addresses: &str, ports: &str) -> Server {
-        let ranges = (addresses.parse().unwrap(), ports.parse().unwrap());
-        Server { store: store.clone(), pool: Pool::new(store.clone(), ranges.0, ranges.1) }
+        let (networks, ports): (Networks, _) = (addresses.parse().unwrap(), ports.parse().unwrap());
+        Server { store: store.clone(), pool: Pool::new(store.clone(), networks, ports) }
     }
 
     fn new(addresses: &str, ports: &str) -> Server {

@@ -240,6 +240,20 @@ fn claims() {
         resized("1Mi"),
         ["spec.resources.requests.storage: Forbidden: field can not be less than status.capacity"]
     );
+    let growing = with(&bound, &[("/spec/resources/requests/storage", json!("3Gi"))]);
+    let taken_back = |size: &str| {
+        let size = ("/spec/resources/requests/storage", json!(size));
+        update(&PERSISTENT_VOLUME_CLAIM, &growing, with(&growing, &[size])).1
+    };
+    assert_eq!(taken_back("2Gi"), Vec::<String>::new());
+    assert_eq!(
+        taken_back("1Gi"),
+        ["spec.resources.requests.storage: Forbidden: field can not be less than status.capacity"]
+    );
+    let unmeasured = with(&growing, &[("/status/capacity", Value::Null)]);
+    let smaller = with(&unmeasured, &[("/spec/resources/requests/storage", json!("1Gi"))]);
+    let (_, errors) = update(&PERSISTENT_VOLUME_CLAIM, &unmeasured, smaller);
+    assert_eq!(errors, Vec::<String>::new());
     assert_eq!(
         cells(&PERSISTENT_VOLUME_CLAIM, &bound, 0),
         "x|Bound|pv|1Gi|RWO,RWX||<unset>|<unknown>|Filesystem"

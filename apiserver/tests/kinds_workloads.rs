@@ -453,6 +453,9 @@ fn directives_of_suspended_jobs() {
     let stopped = with(&running, &[("/status/conditions", stopped)]);
     let (_, errors) = update(&JOB, &stopped, with(&stopped, &directives[..1]));
     assert_eq!(errors, Vec::<String>::new());
+    let ending = with(&stopped, &[("/status/active", json!(1))]);
+    let (_, errors) = update(&JOB, &ending, with(&ending, &directives[..1]));
+    assert_eq!(errors.len(), 1, "pods of the old template are still there");
 }
 
 #[test]

@@ -468,3 +468,87 @@ async fn foreign_addresses_and_changed_bindings_at_the_next_start() {
     let now = api.get(&format!("{bindings}/{kept}")).await.expect(200);
     assert_eq!((&now["roleRef"]["name"], &now["metadata"]["uid"]), (&json!("view"), &uids[1]));
 }
+
+/// A cluster with two networks: a Service gets an address of each family that it wants, keeps the
+/// first for ever, and gives the second up when it wants one family.
+#[tokio::test]
+async fn services_of_two_families() {
+    const NETWORKS: &str = "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/108";
+    let api = Api::start_with(&[NETWORKS]).await;
+    let cidrs = "/apis/networking.k8s.io/v1/servicecidrs/kubernetes";
+    let cidr = api.get(cidrs).await.expect(200);
+    assert_eq!(cidr["spec"]["cidrs"], json!(["10.96.0.0/16", "fd00:96::/108"]));
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str, policy: &str| {
+        json!({"metadata": {"name": name}, "spec": {"selector": {"a": "b"},
+            "ports": [{"port": 80}], "ipFamilyPolicy": policy}})
+    };
+    let addresses = async || -> Vec<String> {
+        let list = api.get("/apis/networking.k8s.io/v1/ipaddresses").await.expect(200);
+        let held = list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|address| address["spec"]["parentRef"]["name"] == "both");
+        held.map(|address| address["metadata"]["name"].as_str().unwrap().to_string()).collect()
+    };
+    let both = api.post(services, service("both", "RequireDualStack")).await.expect(201);
+    let spec = &both["spec"];
+    assert_eq!(spec["ipFamilies"], json!(["IPv4", "IPv6"]));
+    assert_eq!(spec["clusterIP"], spec["clusterIPs"][0]);
+    assert!(spec["clusterIPs"][0].as_str().unwrap().starts_with("10.96."), "{spec}");
+    assert!(spec["clusterIPs"][1].as_str().unwrap().starts_with("fd00:96::"), "{spec}");
+    assert_eq!(json!(addresses().await), spec["clusterIPs"]);
+
+    let path = format!("{services}/both");
+    let policy = |policy: &str| json!({"spec": {"ipFamilyPolicy": policy}});
+    let one = api.merge(&path, policy("SingleStack")).await.expect(200);
+    assert_eq!(one["spec"]["ipFamilies"], json!(["IPv4"]));
+    assert_eq!(one["spec"]["clusterIPs"], json!([spec["clusterIP"]]));
+    assert_eq!(addresses().await.len(), 1);
+    let again = api.merge(&path, policy("PreferDualStack")).await.expect(200);
+    assert_eq!(again["spec"]["clusterIPs"].as_array().unwrap().len(), 2);
+    assert_eq!(again["spec"]["clusterIP"], spec["clusterIP"]);
+    let reduced = json!({"spec": {"clusterIPs": [spec["clusterIP"]]}});
+    assert_eq!(
+        api.merge(&path, reduced).await.expect(422)["message"],
+        "Service \"both\" is invalid: spec.ipFamilyPolicy: Invalid value: \"PreferDualStack\": must \
+         be 'SingleStack' to release the secondary cluster IP"
+    );
+    let swapped = json!({"spec": {"ipFamilies": ["IPv6", "IPv4"]}});
+    let refused = api.merge(&path, swapped).await.expect(422);
+    assert!(refused["message"].as_str().unwrap().contains("may not change once set"), "{refused}");
+    api.delete(&path).await.expect(200);
+    assert!(addresses().await.is_empty());
+
+    let mut asked = service("asked", "PreferDualStack");
+    asked["spec"]["clusterIPs"] = json!(["fd00:96::9", "10.96.0.9"]);
+    let asked = api.post(services, asked).await.expect(201);
+    assert_eq!(asked["spec"]["ipFamilies"], json!(["IPv6", "IPv4"]));
+    assert_eq!(asked["spec"]["clusterIP"], "fd00:96::9");
+    assert_eq!(asked["spec"]["clusterIPs"], json!(["fd00:96::9", "10.96.0.9"]));
+    // Who says nothing gets one address, of the first network.
+    let mut plain = service("plain", "");
+    plain["spec"].as_object_mut().unwrap().remove("ipFamilyPolicy");
+    let plain = api.post(services, plain).await.expect(201);
+    assert_eq!(plain["spec"]["ipFamilyPolicy"], "SingleStack");
+    assert_eq!(plain["spec"]["ipFamilies"], json!(["IPv4"]));
+}
+
+#[tokio::test]
+async fn services_of_a_cluster_with_one_family() {
+    let api = Api::start().await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = |policy: &str| {
+        json!({"metadata": {"name": "s"}, "spec": {"selector": {"a": "b"},
+            "ports": [{"port": 80}], "ipFamilyPolicy": policy}})
+    };
+    assert_eq!(
+        api.post(services, service("RequireDualStack")).await.expect(422)["message"],
+        "Service \"s\" is invalid: spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this \
+         cluster is not configured for dual-stack services"
+    );
+    let preferred = api.post(services, service("PreferDualStack")).await.expect(201);
+    assert_eq!(preferred["spec"]["ipFamilies"], json!(["IPv4"]));
+    assert_eq!(preferred["spec"]["clusterIPs"].as_array().unwrap().len(), 1);
+}

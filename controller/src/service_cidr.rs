@@ -101,23 +101,14 @@ type Said<'a> = (&'a str, &'a str, &'a str);
 
 /// Whether addresses would be left without a ServiceCIDR.
 fn is_used(cidr: &ServiceCidr, view: &View) -> bool {
-    // One that is being deleted itself covers what it covers until it is gone. Of two with the same
-    // network, both being deleted, one has to wait for the other.
     let all = view.all::<ServiceCidr>();
     let others = all.iter().filter(|other| other.metadata.name != cidr.metadata.name);
-    let others: Vec<(Network, bool)> = others
-        .flat_map(|other| {
-            let first = other.metadata.name < cidr.metadata.name;
-            let going = other.metadata.deletion_timestamp.is_some();
-            networks(other).map(move |network| (network, going && first))
-        })
-        .collect();
+    let others: Vec<(Network, &ServiceCidr)> =
+        others.flat_map(|other| networks(other).map(|network| (network, &other.view))).collect();
     let mut lost: Vec<Network> = networks(cidr).collect();
     lost.retain(|network| {
-        let covers = |(other, yields): &(Network, bool)| {
-            other.covers(network) && !(*yields && network.covers(other))
-        };
-        !others.iter().any(covers)
+        let stays = |other: &Network, of: &ServiceCidr| !yields((other, of), (network, cidr));
+        !others.iter().any(|(other, of)| other.covers(network) && stays(other, of))
     });
     if lost.is_empty() {
         return false;
@@ -128,11 +119,22 @@ fn is_used(cidr: &ServiceCidr, view: &View) -> bool {
     });
     given.filter_map(|ip| ip.metadata.name.parse::<IpAddr>().ok()).any(|address| {
         let address = Network::of(address, 0);
-        let same = |other: &Network| lost.iter().any(|network| network.covers(other));
-        let kept =
-            |(other, yields): &(Network, bool)| other.gives(&address) && !(*yields && same(other));
-        lost.iter().any(|network| network.gives(&address)) && !others.iter().any(kept)
+        let keeps = |other: &Network, of: &ServiceCidr| {
+            other.gives(&address) && !lost.iter().any(|own| yields((other, of), (own, cidr)))
+        };
+        lost.iter().any(|network| network.gives(&address))
+            && !others.iter().any(|(other, of)| keeps(other, of))
     })
+}
+
+/// Whether another network, being deleted as well, goes first. One that is being deleted covers what
+/// it covers until it is gone; but if two of them relied on each other, both would go. So the
+/// smaller one goes first, and of the same the first by name.
+fn yields((other, of): (&Network, &ServiceCidr), (own, cidr): (&Network, &ServiceCidr)) -> bool {
+    let smaller = own.covers(other) && !other.covers(own);
+    let same = own.covers(other) && other.covers(own);
+    of.metadata.deletion_timestamp.is_some()
+        && (smaller || same && of.metadata.name < cidr.metadata.name)
 }
 
 fn networks(cidr: &ServiceCidr) -> impl Iterator<Item = Network> {
@@ -247,7 +249,8 @@ mod tests {
             (vec![one.clone()], vec![foreign], 10, gone),
             (vec![one.clone(), wide(false)], vec![ip("10.0.0.7")], 10, gone),
             (vec![one.clone(), wide(true)], vec![ip("10.0.0.7")], 10, gone),
-            (vec![wide(true), one.clone()], vec![ip("10.0.0.7")], 10, gone),
+            // The smaller one goes first.
+            (vec![wide(true), one.clone()], vec![ip("10.0.0.7")], 10, blocked),
             (vec![wide(true), one.clone()], vec![ip("10.0.1.7")], 10, blocked),
             // Of twins the first by name goes first.
             (vec![one.clone(), twin.clone()], vec![ip("10.0.0.7")], 10, gone),

@@ -13,7 +13,9 @@ const MOST: Duration = Duration::from_secs(60);
 
 /// The time that the request has; nothing where it is a stream. 400 where it says it wrongly.
 pub(super) fn of(target: &Target, query: Option<&str>) -> Result<Option<Duration>, Status> {
-    let query = Query::parse(query);
+    // Most say nothing of either.
+    let telling = query.filter(|text| text.contains("timeout=") || text.contains("watch"));
+    let query = Query::parse(telling);
     if is_stream(target, &query) {
         return Ok(None);
     }

@@ -16,6 +16,8 @@ pub mod claim;
 pub mod slice;
 
 const SPEC: Path = Path::root("spec");
+/// The label of namespaces whose claims may ask for admin access; its value is `true`.
+pub const ADMINS: &str = "resource.kubernetes.io/admin-access";
 const MOST_SELECTORS: usize = 32;
 const MOST_CONFIGS: usize = 32;
 /// Of an expression, and of a driver's parameters, in bytes.

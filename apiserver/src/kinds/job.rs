@@ -200,7 +200,9 @@ fn changes(new: &Value, job: &Value, errors: &mut Errors) {
         errors.push(FieldError::invalid(path, new.at("completions").clone(), detail));
     }
     immutable(&SPEC.field("selector"), new.at("selector"), old.at("selector"), errors);
-    let stopped = status::is(job, "Suspended") || !job.at("status").has("startTime");
+    let started = job.at("status").has("startTime");
+    let active = job.at("status").int("active").unwrap_or(0) != 0;
+    let stopped = !active && (status::is(job, "Suspended") || !started);
     let mut before = old.at("template").clone();
     if old.flag("suspend") == Some(true) && stopped {
         take_over_directives(&mut before, new.at("template"));

@@ -54,16 +54,16 @@ impl Strategy for PersistentVolumeClaim {
         if let (Some(size), Some(previous)) = sizes
             && size < previous
         {
-            // Down to what is there, a request that could not be met may be taken back.
+            // A request that could not be met may be taken back, but not down to what is there.
             let real = old.at("status").at("capacity").at("storage");
-            if resources::read(real).is_none_or(|real| size <= real) {
+            if size <= resources::read(real).unwrap_or_default() {
                 let path = SPEC.field("resources");
                 let path = path.field("requests");
                 let detail = "field can not be less than status.capacity";
                 errors.push(FieldError::forbidden(path.field("storage"), detail));
             }
         }
-        let path = SPEC.field("volumeMode");
+        let path = Path::root("volumeMode");
         immutable(&path, spec.at("volumeMode"), before.at("volumeMode"), &mut errors);
         let path = SPEC.field("volumeAttributesClassName");
         if !old.at("status").vacant("currentVolumeAttributesClassName") {

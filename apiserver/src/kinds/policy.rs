@@ -60,6 +60,10 @@ pub struct Binding {
     validate: fn(&Value, &mut Errors),
 }
 
+/// Who relies on a policy must know that nothing comes of it.
+const NOT_EVALUATED: &str = "this server keeps admission policies but does not evaluate their \
+    expressions: requests are neither changed nor refused by them";
+
 pub static VALIDATING_BINDING: Binding = Binding { validate: actions };
 /// Mutations have no consequences to choose from.
 pub static MUTATING_BINDING: Binding = Binding { validate: |_, _| {} };
@@ -84,6 +88,10 @@ impl Strategy for Policy {
         check::one_of(&SPEC.field("failurePolicy"), policy, FAILURE_POLICIES, &mut errors);
         (self.validate)(object, &mut errors);
         errors
+    }
+
+    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        vec![NOT_EVALUATED.into()]
     }
 
     /// Only of those that validate: the others have no status.
@@ -119,6 +127,10 @@ impl Strategy for Binding {
 
     fn counted(&self) -> &'static [&'static str] {
         &["/spec"]
+    }
+
+    fn warnings(&self, _new: &Value, _old: Option<&Value>) -> Vec<String> {
+        vec![NOT_EVALUATED.into()]
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {

@@ -1,6 +1,7 @@
 //! Services.
 
 pub mod allocated;
+pub mod families;
 pub mod pool;
 pub mod range;
 pub mod ranges;
@@ -33,7 +34,6 @@ impl Strategy for Service {
     fn prepare_create(&self, new: &mut Value, _ctx: &Context) {
         new.set("status", json!({ "loadBalancer": {} }));
         allocated::normalise(new.section("spec"), &Value::Null);
-        families(new.section("spec"));
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, _ctx: &Context) {
@@ -42,7 +42,6 @@ impl Strategy for Service {
         allocated::normalise(spec, before);
         allocated::take_over(spec, before);
         allocated::drop_stale(spec, before);
-        families(spec);
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
@@ -103,22 +102,6 @@ fn default(spec: &mut Value) {
     if accessible(spec) && spec.vacant("externalTrafficPolicy") {
         spec.set("externalTrafficPolicy", "Cluster");
     }
-}
-
-/// Which families of addresses the Service speaks, as far as that does not depend on the cluster:
-/// a headless Service without a selector may have endpoints of both.
-fn families(spec: &mut Value) {
-    if kind(spec) == "ExternalName" {
-        return;
-    }
-    let by_hand = headless(spec) && spec.vacant("selector");
-    if by_hand && spec.vacant("ipFamilies") {
-        spec.fill("ipFamilyPolicy", "RequireDualStack");
-        if spec.text("ipFamilyPolicy") != "SingleStack" {
-            spec.set("ipFamilies", json!(["IPv4", "IPv6"]));
-        }
-    }
-    spec.fill("ipFamilyPolicy", "SingleStack");
 }
 
 fn kind(spec: &Value) -> &str {

@@ -23,6 +23,10 @@ pub const FAILURE_POLICIES: &[&str] = &["Fail", "Ignore"];
 pub const MATCH_POLICIES: &[&str] = &["Equivalent", "Exact"];
 pub const REINVOCATION_POLICIES: &[&str] = &["IfNeeded", "Never"];
 
+/// Who relies on a webhook must know that nobody asks it.
+const NOT_CALLED: &str = "this server keeps webhook configurations but calls no webhooks: requests \
+    are neither changed nor refused by them";
+
 /// Both kinds: only webhooks that mutate have a reinvocationPolicy, which their schema says.
 pub struct WebhookConfiguration;
 
@@ -41,6 +45,11 @@ impl Strategy for WebhookConfiguration {
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         webhooks(new, Some(old))
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        let idle = new.vacant("webhooks");
+        (!idle).then(|| NOT_CALLED.to_string()).into_iter().collect()
     }
 
     fn columns(&self) -> &'static [Column] {

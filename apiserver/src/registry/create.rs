@@ -79,7 +79,9 @@ impl Registry {
         object = self.complete(&call, operation, draft, None, options, &mut warnings).await?;
         let context = call.context(self.random());
         call.kind.strategy.prepare_create(&mut object, &context);
-        write::refuse_invalid(&call, &name, kinds::validate_create(&object, &context))?;
+        let mut errors = self.admin_errors(&call, &object, None);
+        errors.extend(kinds::validate_create(&object, &context));
+        write::refuse_invalid(&call, &name, errors)?;
         warnings.extend(call.kind.strategy.warnings(&object, None));
         let dry_run = options.dry_run;
         self.admit(&call, operation, Some(&object), None, dry_run, &mut warnings).await?;

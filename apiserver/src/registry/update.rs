@@ -147,11 +147,12 @@ impl Registry {
             self.record(call, Some(&old), &mut object, options);
         }
         let context = call.context(self.random());
-        let errors = match way {
+        let mut errors = self.admin_errors(call, &object, Some(&old));
+        errors.extend(match way {
             Way::Object => kinds::validate_update(&object, &old, &context),
             Way::Status => kinds::validate_status(&object, &old, &context),
             Way::Made => Vec::new(),
-        };
+        });
         write::refuse_invalid(call, call.name, errors)?;
         if way == Way::Object {
             warnings.extend(call.kind.strategy.warnings(&object, Some(&old)));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use proto::status::Status;
+use proto::status::{FieldError, Status};
 use serde_json::Value;
 use tokio::sync::OwnedMutexGuard;
 
@@ -242,6 +242,24 @@ impl Registry {
         managed_fields::record(row, old, object, manager, subresource, reset, call.now);
     }
 
+    /// What the object asks for and its namespace is not marked for.
+    pub(super) fn admin_errors(
+        &self,
+        call: &Call,
+        object: &Value,
+        old: Option<&Value>,
+    ) -> Vec<FieldError> {
+        let refusal = call.kind.strategy.for_admins(object, old);
+        let marked = |_: &FieldError| {
+            let namespace = self.of(&proto::kind::NAMESPACE).cache.get("", call.namespace);
+            let namespace = namespace.and_then(|entry| object::decode(&entry).ok());
+            namespace.is_some_and(|namespace| {
+                namespace.at("metadata").at("labels").text(kinds::device::ADMINS) == "true"
+            })
+        };
+        refusal.filter(|error| !marked(error)).into_iter().collect()
+    }
+
     pub(super) async fn transact(&self, txn: Txn) -> Result<Outcome, Status> {
         self.0.cache.transact(txn).await.map_err(store_status)
     }
@@ -294,7 +312,7 @@ fn reset(call: &Call) -> &'static [&'static str] {
 pub(super) fn refuse_invalid(
     call: &Call,
     name: &str,
-    errors: Vec<proto::status::FieldError>,
+    errors: Vec<FieldError>,
 ) -> Result<(), Status> {
     if errors.is_empty() {
         return Ok(());

@@ -16,18 +16,18 @@ use proto::{
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::{authz::defaults, kinds::service::range::Addresses, registry::Registry};
+use crate::{authz::defaults, kinds::service::range::Networks, registry::Registry};
 
 pub(super) mod built_in;
 
 const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
-/// `range` is where Services get their addresses from; `advertised` is where members of the cluster
+/// `networks` are where Services get their addresses from; `advertised` is where members of the cluster
 /// reach this server, `authority` the certificates that vouch for clients, as PEM.
 pub(super) async fn run(
     (router, registry): (&Router, &Registry),
-    range: &Addresses,
+    networks: &Networks,
     advertised: SocketAddr,
     authority: &str,
     now: Time,
@@ -36,12 +36,12 @@ pub(super) async fn run(
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         async move { create(router, "/api/v1/namespaces", &object).await.map(drop) }
     });
-    try_join(try_join_all(namespaces), built_in::ensure(router, range, now)).await?;
+    try_join(try_join_all(namespaces), built_in::ensure(router, networks, now)).await?;
     let core = "/api/v1/namespaces/default";
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     let parts = [
         ("/api/v1/namespaces/kube-system/configmaps".into(), authentication(authority), false),
-        (format!("{core}/services"), service(range.nth(0)), false),
+        (format!("{core}/services"), service(networks.first.nth(0)), false),
         (format!("{core}/endpoints"), endpoints(advertised), true),
         (slices.to_string(), endpoint_slice(advertised), true),
     ];

@@ -15,7 +15,7 @@ pub(super) fn serving_names(options: &Options) -> Vec<String> {
     ]
     .map(String::from)
     .to_vec();
-    names.push(options.service_cluster_ip_range.nth(0).to_string());
+    names.push(options.service_cluster_ip_range.first.nth(0).to_string());
     names.push(options.local().to_string());
     names.push(options.advertised().to_string());
     names.extend(options.tls_san.iter().cloned());

@@ -13,7 +13,7 @@ use crate::{
     authz::Mode,
     kinds::service::{
         pool::Pool,
-        range::{Addresses, Ports},
+        range::{Networks, Ports},
     },
     store::{Store, etcd::EtcdOptions},
 };
@@ -75,9 +75,10 @@ pub struct Options {
     #[arg(long, value_name = "MODES", value_delimiter = ',', default_value = "Node,RBAC")]
     pub authorization_mode: Vec<Mode>,
 
-    /// The addresses Services get theirs from.
-    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/12")]
-    pub service_cluster_ip_range: Addresses,
+    /// The addresses Services get theirs from; with two networks, one of IPv4 and one of IPv6
+    /// (comma-separated), Services may have addresses of both.
+    #[arg(long, value_name = "CIDRS", default_value = "10.96.0.0/12")]
+    pub service_cluster_ip_range: Networks,
 
     /// The ports NodePort Services get theirs from.
     #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767")]

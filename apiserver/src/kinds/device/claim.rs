@@ -50,6 +50,23 @@ impl Strategy for ResourceClaim {
         }
     }
 
+    /// The spec does not change; an allocation is only looked at when it is made.
+    fn for_admins(&self, new: &Value, old: Option<&Value>) -> Option<FieldError> {
+        match old {
+            None => admin_request(new.at("spec").at("devices")),
+            Some(old) if !old.at("status").has("allocation") => {
+                let allocation = new.at("status").at("allocation").at("devices");
+                let results = allocation.items("results");
+                let index = results.iter().position(|it| it.flag("adminAccess") == Some(true))?;
+                let path = STATUS.field("allocation");
+                let path = path.field("devices");
+                let path = path.field("results");
+                Some(not_for_admins(&path.index(index)))
+            }
+            Some(_) => None,
+        }
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         devices(&SPEC.field("devices"), object.at("spec").at("devices"), &mut errors);
@@ -106,6 +123,13 @@ impl Strategy for ResourceClaim {
 }
 
 impl Strategy for ResourceClaimTemplate {
+    fn for_admins(&self, new: &Value, old: Option<&Value>) -> Option<FieldError> {
+        match old {
+            None => admin_request(new.at("spec").at("spec").at("devices")),
+            Some(_) => None,
+        }
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let spec = object.at("spec");
@@ -121,6 +145,24 @@ impl Strategy for ResourceClaimTemplate {
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         ResourceClaim.validate_update(new, old)
     }
+}
+
+/// The first request for admin access, which alternatives cannot be. Upstream gives the path within
+/// the claim for templates, too.
+fn admin_request(devices: &Value) -> Option<FieldError> {
+    let asks = |request: &Value| request.at("exactly").flag("adminAccess") == Some(true);
+    let index = devices.items("requests").iter().position(asks)?;
+    let path = SPEC.field("devices");
+    let path = path.field("requests");
+    Some(not_for_admins(&path.index(index)))
+}
+
+fn not_for_admins(path: &Path) -> FieldError {
+    let detail = format!(
+        "admin access to devices requires the `{}: true` label on the containing namespace",
+        super::ADMINS
+    );
+    FieldError::forbidden(path.field("adminAccess"), detail)
 }
 
 /// The requests of a claim, each with its alternatives.
@@ -344,6 +386,26 @@ fn reported(status: &Value, errors: &mut Errors) {
     }
 }
 
+/// A uid in the form in which the API writes them.
+fn uid(path: &Path, text: &str, errors: &mut Errors) {
+    let hexadecimal = |(index, byte): (usize, u8)| match index {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    let why = if text.len() != 36 {
+        format!("error validating uid: invalid UUID length: {}", text.len())
+    } else if !text.bytes().enumerate().all(hexadecimal) {
+        "error validating uid: invalid UUID format".into()
+    } else if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        "uid must be in RFC 4122 normalized form, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx` with \
+         lowercase hexadecimal characters"
+            .into()
+    } else {
+        return;
+    };
+    errors.push(FieldError::invalid(path, text, why));
+}
+
 /// An AllocationResult.
 fn allocated(path: &Path, allocation: &Value, names: &Names, errors: &mut Errors) {
     let path_devices = path.field("devices");
@@ -358,6 +420,9 @@ fn allocated(path: &Path, allocation: &Value, names: &Names, errors: &mut Errors
             check::label(&path.field("device"), result.text("device"), errors);
             binding(&path, result, errors);
             tolerations(&path.field("tolerations"), result.items("tolerations"), errors);
+            if result.has("shareID") {
+                uid(&path.field("shareID"), result.text("shareID"), errors);
+            }
         }
     }
     let (path_config, config) = (path_devices.field("config"), devices.items("config"));

@@ -14,9 +14,11 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::allocated::{addresses, numbers};
-use super::range::{Addresses, Bitmap, Ports};
+use super::families;
+use super::range::{Addresses, Bitmap, Networks, Ports};
 use super::ranges::{self, Ready};
-use super::{kind, needs_address, needs_health_port, needs_node_ports};
+use super::{needs_address, needs_health_port, needs_node_ports};
+use crate::kinds::check;
 use crate::kinds::lens::Lens;
 use crate::kinds::path::Path;
 use crate::kinds::{Change, Context, Reservation};
@@ -33,21 +35,21 @@ const GUESSES: u64 = 8;
 /// The addresses and node ports of a cluster's Services.
 pub struct Pool {
     store: Arc<dyn Store>,
-    /// The network that the cluster began with; its family is everyone's.
-    addresses: Addresses,
+    /// The networks that the cluster began with.
+    networks: Networks,
     ports: Ports,
     /// Who may change the one object that holds all node ports.
     turn: Arc<Mutex<()>>,
 }
 
 impl Pool {
-    pub fn new(store: Arc<dyn Store>, addresses: Addresses, ports: Ports) -> Pool {
-        Pool { store, addresses, ports, turn: Arc::default() }
+    pub fn new(store: Arc<dyn Store>, networks: impl Into<Networks>, ports: Ports) -> Pool {
+        Pool { store, networks: networks.into(), ports, turn: Arc::default() }
     }
 
     /// The address of the Service `default/kubernetes`.
     pub fn first_address(&self) -> IpAddr {
-        self.addresses.nth(0)
+        self.networks.first.nth(0)
     }
 
     /// Gives a Service what it needs and takes back what it no longer does.
@@ -84,32 +86,29 @@ impl Pool {
         ctx: &Context<'_>,
         reservation: &mut Reservation,
     ) -> Result<(), Status> {
-        self.families(new)?;
+        self.settle(new, old)?;
         let held: Vec<String> = addresses(old.at("spec")).into_iter().map(String::from).collect();
-        let wanted: Vec<String> = addresses(new.at("spec")).into_iter().map(String::from).collect();
-        let asked: Vec<&String> = wanted.iter().filter(|ip| !held.contains(ip)).collect();
-        let any = needs_address(new.at("spec")) && wanted.is_empty();
-        let ranges = match any || !asked.is_empty() {
-            true => ranges::ready(&*self.store, self.addresses).await.map_err(unavailable)?,
-            false => Vec::new(),
-        };
-        for address in asked {
-            match self.request(address, &ranges).await? {
-                Ok(range) => reservation.take(address, range, new, ctx),
-                Err(why) => return Err(not_allocated(new, address, why)),
+        let asked: Vec<String> = addresses(new.at("spec")).into_iter().map(String::from).collect();
+        let mut wanted = Vec::new();
+        if needs_address(new.at("spec")) {
+            let families: Vec<String> =
+                check::texts(new.at("spec"), "ipFamilies").map(String::from).collect();
+            for (index, family) in families.iter().enumerate() {
+                let address = match asked.get(index).cloned() {
+                    Some(address) if held.contains(&address) => address,
+                    given => self.take(given, family, new, ctx, reservation).await?,
+                };
+                wanted.push(address);
             }
-        }
-        let spec = new.section("spec");
-        if any {
-            let (address, range) = self.free_address(ctx.random, &ranges).await?;
-            let address = address.to_string();
-            reservation.take(&address, range, new, ctx);
             let spec = new.section("spec");
-            spec.set("clusterIPs", json!([address]));
-            spec.set("clusterIP", address);
-        } else if let Some(first) = spec.items("clusterIPs").first().cloned() {
+            spec.set("clusterIP", wanted[0].as_str());
+            spec.set("clusterIPs", json!(wanted));
+        } else if !new.at("spec").vacant("clusterIPs") {
+            let spec = new.section("spec");
+            let first = spec.items("clusterIPs")[0].clone();
             spec.set("clusterIP", first);
-        } else if !spec.vacant("clusterIP") {
+        } else if !new.at("spec").vacant("clusterIP") {
+            let spec = new.section("spec");
             let address = spec.at("clusterIP").clone();
             spec.set("clusterIPs", json!([address]));
         }
@@ -119,26 +118,41 @@ impl Pool {
         Ok(())
     }
 
-    /// The cluster has one family of addresses, which is everyone's default; only Services whose
-    /// endpoints are kept by hand may speak of the other.
-    fn families(&self, service: &mut Value) -> Result<(), Status> {
-        let family = if self.addresses.is_ipv6() { "IPv6" } else { "IPv4" };
-        let spec = service.section("spec");
-        if kind(spec) != "ExternalName" && spec.vacant("ipFamilies") {
-            spec.set("ipFamilies", json!([family]));
-        }
-        if !needs_address(spec) {
+    /// Makes up the Service's families by what the cluster has.
+    fn settle(&self, service: &mut Value, old: &Value) -> Result<(), Status> {
+        let configured = self.networks.families();
+        let errors = families::settle(service.section("spec"), old.at("spec"), &configured);
+        if errors.is_empty() {
             return Ok(());
         }
-        let families = spec.items("ipFamilies").iter().filter_map(Value::as_str);
-        let Some((index, other)) = families.enumerate().find(|(_, given)| *given != family) else {
-            return Ok(());
+        Err(Status::invalid("", "Service", service.at("metadata").text("name"), &errors))
+    }
+
+    /// Takes the address that is asked for, or any of the family.
+    async fn take(
+        &self,
+        given: Option<String>,
+        family: &str,
+        service: &Value,
+        ctx: &Context<'_>,
+        reservation: &mut Reservation,
+    ) -> Result<String, Status> {
+        let ranges = match self.networks.of(family) {
+            Some(network) => ranges::ready(&*self.store, network).await.map_err(unavailable)?,
+            None => Vec::new(),
         };
-        let path = Path::root("spec");
-        let path = path.field("ipFamilies");
-        let detail = "not configured on this cluster";
-        let error = FieldError::invalid(path.index(index), other, detail);
-        Err(Status::invalid("", "Service", service.at("metadata").text("name"), &[error]))
+        let (address, range) = match given {
+            Some(address) => match self.request(&address, &ranges).await? {
+                Ok(range) => (address, range),
+                Err(why) => return Err(not_allocated(service, &address, why)),
+            },
+            None => {
+                let (address, range) = self.free_address(ctx.random, &ranges).await?;
+                (address.to_string(), range)
+            }
+        };
+        reservation.take(&address, range, service, ctx);
+        Ok(address)
     }
 
     /// The network of an address that was asked for, or why it cannot be had.

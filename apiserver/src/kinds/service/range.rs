@@ -14,6 +14,13 @@ pub struct Addresses {
     prefix: u8,
 }
 
+/// The networks of Service addresses: one, or one of each family. The first is the default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Networks {
+    pub first: Addresses,
+    pub second: Option<Addresses>,
+}
+
 /// A range of node ports, as `30000-32767`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ports(pub RangeInclusive<u16>);
@@ -27,6 +34,13 @@ pub enum RangeError {
     Small(String, u8),
     #[error("{0:?} is not a range of ports, as 30000-32767")]
     Ports(String),
+    #[error("--service-cluster-ip-range must not contain more than two entries")]
+    TooMany,
+    #[error(
+        "--service-cluster-ip-range[0] and --service-cluster-ip-range[1] must be of different IP \
+         family"
+    )]
+    SameFamily,
 }
 
 impl Addresses {
@@ -69,6 +83,11 @@ impl Addresses {
         self.base.is_ipv6()
     }
 
+    /// `IPv4` or `IPv6`.
+    pub fn family(&self) -> &'static str {
+        super::families::of(self.base)
+    }
+
     fn width(&self) -> u8 {
         if self.base.is_ipv4() { 32 } else { 128 }
     }
@@ -107,6 +126,49 @@ impl FromStr for Addresses {
 impl std::fmt::Display for Addresses {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.base, self.prefix)
+    }
+}
+
+impl Networks {
+    pub fn all(&self) -> impl Iterator<Item = Addresses> {
+        [self.first].into_iter().chain(self.second)
+    }
+
+    /// The network of a family.
+    pub fn of(&self, family: &str) -> Option<Addresses> {
+        self.all().find(|network| network.family() == family)
+    }
+
+    /// The families that there are, the default first.
+    pub fn families(&self) -> Vec<&'static str> {
+        self.all().map(|network| network.family()).collect()
+    }
+}
+
+impl From<Addresses> for Networks {
+    fn from(first: Addresses) -> Networks {
+        Networks { first, second: None }
+    }
+}
+
+impl FromStr for Networks {
+    type Err = RangeError;
+
+    fn from_str(text: &str) -> Result<Networks, RangeError> {
+        let parts: Vec<&str> = text.split(',').collect();
+        let [first, rest @ ..] = parts.as_slice() else {
+            return Err(RangeError::Network(text.into()));
+        };
+        let first: Addresses = first.trim().parse()?;
+        let second = match rest {
+            [] => None,
+            [second] => Some(second.trim().parse::<Addresses>()?),
+            _ => return Err(RangeError::TooMany),
+        };
+        if second.is_some_and(|second| second.family() == first.family()) {
+            return Err(RangeError::SameFamily);
+        }
+        Ok(Networks { first, second })
     }
 }
 
@@ -199,6 +261,22 @@ mod tests {
         assert_eq!(six.nth(0).to_string(), "fd00::1");
         for bad in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0.0/31", "x/8"] {
             assert!(bad.parse::<Addresses>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn one_network_or_one_of_each_family() {
+        let both: Networks = "10.0.0.0/16,fd00::/108".parse().unwrap();
+        assert_eq!(both.families(), ["IPv4", "IPv6"]);
+        assert_eq!(both.of("IPv6").unwrap().to_string(), "fd00::/108");
+        let one: Networks = "fd00::/108".parse().unwrap();
+        assert_eq!((one.families(), one.of("IPv4")), (vec!["IPv6"], None));
+        for (text, error) in [
+            ("10.0.0.0/16,10.1.0.0/16", RangeError::SameFamily),
+            ("10.0.0.0/16,fd00::/108,fd01::/108", RangeError::TooMany),
+            ("10.0.0.0/16,", RangeError::Network(String::new())),
+        ] {
+            assert_eq!(text.parse::<Networks>(), Err(error), "{text}");
         }
     }
 

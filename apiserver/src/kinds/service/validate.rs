@@ -52,22 +52,19 @@ pub fn update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = service(new);
     let kept = kind(new) != "ExternalName" && kind(old) != "ExternalName";
     let path = SPEC.field("clusterIPs");
-    let (now, before) = (texts(new, "clusterIPs").next(), texts(old, "clusterIPs").next());
-    match (now, before) {
-        (Some(now), Some(before)) if kept && now != before => {
-            errors.push(FieldError::invalid(path.index(0), json!([now]), UNCHANGEABLE));
-        }
-        (None, Some(_)) if kept => {
-            let detail = "primary clusterIP can not be unset";
-            errors.push(FieldError::invalid(path.index(0), Value::Null, detail));
-        }
-        _ => {}
+    if kept && new.vacant("clusterIPs") && !old.vacant("clusterIPs") {
+        let detail = "primary clusterIP can not be unset";
+        errors.push(FieldError::invalid(path.index(0), Value::Null, detail));
     }
-    let (now, before) = (texts(new, "ipFamilies").next(), texts(old, "ipFamilies").next());
-    if kept && before.is_some() && now != before {
-        let path = SPEC.field("ipFamilies");
-        let value = new.at("ipFamilies").clone();
-        errors.push(FieldError::invalid(path.index(0), value, UNCHANGEABLE));
+    for field in ["clusterIPs", "ipFamilies"] {
+        let (path, after, before) = (SPEC.field(field), new.items(field), old.items(field));
+        // The second may come and go, by the policy; it does not become another.
+        for (index, (now, before)) in after.iter().zip(before).enumerate() {
+            if kept && now != before {
+                let value = new.at(field).clone();
+                errors.push(FieldError::invalid(path.index(index), value, UNCHANGEABLE));
+            }
+        }
     }
     let (now, before) = (new.at("loadBalancerClass"), old.at("loadBalancerClass"));
     if kind(new) == "LoadBalancer" && kind(old) == "LoadBalancer" && now != before {
@@ -146,11 +143,6 @@ fn addresses(spec: &Value, errors: &mut Errors) {
     let policy = spec.text("ipFamilyPolicy");
     let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
     check::optional_one_of(&path_policy, policy, &policies, errors);
-    let by_hand = headless(spec) && spec.vacant("selector");
-    if policy == "RequireDualStack" && !by_hand {
-        let detail = "this cluster is not configured for dual-stack services";
-        errors.push(FieldError::invalid(path_policy, policy, detail));
-    }
     let path_families = SPEC.field("ipFamilies");
     let families: Vec<&str> = texts(spec, "ipFamilies").collect();
     for (index, family) in families.iter().enumerate() {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{create, send};
 use crate::{
-    kinds::{classes::SYSTEM_PRIORITIES, flow::built_in, service::range::Addresses},
+    kinds::{classes::SYSTEM_PRIORITIES, flow::built_in, service::range::Networks},
     registry::Registry,
 };
 
@@ -26,10 +26,10 @@ const WATCHED: [&Row; 3] =
 /// Makes all of them that are missing, and puts right those that are there.
 pub(in crate::server) async fn ensure(
     router: &Router,
-    range: &Addresses,
+    networks: &Networks,
     now: Time,
 ) -> Result<(), Status> {
-    let parts = parts(range);
+    let parts = parts(networks);
     try_join_all(parts.iter().map(|part| part.ensure(router, now))).await.map(drop)
 }
 
@@ -37,13 +37,13 @@ pub(in crate::server) async fn ensure(
 pub(in crate::server) async fn keep(
     router: &Router,
     registry: &Registry,
-    range: Addresses,
+    networks: Networks,
     clock: &Clock,
 ) {
     loop {
         let from = registry.cache().progress();
         let deletions = WATCHED.map(|row| Box::pin(deletion(registry, row, from)));
-        if let Err(status) = ensure(router, &range, clock.now()).await {
+        if let Err(status) = ensure(router, &networks, clock.now()).await {
             tracing::warn!(%status, "making what every cluster has");
         }
         select_all(deletions).await;
@@ -89,7 +89,27 @@ impl Part {
         let path = format!("{}/{name}", self.path);
         match self.keep {
             Keep::Spec | Keep::OurSpec if !created => self.correct(router, &path).await,
-            Keep::Readiness => ready(router, &path, now).await,
+            Keep::Readiness => {
+                if !created {
+                    self.widen(router, &path).await?;
+                }
+                ready(router, &path, now).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds the second family to a cluster that had one.
+    async fn widen(&self, router: &Router, path: &str) -> Result<(), Status> {
+        let mut current = send(router, Method::GET, path, None).await?;
+        let cidrs =
+            |object: &Value| object["spec"]["cidrs"].as_array().cloned().unwrap_or_default();
+        let (known, wanted) = (cidrs(&current), cidrs(&self.object));
+        match (known.as_slice(), wanted.as_slice()) {
+            ([first], [same, _]) if first == same => {
+                current["spec"]["cidrs"] = wanted.into();
+                replace(router, path, &current).await
+            }
             _ => Ok(()),
         }
     }
@@ -106,7 +126,7 @@ impl Part {
     }
 }
 
-fn parts(range: &Addresses) -> Vec<Part> {
+fn parts(networks: &Networks) -> Vec<Part> {
     let row = &kind::PRIORITY_CLASS;
     let priorities =
         SYSTEM_PRIORITIES.iter().map(|class| Part::new(row, priority(*class), Keep::Nothing));
@@ -118,11 +138,12 @@ fn parts(range: &Addresses) -> Vec<Part> {
         let schemas = built_in::flow_schemas(mandatory).into_iter();
         levels.chain(schemas.map(move |object| Part::new(&kind::FLOW_SCHEMA, object, keep)))
     });
+    let cidrs: Vec<String> = networks.all().map(|network| network.to_string()).collect();
     let range = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "ServiceCIDR",
         "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": [range.to_string()]},
+        "spec": {"cidrs": cidrs},
     });
     let range = Part::new(&kind::SERVICE_CIDR, range, Keep::Readiness);
     priorities.chain(flows).chain([range]).collect()

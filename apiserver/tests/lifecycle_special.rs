@@ -523,6 +523,7 @@ async fn services_of_two_families() {
 
     let mut asked = service("asked", "PreferDualStack");
     asked["spec"]["clusterIPs"] = json!(["fd00:96::9", "10.96.0.9"]);
+    asked["spec"]["clusterIP"] = "fd00:96::9".into();
     let asked = api.post(services, asked).await.expect(201);
     assert_eq!(asked["spec"]["ipFamilies"], json!(["IPv6", "IPv4"]));
     assert_eq!(asked["spec"]["clusterIP"], "fd00:96::9");

@@ -82,16 +82,14 @@ impl Engine {
     }
 
     async fn recover_container(&self, record: ContainerRecord) -> Result<(), Error> {
-        let process = match self.sandbox(&record.sandbox) {
-            Ok(sandbox) => {
-                let supervisor = sandbox.supervisor.lock().clone();
-                supervisor.and_then(|supervisor| supervisor.process(record.key))
-            }
-            Err(_) => {
-                let engine = self.clone();
-                return blocking(move || engine.discard(&record.id, &record.cgroup)).await;
-            }
+        let supervisor = match self.sandbox(&record.sandbox) {
+            Ok(sandbox) => sandbox.supervisor.lock().clone(),
+            Err(_) => return self.forget_half_made(record).await,
         };
+        let process = supervisor.as_ref().and_then(|supervisor| supervisor.process(record.key));
+        if supervisor.is_some() && process.is_none() {
+            return self.forget_half_made(record).await;
+        }
         let container = Arc::new(Container {
             id: record.id.clone(),
             record: Mutex::new(record),
@@ -106,6 +104,13 @@ impl Engine {
             None => self.settle(&container, None).await,
         }
         Ok(())
+    }
+
+    /// A container whose creation or removal was cut short: its pod knows nothing of it, and whoever
+    /// asked for it was never told its id.
+    async fn forget_half_made(&self, record: ContainerRecord) -> Result<(), Error> {
+        let engine = self.clone();
+        blocking(move || engine.discard(&record.id, &record.cgroup)).await
     }
 
     /// Removes what no record speaks of any more: folders and mounts of pods, pins of images.

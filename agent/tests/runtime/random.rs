@@ -93,6 +93,11 @@ async fn random_calls_leave_nothing() {
         if dies {
             lab.revive().await;
         }
+        let list = cri::ListContainersRequest::default();
+        for container in lab.runtime.list_containers(list).await.unwrap().into_inner().containers {
+            let status = lab.status(&container.id).await;
+            assert_ne!(status.reason, "Unknown", "seed {seed}: an exit code was lost: {status:?}");
+        }
         // Answers may have been lost.
         let list = cri::ListPodSandboxRequest::default();
         let list = lab.runtime.list_pod_sandbox(list).await.unwrap().into_inner().items;

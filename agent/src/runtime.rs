@@ -35,10 +35,15 @@ use tokio::sync::broadcast;
 
 use self::cgroup::Cgroups;
 use self::engine::{Engine, Inner};
-use self::images::{ImageStore, Mirror};
+use self::images::{ImageStore, Mirror, Puller};
 use self::service::Service;
 use self::state::Root;
 use self::streaming::Streams;
+
+/// Where registries are configured, unless told otherwise.
+pub const REGISTRIES: &str = "/etc/coracle/certs.d";
+/// As containerd's.
+pub const CONCURRENT_LAYERS: usize = 3;
 
 /// The runtime's command line.
 #[derive(Clone, Debug, clap::Args)]
@@ -55,6 +60,15 @@ pub struct Options {
     /// Pull images of HOST from URL; may be repeated
     #[arg(long = "registry-mirror", value_name = "HOST=URL")]
     pub registry_mirrors: Vec<Mirror>,
+    /// Directory of the registries' configuration: HOST/hosts.toml as containerd has it, and _default
+    #[arg(long, value_name = "DIR", default_value = REGISTRIES)]
+    pub registry_config_path: PathBuf,
+    /// How many layers of an image are fetched at the same time
+    #[arg(long, value_name = "N", default_value_t = CONCURRENT_LAYERS)]
+    pub max_concurrent_downloads: usize,
+    /// An image that garbage collection must leave alone; may be repeated
+    #[arg(long = "pinned-image", value_name = "NAME")]
+    pub pinned_images: Vec<String>,
     /// The cgroup below which pods are that bring no parent of their own
     #[arg(long, value_name = "NAME", default_value = "coracle")]
     pub cgroup_parent: String,
@@ -146,9 +160,22 @@ fn open(
     let images = options.image_root.clone().unwrap_or_else(|| root.file("images"));
     std::fs::create_dir_all(&images).map_err(state::failed("create", &images))?;
     let images = images.canonicalize().map_err(state::failed("resolve", &images))?;
+    let images = ImageStore::open(&images)?;
+    // What died half done costs room; the store is as good with it.
+    if let Err(error) = images.sweep(clock.now()) {
+        tracing::warn!(error = client::error::chain(&error), "cannot sweep the content store");
+    }
+    let puller = Puller::new(
+        images.clone(),
+        options.registry_config_path.clone(),
+        options.registry_mirrors.clone(),
+        options.max_concurrent_downloads,
+        clock.clone(),
+    );
     Ok(Engine::new(Inner {
-        images: ImageStore::open(&images)?,
-        mirrors: options.registry_mirrors.clone(),
+        images,
+        puller,
+        pinned_images: options.pinned_images.clone(),
         cgroups: Cgroups::detect()?,
         cgroup_parent: format!("/{}", options.cgroup_parent.trim_matches('/')),
         bridge: options.pod_bridge.clone(),

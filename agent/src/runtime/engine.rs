@@ -13,7 +13,7 @@ use proto::cri;
 use tokio::sync::{broadcast, watch};
 
 use super::cgroup::{CgroupError, Cgroups};
-use super::images::{ImageError, ImageStore, Mirror, PullError};
+use super::images::{ImageError, ImageStore, PullError, Puller};
 use super::program::Names;
 use super::state::{ContainerRecord, Root, SandboxRecord, StateError};
 use super::streaming::Streams;
@@ -28,7 +28,9 @@ pub struct Engine(Arc<Inner>);
 pub struct Inner {
     pub root: Root,
     pub images: ImageStore,
-    pub mirrors: Vec<Mirror>,
+    pub puller: Puller,
+    /// Names of images that garbage collection must leave alone.
+    pub pinned_images: Vec<String>,
     pub cgroups: Cgroups,
     /// The group below which pods are that bring no parent of their own; begins with `/`.
     pub cgroup_parent: String,

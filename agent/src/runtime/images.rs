@@ -3,39 +3,58 @@
 //! others see.
 //!
 //! ```text
-//! images/<id>      what an image is: its configuration and its layers
-//! names/<hash>     a name (tag or digest) and the id it stands for
-//! layers/<id>      an unpacked layer, complete as soon as it is there
-//! pins/<container> the image that a container of some runtime uses
-//! new/             what is being written
-//! in-use           the layers of images when this was last looked at
-//! lock             held while names, pins or images change
+//! images/<id>        what an image is, and as <id>.config the configuration that the id is of
+//! names/<hash>       a name (tag or digest) and the id it stands for
+//! layers/<id>        an unpacked layer, complete as soon as it is there
+//! layers/<id>.json   what it takes, and <id>.skeleton what its tar had beside the files
+//! downloads/<digest> as much of a layer as has arrived; locked while somebody fetches it
+//! pins/<holder>      the image that a container of some runtime uses
+//! new/               what is being written; locked by whoever does
+//! in-use             the layers of images when this was last looked at
+//! lock               held while names, pins or images change
 //! ```
 //!
-//! Everything appears by a rename, so that a crash leaves nothing half done to be seen.
+//! Everything appears by a rename, so that a crash leaves nothing half done to be seen. What it leaves
+//! behind is taken up by the next pull or swept away.
 
 mod archive;
+mod collect;
+mod downloads;
+mod inherit;
+mod layers;
+mod manifest;
 mod pull;
+mod registry;
+mod save;
+mod skeleton;
+mod stream;
 mod unpack;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use sha2::{Digest, Sha256};
 
 use crate::reference::{self, InvalidName, Reference};
 pub use archive::import;
-pub use pull::{Mirror, PullError, pull};
-use unpack::{Hashing, UnpackError};
+pub use collect::{Freed, Usage};
+pub use manifest::{Machine, ManifestError};
+pub use pull::{Mirror, Progress, PullError, Puller, Step};
+pub use registry::auth::Credentials;
+pub use save::save;
+use stream::digest_of;
+use unpack::{UnpackError, Unpacked};
 
 /// The content store in one directory. Every method may block on the disk.
 #[derive(Clone, Debug)]
 pub struct ImageStore {
     root: PathBuf,
+    syncing: Arc<layers::Syncing>,
 }
 
 /// An image of the store.
@@ -45,6 +64,9 @@ pub struct Image {
     pub id: String,
     /// Digests of the uncompressed layers, the lowest first.
     pub layers: Vec<String>,
+    /// A layer on top with what directories inherit from layers below, where that is anything.
+    #[serde(default)]
+    pub inherited: Option<String>,
     /// Bytes in its layers.
     pub size: u64,
     pub config: Config,
@@ -83,6 +105,7 @@ struct ConfigFile {
 
 #[derive(Deserialize)]
 struct RootFs {
+    #[serde(deserialize_with = "proto::meta::or_default")]
     diff_ids: Vec<String>,
 }
 
@@ -97,6 +120,15 @@ struct Pin {
     id: String,
     /// The pin holds as long as this folder is there.
     holder: PathBuf,
+}
+
+impl Image {
+    /// The digest of all layers one over the other (OCI image-spec: ChainID).
+    pub fn chain_id(&self) -> String {
+        let mut layers = self.layers.iter();
+        let first = layers.next().cloned().unwrap_or_default();
+        layers.fold(first, |chain, layer| digest_of(format!("{chain} {layer}").as_bytes()))
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +148,12 @@ pub enum ImageError {
         #[source]
         source: serde_json::Error,
     },
+    #[error("read {path}")]
+    Manifest {
+        path: String,
+        #[source]
+        source: ManifestError,
+    },
     #[error("unpack layer {digest}")]
     Layer {
         digest: String,
@@ -134,15 +172,22 @@ pub enum ImageError {
     Removed(String),
     #[error("the image's configuration has {config} layers, its manifest {manifest}")]
     LayerCount { config: usize, manifest: usize },
+    #[error("the image has {0} layers; no more than {MAX_LAYERS} can be mounted")]
+    TooManyLayers(usize),
+    #[error("no such image: {0}")]
+    Missing(String),
 }
+
+/// Their names and two paths fill the page that overlayfs takes.
+const MAX_LAYERS: usize = 150;
 
 impl ImageStore {
     pub fn open(root: &Path) -> Result<ImageStore, ImageError> {
-        for folder in ["images", "names", "layers", "pins", "new"] {
+        for folder in ["images", "names", "layers", "downloads", "pins", "new"] {
             let folder = root.join(folder);
             fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
         }
-        Ok(ImageStore { root: root.to_owned() })
+        Ok(ImageStore { root: root.to_owned(), syncing: Arc::default() })
     }
 
     pub fn root(&self) -> &Path {
@@ -175,151 +220,88 @@ impl ImageStore {
         Ok(images)
     }
 
-    /// Takes a name away, or by id an image's names all together; what nothing needs is deleted.
-    /// Removing what is not there is no error.
-    pub fn remove(&self, text: &str) -> Result<(), ImageError> {
-        let _lock = self.lock()?;
-        let Some(image) = self.find(text)? else { return Ok(()) };
-        for name in image.tags.iter().chain(&image.digests) {
-            remove_file(&self.name_path(name))?;
+    /// The file that the image's id is the digest of.
+    pub fn config_of(&self, id: &str) -> Result<Option<Vec<u8>>, ImageError> {
+        let path = self.config_path(id);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path)(error)),
         }
-        self.collect()
     }
 
-    /// Keeps the image's files while `holder` exists, or until `unpin`.
-    pub fn pin(&self, container: &str, id: &str, holder: &Path) -> Result<(), ImageError> {
+    /// Keeps the image's files while the folder `holder` exists, or until `unpin`. `name` is whose pin it is; one
+    /// without dots. Who mounts several images (a container and its image volumes) has several.
+    pub fn pin(&self, name: &str, id: &str, holder: &Path) -> Result<(), ImageError> {
         let pin = Pin { id: id.to_owned(), holder: holder.to_owned() };
-        self.write(&self.root.join("pins").join(container), &pin)
+        self.write(&self.root.join("pins").join(name), &pin)
     }
 
-    pub fn unpin(&self, container: &str) -> Result<(), ImageError> {
-        remove_file(&self.root.join("pins").join(container))
+    pub fn unpin(&self, name: &str) -> Result<(), ImageError> {
+        remove_file(&self.root.join("pins").join(name))
     }
 
-    /// The directory below which an image's layers are, and their names, the lowest first.
+    /// The directory below which an image's layers are, and their names, the lowest first: what
+    /// overlayfs mounts for a root file system or an image volume. Whoever does must have pinned the
+    /// image before.
     pub fn lower(&self, image: &Image) -> (PathBuf, Vec<String>) {
-        (self.root.join("layers"), image.layers.iter().map(|digest| layer_name(digest)).collect())
+        let digests = image.layers.iter().chain(&image.inherited);
+        (self.root.join("layers"), digests.map(|digest| layer_name(digest)).collect())
     }
 
     pub fn has_layer(&self, digest: &str) -> bool {
         self.layer_path(digest).exists()
     }
 
-    /// Unpacks a layer unless it is there. `digest` is that of the uncompressed tar, which is checked.
-    pub fn add_layer(&self, digest: &str, content: impl Read) -> Result<(), ImageError> {
-        if self.has_layer(digest) {
-            return Ok(());
-        }
-        let folder = self.scratch()?;
-        let result = unpack::unpack(content, &folder)
-            .map_err(|source| ImageError::Layer { digest: digest.to_owned(), source })
-            .and_then(|(found, bytes)| match found == digest {
-                true => Ok(bytes),
-                false => Err(ImageError::Digest {
-                    what: "a layer".to_owned(),
-                    expected: digest.to_owned(),
-                    found,
-                }),
-            })
-            .and_then(|bytes| {
-                // The layer must be on the disk before its name says that it is complete.
-                let handle = File::open(&folder).map_err(failed("open", &folder))?;
-                rustix::fs::syncfs(&handle)
-                    .map_err(|error| failed("sync", &folder)(error.into()))?;
-                self.write(&self.size_path(digest), &bytes)?;
-                match fs::rename(&folder, self.layer_path(digest)) {
-                    Err(_) if self.has_layer(digest) => Ok(()), // Somebody else was faster.
-                    result => result.map_err(failed("publish", &folder)),
-                }
-            });
-        let _ = fs::remove_dir_all(&folder);
-        result
-    }
-
     /// Records an image whose layers are all there, under names of either kind.
     pub fn add_image(&self, config: &[u8], names: &[String]) -> Result<Image, ImageError> {
         let id = digest_of(config);
         let file = parse_config(config, &id)?;
-        let sizes =
-            file.rootfs.diff_ids.iter().map(|digest| self.read::<u64>(&self.size_path(digest)));
-        let size = sizes.sum::<Result<Option<u64>, _>>()?.unwrap_or(0);
-        let image = Image {
-            id: id.clone(),
-            layers: file.rootfs.diff_ids,
-            size,
-            config: file.config,
-            tags: Vec::new(),
-            digests: Vec::new(),
-        };
+        let layers = file.rootfs.diff_ids;
+        let inherited = self.inherit(&layers)?;
+        let sizes = layers.iter().map(|digest| Ok(self.unpacked(digest)?.map(|it| it.bytes)));
+        let size = sizes.sum::<Result<Option<u64>, ImageError>>()?.unwrap_or(0);
+        let (tags, digests) = Default::default();
+        let config_of = file.config;
+        let image =
+            Image { id: id.clone(), layers, inherited, size, config: config_of, tags, digests };
         let _lock = self.lock()?;
-        if let Some(digest) = image.layers.iter().find(|digest| !self.has_layer(digest)) {
+        let all = image.layers.iter().chain(&image.inherited);
+        if let Some(digest) = all.into_iter().find(|digest| !self.has_layer(digest)) {
             return Err(ImageError::Removed(digest.clone()));
         }
+        self.write_bytes(&self.config_path(&id), config)?;
         self.write(&self.image_path(&id), &image)?;
-        for name in names {
-            self.write(&self.name_path(name), &Name { name: name.clone(), id: id.clone() })?;
-        }
+        self.name(&id, names)?;
         self.collect()?;
         Ok(self.find(&id)?.unwrap_or(image))
     }
 
-    /// An empty directory to work in, on the store's file system.
-    pub fn scratch(&self) -> Result<PathBuf, ImageError> {
-        let folder = self.root.join("new");
-        let pid = std::process::id();
-        for number in 0.. {
-            let path = folder.join(format!("{pid}-{number}"));
-            match fs::create_dir(&path) {
-                Ok(()) => return Ok(path),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(failed("create", &path)(error)),
-            }
+    /// Gives an image that is there more names.
+    pub fn add_names(&self, id: &str, names: &[String]) -> Result<Image, ImageError> {
+        let _lock = self.lock()?;
+        if self.find(id)?.is_none() {
+            return Err(ImageError::Missing(id.to_owned()));
         }
-        unreachable!("some number is free")
+        self.name(id, names)?;
+        self.collect()?;
+        self.find(id)?.ok_or_else(|| ImageError::Missing(id.to_owned()))
     }
 
-    /// The images that containers use. Deletes the pins of those that a crash took.
-    pub fn pinned(&self) -> Result<BTreeSet<String>, ImageError> {
-        let mut pinned = BTreeSet::new();
-        for path in self.files("pins")? {
-            match self.read::<Pin>(&path)? {
-                Some(pin) if pin.holder.exists() => drop(pinned.insert(pin.id)),
-                _ => remove_file(&path)?,
-            }
+    fn name(&self, id: &str, names: &[String]) -> Result<(), ImageError> {
+        for name in names {
+            let entry = Name { name: name.clone(), id: id.to_owned() };
+            self.write(&self.name_path(name), &entry)?;
         }
-        Ok(pinned)
+        Ok(())
     }
 
-    /// Deletes images without names and pins, and layers without images.
-    fn collect(&self) -> Result<(), ImageError> {
-        let mut used = self.pinned()?;
-        used.extend(self.names()?.into_iter().map(|name| name.id));
-        let mut layers = BTreeSet::new();
-        for path in self.files("images")? {
-            let Some(image) = self.read::<Image>(&path)? else { continue };
-            if used.contains(&image.id) {
-                layers.extend(image.layers.iter().map(|digest| layer_name(digest)));
-            } else {
-                remove_file(&path)?;
-            }
-        }
-        // A layer that an import has just made has no image yet: only images' own layers go.
-        let record = self.root.join("in-use");
-        let before = self.read::<BTreeSet<String>>(&record)?.unwrap_or_default();
-        for name in before.difference(&layers) {
-            let (path, away) = (self.root.join("layers").join(name), self.scratch()?);
-            if fs::rename(&path, &away).is_ok() || path.exists() {
-                fs::remove_dir_all(&away).map_err(failed("remove", &away))?;
-            } else {
-                let _ = fs::remove_dir(&away);
-            }
-            remove_file(&self.root.join("layers").join(format!("{name}.size")))?;
-        }
-        self.write(&record, &layers)
-    }
-
+    /// The image, unless something of it is missing: then it is to be fetched again.
     fn image(&self, id: &str, names: &[Name]) -> Result<Option<Image>, ImageError> {
         let Some(mut image) = self.read::<Image>(&self.image_path(id))? else { return Ok(None) };
+        if !image.layers.iter().chain(&image.inherited).all(|digest| self.has_layer(digest)) {
+            return Ok(None);
+        }
         for name in names.iter().filter(|name| name.id == id) {
             let list = if name.name.contains('@') { &mut image.digests } else { &mut image.tags };
             list.push(name.name.clone());
@@ -361,12 +343,7 @@ impl ImageStore {
 
     fn lock(&self) -> Result<File, ImageError> {
         let path = self.root.join("lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(failed("open", &path))?;
+        let file = open_lock(&path)?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)
             .map_err(|error| failed("lock", &path)(error.into()))?;
         Ok(file)
@@ -374,6 +351,8 @@ impl ImageStore {
 
     fn read<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, ImageError> {
         match fs::read(path) {
+            // After a power loss a name may be there before its contents.
+            Ok(bytes) if bytes.is_empty() => Ok(None),
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
                 .map_err(|source| ImageError::Json { path: path.display().to_string(), source }),
@@ -383,30 +362,37 @@ impl ImageStore {
     }
 
     fn write(&self, path: &Path, value: &impl Serialize) -> Result<(), ImageError> {
-        let bytes = serde_json::to_vec(value).expect("plain structs are JSON");
-        let folder = self.scratch()?;
-        let file = folder.join("file");
-        let result = fs::write(&file, bytes)
+        self.write_bytes(path, &serde_json::to_vec(value).expect("plain structs are JSON"))
+    }
+
+    /// Replaces a file in one step.
+    fn write_bytes(&self, path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+        let scratch = self.scratch()?;
+        let file = scratch.path().join("file");
+        fs::write(&file, bytes)
             .and_then(|()| fs::rename(&file, path))
-            .map_err(failed("write", path));
-        let _ = fs::remove_dir_all(&folder);
-        result
+            .map_err(failed("write", path))
     }
 
     fn image_path(&self, id: &str) -> PathBuf {
         self.root.join("images").join(id.trim_start_matches("sha256:"))
     }
 
+    fn config_path(&self, id: &str) -> PathBuf {
+        self.image_path(id).with_extension("config")
+    }
+
     fn name_path(&self, name: &str) -> PathBuf {
-        self.root.join("names").join(hex::encode(Sha256::digest(name.as_bytes())))
+        let hash = digest_of(name.as_bytes());
+        self.root.join("names").join(hash.trim_start_matches("sha256:"))
     }
 
     fn layer_path(&self, digest: &str) -> PathBuf {
         self.root.join("layers").join(layer_name(digest))
     }
 
-    fn size_path(&self, digest: &str) -> PathBuf {
-        self.root.join("layers").join(format!("{}.size", layer_name(digest)))
+    fn unpacked(&self, digest: &str) -> Result<Option<Unpacked>, ImageError> {
+        self.read(&self.layer_path(digest).with_extension("json"))
     }
 }
 
@@ -414,6 +400,9 @@ impl ImageStore {
 fn parse_config(config: &[u8], path: &str) -> Result<ConfigFile, ImageError> {
     let file: ConfigFile = serde_json::from_slice(config)
         .map_err(|source| ImageError::Json { path: path.to_owned(), source })?;
+    if file.rootfs.diff_ids.len() > MAX_LAYERS {
+        return Err(ImageError::TooManyLayers(file.rootfs.diff_ids.len()));
+    }
     for digest in &file.rootfs.diff_ids {
         check_digest(digest)?;
     }
@@ -429,15 +418,25 @@ fn check_digest(digest: &str) -> Result<(), ImageError> {
     }
 }
 
-/// Short, because overlayfs takes all layers' names in one page.
+/// Half of the digest and that in few characters: overlayfs takes the names of all layers, of which
+/// there may be 127, in one page.
 fn layer_name(digest: &str) -> String {
-    digest.trim_start_matches("sha256:").chars().take(32).collect()
+    use base64::Engine;
+    let digits: String = digest.trim_start_matches("sha256:").chars().take(32).collect();
+    let bytes = hex::decode(digits).unwrap_or_default();
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn digest_of(bytes: &[u8]) -> String {
-    let mut hashing = Hashing::new(bytes);
-    io::copy(&mut hashing, &mut io::sink()).expect("memory can be read");
-    hashing.digest()
+fn open_lock(path: &Path) -> Result<File, ImageError> {
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true);
+    options.open(path).map_err(failed("open", path))
+}
+
+/// Whether what was opened is still what has the name.
+fn same(file: &File, path: &Path) -> bool {
+    let (Ok(held), Ok(named)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
+    (held.dev(), held.ino()) == (named.dev(), named.ino())
 }
 
 fn remove_file(path: &Path) -> Result<(), ImageError> {

@@ -26,7 +26,7 @@ impl From<Error> for Status {
             Error::Timeout { .. } => Code::DeadlineExceeded,
             Error::Pull(PullError::NotFound { .. }) => Code::NotFound,
             Error::Pull(PullError::Denied { .. }) => Code::PermissionDenied,
-            Error::Pull(PullError::Network { .. }) => Code::Unavailable,
+            // Unknown for all else, as upstream's kubelet takes the code for a part of the message.
             _ => Code::Unknown,
         };
         Status::new(code, chain(&error))

@@ -7,6 +7,7 @@ use proto::cri;
 
 use super::cgroup::Usage;
 use super::engine::{Container, Engine, Sandbox};
+use super::images::ImageError;
 
 impl Engine {
     pub fn container_stats(&self, container: &Container) -> cri::ContainerStats {
@@ -82,18 +83,19 @@ impl Engine {
     }
 
     /// The content store, and where writable layers are.
-    pub fn file_systems(&self) -> (cri::FilesystemUsage, cri::FilesystemUsage) {
+    pub fn file_systems(
+        &self,
+    ) -> Result<(cri::FilesystemUsage, cri::FilesystemUsage), ImageError> {
         let now = self.now();
-        let of = |path: &Path| {
-            let (bytes, inodes) = tree_size(path);
-            cri::FilesystemUsage {
-                timestamp: now,
-                fs_id: Some(cri::FilesystemIdentifier { mountpoint: path.display().to_string() }),
-                used_bytes: value(Some(bytes)),
-                inodes_used: value(Some(inodes)),
-            }
+        let of = |path: &Path, bytes, inodes| cri::FilesystemUsage {
+            timestamp: now,
+            fs_id: Some(cri::FilesystemIdentifier { mountpoint: path.display().to_string() }),
+            used_bytes: value(Some(bytes)),
+            inodes_used: value(Some(inodes)),
         };
-        (of(self.images.root()), of(&self.root.file("containers")))
+        let (images, containers) = (self.images.usage()?, self.root.file("containers"));
+        let (bytes, inodes) = tree_size(&containers);
+        Ok((of(self.images.root(), images.bytes, images.inodes), of(&containers, bytes, inodes)))
     }
 }
 

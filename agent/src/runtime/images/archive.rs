@@ -7,37 +7,16 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::unpack::{Hashing, decompress, inside};
-use super::{Image, ImageError, ImageStore, check_digest, digest_of, failed, parse_config};
+use super::manifest::{self, Descriptor, Document, MAX_DEPTH, Machine, Manifest, ManifestError};
+use super::stream::{Hashing, decompress, digest_of};
+use super::unpack::inside;
+use super::{Image, ImageError, ImageStore, check_digest, failed, parse_config};
 use crate::reference::Reference;
 
+/// Of index.json, which has no more to say than what is in the archive.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Index {
     manifests: Vec<Descriptor>,
-}
-
-#[derive(Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    #[serde(default)]
-    media_type: String,
-    digest: String,
-    #[serde(default)]
-    annotations: std::collections::BTreeMap<String, String>,
-    platform: Option<Platform>,
-}
-
-#[derive(Clone, Deserialize)]
-struct Platform {
-    architecture: String,
-    os: String,
-}
-
-#[derive(Deserialize)]
-struct Manifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
 }
 
 /// One image of docker's manifest.json.
@@ -57,10 +36,9 @@ pub fn import(root: &Path, file: &Path) -> Result<Vec<Image>, ImageError> {
     if file.is_dir() {
         return import_folder(&store, file);
     }
-    let folder = store.scratch()?;
-    let result = extract(file, &folder).and_then(|()| import_folder(&store, &folder));
-    let _ = fs::remove_dir_all(&folder);
-    result
+    let scratch = store.scratch()?;
+    extract(file, scratch.path())?;
+    import_folder(&store, scratch.path())
 }
 
 /// Writes the archive's plain files and links; nothing else belongs into one.
@@ -152,7 +130,7 @@ fn import_index(
         if let Some(name) = given.into_iter().next() {
             names.push(name.parse::<Reference>()?);
         }
-        let Some((descriptor, manifest)) = resolve(folder, descriptor)? else { continue };
+        let Some((descriptor, manifest)) = resolve(folder, descriptor, 0)? else { continue };
         let config_path = blob(folder, &manifest.config.digest)?;
         let relative = config_path.strip_prefix(folder).unwrap_or(&config_path).to_owned();
         for saved in saved.iter().filter(|saved| Path::new(&saved.config) == relative) {
@@ -177,20 +155,18 @@ fn import_index(
 fn resolve(
     folder: &Path,
     descriptor: &Descriptor,
+    depth: usize,
 ) -> Result<Option<(Descriptor, Manifest)>, ImageError> {
     let bytes = verified(&blob(folder, &descriptor.digest)?, &descriptor.digest)?;
-    let parse = |source| ImageError::Json { path: descriptor.digest.clone(), source };
-    if !descriptor.media_type.contains("index") && !descriptor.media_type.contains("manifest.list")
-    {
-        return Ok(Some((descriptor.clone(), serde_json::from_slice(&bytes).map_err(parse)?)));
-    }
-    let index: Index = serde_json::from_slice(&bytes).map_err(parse)?;
-    let ours =
-        |platform: &Platform| platform.os == "linux" && platform.architecture == architecture();
-    let found = index.manifests.iter().find(|entry| entry.platform.as_ref().is_none_or(ours));
-    match found {
-        Some(found) if found.digest != descriptor.digest => resolve(folder, found),
-        _ => Ok(None),
+    let broken =
+        |source| ImageError::Manifest { path: descriptor.digest.clone(), source };
+    match manifest::parse(&bytes, &descriptor.media_type).map_err(broken)? {
+        Document::Manifest(manifest) => Ok(Some((descriptor.clone(), manifest))),
+        Document::Index(_) if depth == MAX_DEPTH => Err(broken(ManifestError::Depth)),
+        Document::Index(index) => match Machine::this().choose(&index) {
+            Some(found) => resolve(folder, found, depth + 1),
+            None => Ok(None),
+        },
     }
 }
 
@@ -276,14 +252,5 @@ fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, ImageE
             .map_err(|source| ImageError::Json { path: path.display().to_string(), source }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("read", path)(error)),
-    }
-}
-
-/// This machine's architecture in Go's words, which are OCI's.
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }

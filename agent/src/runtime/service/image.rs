@@ -1,14 +1,14 @@
 //! `runtime.v1.ImageService`.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 
-use oci_client::secrets::RegistryAuth;
 use proto::cri::{self, image_service_server::ImageService};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::super::engine::{Error, blocking};
-use super::super::images::{Image, pull};
+use super::super::images::{Credentials, Image, ImageError, ImageStore};
 use super::Service;
 use crate::reference::Reference;
 
@@ -40,12 +40,18 @@ impl ImageService for Service {
         &self,
         request: Request<cri::ImageStatusRequest>,
     ) -> Result<Response<cri::ImageStatusResponse>, Status> {
-        let name = request.into_inner().image.unwrap_or_default().image;
+        let request = request.into_inner();
+        let name = request.image.unwrap_or_default().image;
         let store = self.engine.images.clone();
-        let image = blocking(move || store.find(&name)).await.map_err(Error::from)?;
+        let found = blocking(move || {
+            let Some(image) = store.find(&name)? else { return Ok(None) };
+            let info = if request.verbose { info(&store, &image)? } else { HashMap::new() };
+            Ok(Some((image, info)))
+        });
+        let (image, info) = found.await.map_err(Error::Image)?.unzip();
         Ok(Response::new(cri::ImageStatusResponse {
-            image: image.map(described),
-            ..Default::default()
+            image: image.map(|image| self.described(image)),
+            info: info.unwrap_or_default(),
         }))
     }
 
@@ -57,10 +63,10 @@ impl ImageService for Service {
         let name = request.image.unwrap_or_default().image;
         let reference: Reference =
             name.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
-        let auth = credentials(request.auth.unwrap_or_default());
-        let engine = &self.engine;
-        let image =
-            pull(&engine.images, &reference, &auth, &engine.mirrors).await.map_err(Error::from)?;
+        let credentials = Credentials::new(request.auth.unwrap_or_default(), &reference.registry)
+            .map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let pulled = self.engine.puller.pull(&reference, &credentials, &()).await;
+        let image = pulled.map_err(Error::from)?;
         Ok(Response::new(cri::PullImageResponse { image_ref: image.id }))
     }
 
@@ -79,7 +85,8 @@ impl ImageService for Service {
         _: Request<cri::ImageFsInfoRequest>,
     ) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
         let engine = self.engine.clone();
-        let (images, containers) = blocking(move || engine.file_systems()).await;
+        let (images, containers) =
+            blocking(move || engine.file_systems()).await.map_err(Error::from)?;
         Ok(Response::new(cri::ImageFsInfoResponse {
             image_filesystems: vec![images],
             container_filesystems: vec![containers],
@@ -95,39 +102,42 @@ impl Service {
             "" => store.list(),
             name => Ok(store.find(name)?.into_iter().collect()),
         });
-        Ok(images.await.map_err(Error::from)?.into_iter().map(described).collect())
+        let images = images.await.map_err(Error::from)?.into_iter();
+        Ok(images.map(|image| self.described(image)).collect())
+    }
+
+    fn described(&self, image: Image) -> cri::Image {
+        let user = image.config.user.split(':').next().unwrap_or_default();
+        let uid = user.parse().ok().map(|value| cri::Int64Value { value });
+        let named = uid.is_none() && !user.is_empty();
+        let pinned = self.engine.pinned_images.iter().any(|name| is_called(&image, name));
+        cri::Image {
+            spec: Some(cri::ImageSpec { image: image.id.clone(), ..Default::default() }),
+            id: image.id,
+            repo_tags: image.tags,
+            repo_digests: image.digests,
+            size: image.size,
+            username: if named { user.to_owned() } else { String::new() },
+            uid: if user.is_empty() { Some(cri::Int64Value { value: 0 }) } else { uid },
+            pinned,
+        }
     }
 }
 
-fn described(image: Image) -> cri::Image {
-    let user = image.config.user.split(':').next().unwrap_or_default();
-    let uid = user.parse().ok().map(|value| cri::Int64Value { value });
-    let named = uid.is_none() && !user.is_empty();
-    // A pin is what kubelets' garbage collection respects; nothing here is pinned for ever.
-    cri::Image {
-        spec: Some(cri::ImageSpec { image: image.id.clone(), ..Default::default() }),
-        id: image.id,
-        repo_tags: image.tags,
-        repo_digests: image.digests,
-        size: image.size,
-        username: if named { user.to_owned() } else { String::new() },
-        uid: if user.is_empty() { Some(cri::Int64Value { value: 0 }) } else { uid },
-        pinned: false,
-    }
+fn is_called(image: &Image, name: &str) -> bool {
+    let Ok(full) = name.parse::<Reference>() else { return image.id == name };
+    let full = full.to_string();
+    image.tags.iter().chain(&image.digests).any(|known| *known == full)
 }
 
-fn credentials(auth: cri::AuthConfig) -> RegistryAuth {
-    use base64::Engine;
-    if !auth.registry_token.is_empty() {
-        return RegistryAuth::Bearer(auth.registry_token);
-    }
-    if !auth.username.is_empty() {
-        return RegistryAuth::Basic(auth.username, auth.password);
-    }
-    let decoded =
-        base64::engine::general_purpose::STANDARD.decode(auth.auth.trim()).unwrap_or_default();
-    match String::from_utf8(decoded).unwrap_or_default().split_once(':') {
-        Some((name, password)) => RegistryAuth::Basic(name.to_owned(), password.to_owned()),
-        None => RegistryAuth::Anonymous,
-    }
+/// What `crictl inspecti` shows beside the image: its configuration and the chain of its layers, in
+/// containerd's words.
+fn info(store: &ImageStore, image: &Image) -> Result<HashMap<String, String>, ImageError> {
+    let spec: serde_json::Value = match store.config_of(&image.id)? {
+        Some(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|source| ImageError::Json { path: image.id.clone(), source })?,
+        None => serde_json::Value::Null,
+    };
+    let info = serde_json::json!({ "chainID": image.chain_id(), "imageSpec": spec });
+    Ok(HashMap::from([("info".to_owned(), info.to_string())]))
 }

@@ -2,6 +2,7 @@
 //! and in the agent's own terms where it observes. Adapters: [`grpc`] for a real runtime,
 //! [`simulated`] for none.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -79,6 +80,17 @@ impl Error {
         self.status.code() == tonic::Code::Unavailable
     }
 
+    /// The runtime's words as Go shows an error of gRPC, and with it the kubelet.
+    pub fn described(&self) -> String {
+        let message = self.status.message();
+        match self.status.code() {
+            tonic::Code::Unknown => message.to_string(),
+            // The only one that Go spells otherwise.
+            tonic::Code::Cancelled => format!("rpc error: code = Canceled desc = {message}"),
+            code => format!("rpc error: code = {code:?} desc = {message}"),
+        }
+    }
+
     /// The runtime's own words.
     pub fn message(&self) -> &str {
         self.status.message()
@@ -126,6 +138,12 @@ pub trait Runtime: Send + Sync + 'static {
     async fn reopen_log(&self, id: &str) -> Result<()>;
 
     async fn image(&self, image: &cri::ImageSpec) -> Result<Option<cri::Image>>;
+    async fn images(&self) -> Result<Vec<cri::Image>>;
+    /// Ids and names of the images that containers have.
+    async fn images_in_use(&self) -> Result<BTreeSet<String>>;
+    /// On whose file system they are; None where on none.
+    async fn image_folder(&self) -> Result<Option<String>>;
+    async fn remove_image(&self, id: &str) -> Result<()>;
     /// The reference by which containers name the pulled image.
     async fn pull(&self, image: cri::ImageSpec, auth: Option<cri::AuthConfig>) -> Result<String>;
 }

@@ -10,6 +10,7 @@ pub mod cri;
 pub mod downward;
 pub mod environment;
 pub mod events;
+pub mod images;
 pub mod logs;
 pub mod net;
 pub mod node;

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use proto::meta::Labels;
 
+use crate::images::records::Policy as Verification;
 use crate::node::facts::Thresholds;
 
 /// The node agent.
@@ -76,6 +78,34 @@ pub struct Options {
     /// A log file is rotated when it is larger, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 10 << 20)]
     pub container_log_max_size: u64,
+    /// Percent of the disk in use at which unused images are removed; 100: never.
+    #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = percent())]
+    pub image_gc_high_threshold: u8,
+    /// Percent of the disk in use down to which they are.
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = percent())]
+    pub image_gc_low_threshold: u8,
+    /// An image younger than this is not removed.
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration)]
+    pub minimum_image_ttl_duration: Duration,
+    /// An image unused for longer is removed in any case; 0: none is.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub image_maximum_gc_age: Duration,
+    /// Pull one image at a time.
+    #[arg(
+        long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set,
+        num_args = 0..=1, default_missing_value = "true"
+    )]
+    pub serialize_image_pulls: bool,
+    /// How many images at a time otherwise; without limit where absent.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_parallel_image_pulls: Option<u32>,
+    /// Of which images that are there pods must prove that they could pull them.
+    #[arg(long, value_name = "POLICY", value_enum, default_value = "NeverVerifyPreloadedImages")]
+    pub image_pull_credentials_verification_policy: Verification,
+    /// Images of which they need not, without tags, for NeverVerifyAllowlistedImages; a final /*
+    /// stands for anything.
+    #[arg(long, value_name = "IMAGE", value_delimiter = ',')]
+    pub preloaded_images_verification_allowlist: Vec<String>,
     /// How many files of a container's log are kept.
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub container_log_max_files: usize,
@@ -87,4 +117,52 @@ fn labels(text: &str) -> Result<Labels, String> {
         Ok((key.trim().to_string(), value.trim().to_string()))
     });
     pairs.collect()
+}
+
+fn percent() -> clap::builder::RangedI64ValueParser<u8> {
+    clap::value_parser!(u8).range(0..=100)
+}
+
+/// Go's durations: `1h30m`, `2m0s`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let problem = || format!("{text:?} is no duration such as 1h30m or 90s");
+    let (mut rest, mut whole) = (text, Duration::ZERO);
+    if text == "0" {
+        return Ok(whole);
+    }
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(problem)?;
+        let (number, after) = rest.split_at(end);
+        let next = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(next);
+        let factor = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(problem()),
+        };
+        let number: f64 = number.parse().map_err(|_| problem())?;
+        whole += Duration::try_from_secs_f64(number * factor).map_err(|_| problem())?;
+        rest = after;
+    }
+    if text.is_empty() { Err(problem()) } else { Ok(whole) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        let seconds = |text: &str| duration(text).map(|it| it.as_secs_f64());
+        for (text, expected) in
+            [("2m0s", 120.0), ("1h30m", 5400.0), ("500ms", 0.5), ("0", 0.0), ("1.5h", 5400.0)]
+        {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
+        }
+        for bad in ["", "5", "m", "1d", "-1s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
 }

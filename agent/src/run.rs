@@ -14,6 +14,8 @@ use crate::config::NodeConfig;
 use crate::cri::Runtime;
 use crate::cri::grpc::{BadEndpoint, Grpc};
 use crate::events::Events;
+use crate::images::garbage::{Collector, Policy};
+use crate::images::records::Records;
 use crate::logs::{self, Limits};
 use crate::net;
 use crate::node::{Identity, Node, facts, lease};
@@ -38,6 +40,10 @@ pub enum Error {
     PodCidr(String),
     #[error("this machine has no address that reaches others: name one with --node-ip")]
     NodeIp(#[source] std::io::Error),
+    #[error("--max-parallel-image-pulls above 1 needs --serialize-image-pulls=false")]
+    ParallelPulls,
+    #[error("--image-gc-low-threshold {low} must be below --image-gc-high-threshold {high}")]
+    Thresholds { low: u8, high: u8 },
     #[error("make {path}")]
     Folder { path: String, source: std::io::Error },
 }
@@ -56,12 +62,14 @@ pub async fn run(
     let identity = identity(&options)?;
     let name = identity.name.clone();
     let cidr = cidr(&options)?;
+    check_images(&options)?;
     let recorder = Recorder::new(client.clone(), clock.clone(), rng.clone(), "kubelet", &name);
     let events = Events::new(recorder);
     for folder in [&options.root_dir, &options.pod_logs_dir] {
         std::fs::create_dir_all(folder)
             .map_err(|source| Error::Folder { path: folder.display().to_string(), source })?;
     }
+    let pulls = pulls(&options)?;
     let node = Node {
         client: client.clone(),
         clock: clock.clone(),
@@ -81,7 +89,7 @@ pub async fn run(
             }
             node.report().await;
         };
-        let pods = pods(&options, &node, cidr, &informers);
+        let pods = pods(&options, &node, cidr, &informers, pulls);
         // The lease has a task of its own, so that nothing here can delay it.
         let lease = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(lease));
         tokio::join!(lease, network, report, pods).0.unwrap_or_default();
@@ -94,7 +102,13 @@ pub async fn run(
 }
 
 /// Works on the node's pods for ever.
-async fn pods(options: &Options, node: &Node, cidr: Option<net::Cidr>, informers: &Informers) {
+async fn pods(
+    options: &Options,
+    node: &Node,
+    cidr: Option<net::Cidr>,
+    informers: &Informers,
+    pulls: Pulls,
+) {
     let clock = &node.clock;
     let info = loop {
         match node.runtime.info().await {
@@ -126,7 +140,7 @@ async fn pods(options: &Options, node: &Node, cidr: Option<net::Cidr>, informers
         runtime: node.runtime.clone(),
         disk: Arc::new(Machine::new(config.clone())),
         prober: Arc::new(Network::new()),
-        pulls: Pulls::default(),
+        pulls,
         objects: Objects::new(node.client.clone(), clock.clone()),
         services: informers.of::<Service>(),
         pods: informers.filtered::<Pod>(&format!("spec.nodeName={name}")),
@@ -164,7 +178,48 @@ async fn pods(options: &Options, node: &Node, cidr: Option<net::Cidr>, informers
     };
     let limits =
         Limits { bytes: options.container_log_max_size, files: options.container_log_max_files };
-    tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits));
+    let context = pods.context();
+    let collector = Collector {
+        runtime: &*context.runtime,
+        events: &context.events,
+        node: name,
+        clock,
+        policy: policy(options),
+        records: context.pulls.records(),
+    };
+    tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits), collector.run());
+}
+
+fn check_images(options: &Options) -> Result<(), Error> {
+    let parallel = options.max_parallel_image_pulls.is_some_and(|number| number > 1);
+    if options.serialize_image_pulls && parallel {
+        return Err(Error::ParallelPulls);
+    }
+    let (low, high) = (options.image_gc_low_threshold, options.image_gc_high_threshold);
+    if low >= high { Err(Error::Thresholds { low, high }) } else { Ok(()) }
+}
+
+fn pulls(options: &Options) -> Result<Pulls, Error> {
+    let parallel = match options.serialize_image_pulls {
+        true => Some(1),
+        false => options.max_parallel_image_pulls.map(|number| number as usize),
+    };
+    let policy = options.image_pull_credentials_verification_policy;
+    let allowed = options.preloaded_images_verification_allowlist.clone();
+    let records = Records::open(&options.root_dir, policy, allowed).map_err(|source| {
+        Error::Folder { path: options.root_dir.join("image_manager").display().to_string(), source }
+    })?;
+    Ok(Pulls::new(parallel, Some(records)))
+}
+
+fn policy(options: &Options) -> Policy {
+    let age = options.image_maximum_gc_age;
+    Policy {
+        high: options.image_gc_high_threshold,
+        low: options.image_gc_low_threshold,
+        minimum_age: options.minimum_image_ttl_duration,
+        maximum_age: (!age.is_zero()).then_some(age),
+    }
 }
 
 fn endpoint(options: &Options, identity: &Identity) -> Endpoint {

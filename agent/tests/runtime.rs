@@ -18,6 +18,11 @@ mod logs;
 mod network;
 #[path = "runtime/random.rs"]
 mod random;
+#[path = "runtime/pulls.rs"]
+mod pulls;
+#[allow(dead_code)]
+#[path = "runtime/registry.rs"]
+mod registry;
 #[path = "runtime/restart.rs"]
 mod restart;
 #[path = "runtime/streams.rs"]

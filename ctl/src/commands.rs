@@ -38,7 +38,7 @@ pub enum Command {
     Daemon(Box<Daemon>),
     /// Start, stop and look at clusters on this machine
     Cluster(ClusterCommand),
-    /// Load and list the images that all nodes of this machine share
+    /// Fetch, load, save and list the images that all nodes of this machine share
     Image(ImageCommand),
 }
 

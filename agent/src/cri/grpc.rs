@@ -2,7 +2,7 @@
 //! and maps; nothing is decided here.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -281,6 +281,33 @@ impl Runtime for Grpc {
         let request = cri::ImageStatusRequest { image: Some(image.clone()), ..Default::default() };
         let answer = call!(self.images, image_status, "ImageStatus", request)?;
         Ok(answer.image)
+    }
+
+    async fn images(&self) -> Result<Vec<cri::Image>> {
+        let request = cri::ListImagesRequest::default();
+        Ok(call!(self.images, list_images, "ListImages", request)?.images)
+    }
+
+    async fn images_in_use(&self) -> Result<BTreeSet<String>> {
+        let request = cri::ListContainersRequest::default();
+        let list = call!(self.runtime, list_containers, "ListContainers", request)?.containers;
+        let named = |one: cri::Container| {
+            [one.image_id, one.image_ref, one.image.unwrap_or_default().image]
+        };
+        Ok(list.into_iter().flat_map(named).filter(|name| !name.is_empty()).collect())
+    }
+
+    async fn image_folder(&self) -> Result<Option<String>> {
+        let request = cri::ImageFsInfoRequest {};
+        let info = call!(self.images, image_fs_info, "ImageFsInfo", request)?;
+        let first = info.image_filesystems.into_iter().next().and_then(|one| one.fs_id);
+        Ok(first.map(|id| id.mountpoint).filter(|path| !path.is_empty()))
+    }
+
+    async fn remove_image(&self, id: &str) -> Result<()> {
+        let image = Some(cri::ImageSpec { image: id.into(), ..Default::default() });
+        let request = cri::RemoveImageRequest { image };
+        call!(self.images, remove_image, "RemoveImage", request).map(drop)
     }
 
     async fn pull(&self, image: cri::ImageSpec, auth: Option<cri::AuthConfig>) -> Result<String> {

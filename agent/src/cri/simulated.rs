@@ -1,7 +1,7 @@
 //! A runtime without containers: sandboxes are ready and containers run at once, for ever unless
 //! an annotation of the pod says otherwise. For clusters of many nodes in one process.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -285,6 +285,22 @@ impl Runtime for SimulatedRuntime {
         let refused = self.state.lock().pulls.contains_key(&image.image);
         let image = cri::Image { id: image.image.clone(), size: 1 << 20, ..Default::default() };
         Ok((!refused).then_some(image))
+    }
+
+    async fn images(&self) -> Result<Vec<cri::Image>> {
+        Ok(Vec::new())
+    }
+
+    async fn images_in_use(&self) -> Result<BTreeSet<String>> {
+        Ok(BTreeSet::new())
+    }
+
+    async fn image_folder(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    async fn remove_image(&self, _id: &str) -> Result<()> {
+        Ok(())
     }
 
     async fn pull(&self, image: cri::ImageSpec, _auth: Option<cri::AuthConfig>) -> Result<String> {

@@ -83,9 +83,7 @@ impl Engine {
     }
 
     /// The content store, and where writable layers are.
-    pub fn file_systems(
-        &self,
-    ) -> Result<(cri::FilesystemUsage, cri::FilesystemUsage), ImageError> {
+    pub fn file_systems(&self) -> Result<(cri::FilesystemUsage, cri::FilesystemUsage), ImageError> {
         let now = self.now();
         let of = |path: &Path, bytes, inodes| cri::FilesystemUsage {
             timestamp: now,

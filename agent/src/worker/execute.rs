@@ -376,7 +376,7 @@ fn failure(
     let now: Time = clock.now();
     let previous = previous.filter(|previous| previous.reason == reason);
     let backoff = Backoff::next(previous.map(|previous| previous.backoff), limits, now);
-    let pull = matches!(reason, "ErrImagePull" | "InvalidImageName");
+    let pull = matches!(reason, "ErrImagePull" | "RegistryUnavailable" | "InvalidImageName");
     Failure {
         reason: reason.into(),
         message,

@@ -2,23 +2,37 @@
 //! wrong in Kubernetes' words (Kubernetes: Images).
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
 use proto::cri;
-use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use super::Context;
+use crate::cri::Error;
 use crate::environment::Sources;
 use crate::events::NORMAL;
+use crate::images::credentials::{self, Credential};
+use crate::images::records::{Records, Secret};
 use crate::pod::{Container, Pod};
 use crate::reference::Reference;
 
 /// The pulls under way on a node.
 #[derive(Clone, Default)]
-pub struct Pulls(Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>);
+pub struct Pulls(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    /// One pull at a time of an image.
+    gates: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// So many at a time of all; without limit where absent.
+    permits: Option<Semaphore>,
+    /// Who may use what is there; everybody where absent.
+    records: Option<Records>,
+}
+
+/// CRI's word for a registry that is not there, which the kubelet passes on.
+const UNAVAILABLE: &str = "RegistryUnavailable";
 
 /// A container's image is not there.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +44,9 @@ pub enum ImageError {
     #[error("Container image {0:?} is not present with pull policy of Never")]
     Never(String),
     #[error("Failed to inspect image {image:?}: {}", why.message())]
-    Inspect { image: String, why: crate::cri::Error },
-    #[error("{}", why.message())]
-    Pull { image: String, why: crate::cri::Error },
+    Inspect { image: String, why: Error },
+    #[error("{}", said(image, why))]
+    Pull { image: String, why: Error },
 }
 
 impl ImageError {
@@ -42,6 +56,7 @@ impl ImageError {
             ImageError::Invalid(_) => "InvalidImageName",
             ImageError::Never(_) => "ErrImageNeverPull",
             ImageError::Inspect { .. } => "ImageInspectError",
+            ImageError::Pull { why, .. } if why.message().starts_with(UNAVAILABLE) => UNAVAILABLE,
             ImageError::Pull { .. } => "ErrImagePull",
         }
     }
@@ -54,13 +69,23 @@ impl ImageError {
             }
             ImageError::Never(_) => ("ErrImageNeverPull", self.to_string()),
             ImageError::Pull { image, why } => {
-                ("Failed", format!("Failed to pull image {image:?}: {}", why.message()))
+                ("Failed", format!("Failed to pull image {image:?}: {}", why.described()))
             }
         }
     }
 }
 
 impl Pulls {
+    /// `parallel`: how many pulls at a time.
+    pub fn new(parallel: Option<usize>, records: Option<Records>) -> Pulls {
+        let permits = parallel.map(|number| Semaphore::new(number.max(1)));
+        Pulls(Arc::new(Shared { gates: Mutex::default(), permits, records }))
+    }
+
+    pub fn records(&self) -> Option<&Records> {
+        self.0.records.as_ref()
+    }
+
     /// The image, pulled where the policy asks for it.
     pub async fn ensure(
         &self,
@@ -70,7 +95,8 @@ impl Pulls {
         sources: &Sources,
     ) -> Result<(cri::ImageSpec, cri::Image), ImageError> {
         let image = &container.image;
-        let name = with_tag(image).ok_or_else(|| ImageError::Invalid(image.clone()))?;
+        let invalid = || ImageError::Invalid(image.clone());
+        let name = with_tag(image).ok_or_else(invalid)?;
         let always = match container.image_pull_policy.as_deref() {
             Some(policy) => policy == "Always",
             None => name.ends_with(":latest"),
@@ -80,7 +106,11 @@ impl Pulls {
             user_specified_image: image.clone(),
             ..Default::default()
         };
-        let gate = self.0.lock().entry(name.clone()).or_default().clone();
+        let reference: Reference = name.parse().map_err(|_| invalid())?;
+        let names: Vec<&str> =
+            pod.spec.image_pull_secrets.iter().map(|secret| secret.name.as_str()).collect();
+        let credentials = credentials::matching(&reference, &names, &sources.secrets);
+        let gate = self.gate(&name);
         let _one_at_a_time = gate.lock().await;
         let inspect = async || {
             let found = context.runtime.image(&spec).await;
@@ -92,9 +122,15 @@ impl Pulls {
         // An image without a digest of some registry was loaded into the runtime: nobody else has it,
         // and a pull could only fail.
         let loaded = |image: &cri::Image| image.repo_digests.is_empty();
-        if let Some(found) = inspect().await?.filter(|found| !always || loaded(found)) {
-            let message = format!("Container image {image:?} already present on machine");
-            event("Pulled", message);
+        if let Some(found) = inspect().await?.filter(|found| !always || loaded(found))
+            && self.may_use(pod, image, &found, &credentials)
+        {
+            let proved =
+                if self.records().is_some() { " and can be accessed by the pod" } else { "" };
+            event(
+                "Pulled",
+                format!("Container image {image:?} already present on machine{proved}"),
+            );
             return Ok((resolved(&spec, &found), found));
         }
         if container.image_pull_policy.as_deref() == Some("Never") {
@@ -102,22 +138,122 @@ impl Pulls {
         }
         event("Pulling", format!("Pulling image {image:?}"));
         let started = context.clock.instant();
+        let permit = match &self.0.permits {
+            Some(permits) => permits.acquire().await.ok(),
+            None => None,
+        };
+        let begun = context.clock.instant();
         let failed = |why| ImageError::Pull { image: image.clone(), why };
-        let auth = auth(pod, &name, sources);
-        context.runtime.pull(spec.clone(), auth).await.map_err(failed)?;
-        let took = go_duration(context.clock.instant().duration_since(started).as_millis());
+        let pulled = self.pull(context, pod, image, &spec, &credentials).await;
+        drop(permit);
+        pulled.map_err(failed)?;
+        let ended = context.clock.instant();
+        let took = |since| go_duration(ended.duration_since(since).as_millis());
         let found = inspect().await?.ok_or_else(|| {
-            failed(crate::cri::Error::new("ImageStatus", tonic::Status::not_found("no such image")))
+            failed(Error::new("ImageStatus", tonic::Status::not_found("no such image")))
         })?;
         event(
             "Pulled",
             format!(
-                "Successfully pulled image {image:?} in {took} ({took} including waiting). \
-                 Image size: {} bytes.",
+                "Successfully pulled image {image:?} in {} ({} including waiting). Image size: {} \
+                 bytes.",
+                took(begun),
+                took(started),
                 found.size
             ),
         );
         Ok((resolved(&spec, &found), found))
+    }
+
+    fn gate(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut gates = self.0.gates.lock();
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        let known = gates.get(name).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let gate = Arc::default();
+            gates.insert(name.to_owned(), Arc::downgrade(&gate));
+            gate
+        })
+    }
+
+    /// Whether the pod has shown that it could have pulled what is there.
+    fn may_use(
+        &self,
+        pod: &Pod,
+        image: &str,
+        found: &cri::Image,
+        credentials: &[Credential],
+    ) -> bool {
+        let Some(records) = self.records() else { return true };
+        let namespace = &pod.metadata.namespace;
+        let has: Vec<Secret> = credentials.iter().map(|it| Secret::new(namespace, it)).collect();
+        !records.must_pull(image, &found.id, &has)
+    }
+
+    /// Pulls with each of the credentials until one is accepted; without any where there is none.
+    async fn pull(
+        &self,
+        context: &Context,
+        pod: &Pod,
+        image: &str,
+        spec: &cri::ImageSpec,
+        credentials: &[Credential],
+    ) -> Result<(), Error> {
+        let noted = |result: std::io::Result<()>| {
+            if let Err(error) = result {
+                tracing::warn!(image, %error, "cannot note the pull of an image");
+            }
+        };
+        if let Some(records) = self.records() {
+            noted(records.begin(image));
+        }
+        let tries = match credentials {
+            [] => vec![None],
+            some => some.iter().map(Some).collect(),
+        };
+        let mut errors: Vec<Error> = Vec::new();
+        for credential in tries {
+            let auth = credential.map(|credential| credential.auth.clone());
+            match context.runtime.pull(spec.clone(), auth).await {
+                Ok(id) => {
+                    let secret = credential.map(|it| Secret::new(&pod.metadata.namespace, it));
+                    if let Some(records) = self.records() {
+                        noted(records.pulled(image, &id, secret, context.clock.now()));
+                    }
+                    return Ok(());
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        if let Some(records) = self.records() {
+            records.failed(image);
+        }
+        Err(together(errors))
+    }
+}
+
+/// Several errors in one, as Go joins them; the same twice is said once.
+fn together(mut errors: Vec<Error>) -> Error {
+    let mut texts: Vec<String> = Vec::new();
+    for error in &errors {
+        let text = error.described();
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    match errors.pop() {
+        Some(last) if texts.len() == 1 => last,
+        _ => Error::new("PullImage", tonic::Status::unknown(format!("[{}]", texts.join(", ")))),
+    }
+}
+
+/// The kubelet's sentence about a failed pull.
+fn said(image: &str, why: &Error) -> String {
+    match why.message().strip_prefix(UNAVAILABLE) {
+        Some(rest) => {
+            format!("image pull failed for {image} because the registry is unavailable{rest}")
+        }
+        None => why.described(),
     }
 }
 
@@ -145,45 +281,6 @@ fn go_duration(milliseconds: u128) -> String {
     }
 }
 
-#[derive(Deserialize)]
-struct DockerConfig {
-    auths: HashMap<String, DockerAuth>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct DockerAuth {
-    username: String,
-    password: String,
-    auth: String,
-}
-
-/// The credentials for the image's registry in the pod's imagePullSecrets.
-fn auth(pod: &Pod, image: &str, sources: &Sources) -> Option<cri::AuthConfig> {
-    let registry = image.parse::<Reference>().ok()?.registry;
-    let secrets = pod.spec.image_pull_secrets.iter();
-    let secrets = secrets.filter_map(|secret| sources.secrets.get(&secret.name));
-    let configs = secrets.filter_map(|data| {
-        serde_json::from_slice::<DockerConfig>(data.get(".dockerconfigjson")?).ok()
-    });
-    let host = |key: &str| {
-        let key = key.trim_start_matches("https://").trim_start_matches("http://");
-        match key.split('/').next().unwrap_or_default() {
-            // As `docker login` writes it.
-            "index.docker.io" => "docker.io".to_string(),
-            host => host.to_string(),
-        }
-    };
-    let found = configs.flat_map(|config| config.auths).find(|(key, _)| host(key) == registry);
-    let (_, found) = found?;
-    let pair = STANDARD.decode(&found.auth).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let (username, password) = match pair.as_deref().and_then(|pair| pair.split_once(':')) {
-        Some((username, password)) => (username.into(), password.into()),
-        None => (found.username, found.password),
-    };
-    Some(cri::AuthConfig { username, password, ..Default::default() })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,5 +300,24 @@ mod tests {
             assert_eq!(with_tag(image).as_deref(), expected, "{image}");
         }
         assert_eq!([56, 1200, 2000, 61_001].map(go_duration), ["56ms", "1.2s", "2s", "61.001s"]);
+    }
+
+    #[test]
+    fn failures_in_the_kubelets_words() {
+        let error = |status| Error::new("PullImage", status);
+        let missing = error(tonic::Status::not_found("x: not found"));
+        let away = error(tonic::Status::unknown("RegistryUnavailable: no route"));
+        let shown = |why: Error| {
+            let error = ImageError::Pull { image: "x:1".into(), why };
+            (error.reason(), error.to_string())
+        };
+        let text = "rpc error: code = NotFound desc = x: not found";
+        assert_eq!(shown(missing), ("ErrImagePull", text.to_string()));
+        let text = "image pull failed for x:1 because the registry is unavailable: no route";
+        assert_eq!(shown(away), ("RegistryUnavailable", text.to_string()));
+        let denied = || error(tonic::Status::unknown("denied"));
+        assert_eq!(together(vec![denied(), denied()]).message(), "denied");
+        let both = together(vec![denied(), error(tonic::Status::unknown("other"))]);
+        assert_eq!(both.message(), "[denied, other]");
     }
 }

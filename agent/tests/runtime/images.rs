@@ -1,17 +1,11 @@
 //! Images: archives, registries, names, removal.
 
-use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use proto::cri;
-use sha2::Digest;
 
-use super::lab::{IMAGE, Lab, Setup, add, busybox_layer, image_archive, script, skipped};
-
-fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes)))
-}
+use super::lab::{IMAGE, Lab, add, busybox_layer, image_archive, script, skipped};
+use super::registry::{GZIP, Oci, ZSTD, digest};
 
 /// A layer over busybox that adds a file and removes another.
 fn upper_layer() -> Vec<u8> {
@@ -21,41 +15,12 @@ fn upper_layer() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// The blobs of an OCI image, and its manifest: config first, then layers as (media type, bytes).
-struct Oci {
-    config: Vec<u8>,
-    layers: Vec<(&'static str, Vec<u8>)>,
-    manifest: Vec<u8>,
-}
-
-fn oci_image() -> Oci {
-    let (lower, upper) = (busybox_layer(), upper_layer());
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(&lower).unwrap();
-    let layers = vec![
-        ("application/vnd.oci.image.layer.v1.tar+gzip", gzip.finish().unwrap()),
-        ("application/vnd.oci.image.layer.v1.tar+zstd", zstd::encode_all(&upper[..], 1).unwrap()),
-    ];
-    let config = serde_json::json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
-        "os": "linux",
-        "config": { "Entrypoint": ["sh", "-c"], "Cmd": ["echo from the image $WHO"], "Env": ["WHO=you"], "User": "web" },
-        "rootfs": { "type": "layers", "diff_ids": [digest(&lower), digest(&upper)] },
+pub fn oci_image() -> Oci {
+    let settings = serde_json::json!({
+        "Entrypoint": ["sh", "-c"], "Cmd": ["echo from the image $WHO"], "Env": ["WHO=you"],
+        "User": "web",
     });
-    let config = serde_json::to_vec(&config).unwrap();
-    let described: Vec<_> = layers
-        .iter()
-        .map(|(kind, bytes)| serde_json::json!({ "mediaType": kind, "digest": digest(bytes), "size": bytes.len() }))
-        .collect();
-    let manifest = serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(&config), "size": config.len(),
-        },
-        "layers": described,
-    });
-    Oci { config, layers, manifest: serde_json::to_vec(&manifest).unwrap() }
+    Oci::new(&[(GZIP, busybox_layer()), (ZSTD, upper_layer())], settings)
 }
 
 /// Writes an OCI layout.
@@ -75,7 +40,7 @@ fn layout(folder: &Path, image: &Oci, name: &str) {
     std::fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
 }
 
-async fn status(lab: &mut Lab, name: &str) -> Option<cri::Image> {
+pub async fn status(lab: &mut Lab, name: &str) -> Option<cri::Image> {
     let image = Some(cri::ImageSpec { image: name.to_owned(), ..Default::default() });
     lab.images
         .image_status(cri::ImageStatusRequest { image, verbose: false })
@@ -85,13 +50,13 @@ async fn status(lab: &mut Lab, name: &str) -> Option<cri::Image> {
         .image
 }
 
-async fn remove(lab: &mut Lab, name: &str) {
+pub async fn remove(lab: &mut Lab, name: &str) {
     let image = Some(cri::ImageSpec { image: name.to_owned(), ..Default::default() });
     lab.images.remove_image(cri::RemoveImageRequest { image }).await.unwrap();
 }
 
 /// Runs the image's own command and answers with the log.
-async fn runs(lab: &mut Lab, name: &str) -> String {
+pub async fn runs(lab: &mut Lab, name: &str) -> String {
     let pod = lab.sandbox("image").await;
     let mut config = script("main", "");
     config.command.clear();
@@ -191,120 +156,96 @@ fn broken_archives_are_refused() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// Debian's docker-registry on a free port of the loopback.
-struct Registry {
-    process: Child,
-    address: String,
-}
-
-impl Registry {
-    async fn start(folder: &Path) -> Option<Registry> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let config = folder.join("registry.yml");
-        let storage = folder.join("registry").display().to_string();
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {storage}}}}}\nhttp: {{addr: {address}}}\n"
-        );
-        std::fs::write(&config, text).unwrap();
-        let process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(process) = process else {
-            eprintln!("SKIPPED: this test needs docker-registry");
-            return None;
-        };
-        for _ in 0..1000 {
-            if tokio::net::TcpStream::connect(&address).await.is_ok() {
-                return Some(Registry { process, address });
-            }
-            client::Clock::system().sleep(std::time::Duration::from_millis(10)).await;
-        }
-        panic!("docker-registry does not serve");
-    }
-
-    async fn push(&self, repository: &str, tag: &str, image: &Oci) {
-        let config = oci_client::client::ClientConfig {
-            protocol: oci_client::client::ClientProtocol::Http,
-            ..Default::default()
-        };
-        let client = oci_client::Client::new(config);
-        let name = oci_client::Reference::with_tag(
-            self.address.clone(),
-            repository.to_owned(),
-            tag.to_owned(),
-        );
-        client
-            .auth(
-                &name,
-                &oci_client::secrets::RegistryAuth::Anonymous,
-                oci_client::RegistryOperation::Push,
-            )
-            .await
-            .unwrap();
-        let layers = image.layers.iter().map(|(_, bytes)| bytes);
-        for blob in layers.chain([&image.config]) {
-            client.push_blob(&name, blob.clone(), &digest(blob)).await.unwrap();
-        }
-        let kind = "application/vnd.oci.image.manifest.v1+json".parse().unwrap();
-        client.push_manifest_raw(&name, image.manifest.clone(), kind).await.unwrap();
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-async fn pull(lab: &mut Lab, name: &str) -> Result<String, tonic::Status> {
-    let image = Some(cri::ImageSpec { image: name.to_owned(), ..Default::default() });
-    let request = cri::PullImageRequest { image, ..Default::default() };
-    Ok(lab.images.pull_image(request).await?.into_inner().image_ref)
-}
-
-#[tokio::test]
-async fn images_come_from_registries_and_their_mirrors() {
+#[test]
+fn what_is_saved_is_what_was_loaded() {
     if skipped() {
         return;
     }
+    use agent::runtime::images::{ImageStore, import, save};
     let folder = tempfile::tempdir().unwrap();
-    let Some(registry) = Registry::start(folder.path()).await else { return };
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
     let image = oci_image();
-    registry.push("team/web", "1", &image).await;
-    let mirror = format!("mirrored.test=http://{}", registry.address);
-    let Some(mut lab) = Lab::start_with(Setup { namespace: None, mirror: Some(mirror) }).await
-    else {
-        return;
-    };
-    let by_digest = format!("{}/team/web@{}", registry.address, digest(&image.manifest));
-    for name in
-        [&format!("{}/team/web:1", registry.address), "mirrored.test/team/web:1", &by_digest]
-    {
-        assert_eq!(pull(&mut lab, name).await.unwrap(), digest(&image.config), "{name}");
-        assert!(runs(&mut lab, name).await.contains("from the image you"));
-    }
-    let known = status(&mut lab, "mirrored.test/team/web:1").await.unwrap();
-    assert!(
-        known.repo_digests.contains(&format!("mirrored.test/team/web@{}", digest(&image.manifest)))
-    );
+    let source = folder.path().join("layout");
+    layout(&source, &image, "reg.test/web:1");
+    import(&first, &source).unwrap();
+    let store = ImageStore::open(&first).unwrap();
+    let archive = folder.path().join("saved.tar");
+    let names = ["reg.test/web:1".to_owned(), digest(&image.config)];
+    save(&store, &names, std::fs::File::create(&archive).unwrap()).unwrap();
+    let loaded = import(&second, &archive).unwrap();
+    assert_eq!((loaded.len(), loaded[0].id.as_str()), (1, digest(&image.config).as_str()));
+    assert_eq!(loaded[0].tags, ["reg.test/web:1"]);
+    let missing = save(&store, &["reg.test/absent:1".to_owned()], Vec::new()).unwrap_err();
+    assert!(missing.to_string().contains("no such image"), "{missing}");
 
-    let error = pull(&mut lab, "mirrored.test/team/absent:1").await.unwrap_err();
-    assert_eq!(error.code(), tonic::Code::NotFound);
-    assert!(
-        error.message().contains("mirrored.test/team/absent:1: not found"),
-        "{}",
-        error.message()
-    );
-    let error = pull(&mut lab, "127.0.0.1:1/team/web:1").await.unwrap_err();
-    assert_eq!(error.code(), tonic::Code::Unavailable);
-    assert!(error.message().contains("failed to reach 127.0.0.1:1"), "{}", error.message());
-    let error = pull(&mut lab, "Not A Name").await.unwrap_err();
-    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+    // One name of two goes, then the image; what a container has stays until it goes.
+    store.add_names(&loaded[0].id, &["reg.test/other:2".to_owned()]).unwrap();
+    assert_eq!(store.untag("reg.test/web:1").unwrap().unwrap(), ["reg.test/other:2"]);
+    assert!(store.find("reg.test/other:2").unwrap().is_some());
+    let holder = folder.path().join("holder");
+    std::fs::write(&holder, "").unwrap();
+    store.pin("container", &loaded[0].id, &holder).unwrap();
+    let now = client::Clock::system().now();
+    assert_eq!(store.prune(now).unwrap().images.len(), 0);
+    let before = store.usage().unwrap();
+    store.unpin("container").unwrap();
+    let freed = store.prune(now).unwrap();
+    assert_eq!(freed.images.len(), 1);
+    let after = store.usage().unwrap();
+    assert!(freed.bytes > 1 << 20 && after.bytes + (1 << 20) < before.bytes, "{freed:?} {after:?}");
+    assert_eq!(std::fs::read_dir(first.join("layers")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_a_dead_process_left_is_swept_away() {
+    if skipped() {
+        return;
+    }
+    use agent::runtime::images::ImageStore;
+    let folder = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(folder.path()).unwrap();
+    std::fs::create_dir_all(folder.path().join("new/4711-0/root/deep")).unwrap();
+    let part = folder.path().join("downloads").join("a".repeat(64));
+    std::fs::write(&part, "half").unwrap();
+    let lone = folder.path().join("layers/AAAAAAAAAAAAAAAAAAAAAA");
+    std::fs::create_dir(&lone).unwrap();
+    std::fs::write(lone.with_extension("json"), "{}").unwrap();
+    let now = client::Clock::system().now();
+    store.sweep(now).unwrap();
+    assert_eq!(std::fs::read_dir(folder.path().join("new")).unwrap().count(), 0);
+    assert!(part.exists() && lone.exists(), "a pull may still come back for them");
+    store.sweep(now.plus(std::time::Duration::from_secs(25 * 3600))).unwrap();
+    assert!(!part.exists() && !lone.exists());
+    assert_eq!(std::fs::read_dir(folder.path().join("layers")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn images_are_shown_in_full() {
+    let Some(mut lab) = Lab::start().await else { return };
+    let folder = lab.folder.path().join("layout");
+    let image = oci_image();
+    layout(&folder, &image, "my-app:latest");
+    agent::runtime::images::import(&lab.folder.path().join("images"), &folder).unwrap();
+    let spec = |name: &str| Some(cri::ImageSpec { image: name.to_owned(), ..Default::default() });
+    let request = cri::ImageStatusRequest { image: spec("my-app"), verbose: true };
+    let status = lab.images.image_status(request).await.unwrap().into_inner();
+    let info: serde_json::Value = serde_json::from_str(&status.info["info"]).unwrap();
+    assert_eq!(info["imageSpec"]["config"]["User"], "web");
+    assert!(info["chainID"].as_str().unwrap().starts_with("sha256:"), "{info}");
+    let count = async |lab: &mut Lab, name: &str| {
+        let filter = Some(cri::ImageFilter { image: spec(name) });
+        let request = cri::ListImagesRequest { filter };
+        lab.images.list_images(request).await.unwrap().into_inner().images.len()
+    };
+    assert_eq!(count(&mut lab, "").await, 2);
+    assert_eq!(count(&mut lab, "docker.io/library/my-app:latest").await, 1);
+    assert_eq!(count(&mut lab, "my-app:other").await, 0);
+    let request = cri::StreamImagesRequest::default();
+    let mut stream = lab.images.stream_images(request).await.unwrap().into_inner();
+    let mut streamed = 0;
+    while let Some(part) = stream.message().await.unwrap() {
+        streamed += part.images.len();
+    }
+    assert_eq!(streamed, 2);
     lab.finish().await;
 }

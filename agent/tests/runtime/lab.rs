@@ -33,6 +33,8 @@ pub struct Setup {
     pub namespace: Option<String>,
     /// As `--registry-mirror` takes it.
     pub mirror: Option<String>,
+    /// As `--registry-config-path` takes it.
+    pub registries: Option<PathBuf>,
 }
 
 /// Says why tests cannot run here.
@@ -89,6 +91,11 @@ impl Lab {
     pub async fn revive(&mut self) {
         self.process = spawn(self.folder.path(), &self.cgroup, &self.setup);
         (self.runtime, self.images) = connect(self.folder.path()).await;
+    }
+
+    /// Of the runtime.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn root(&self) -> PathBuf {
@@ -413,6 +420,8 @@ fn spawn(folder: &Path, cgroup: &str, setup: &Setup) -> Child {
         .arg(format!("unix://{}", folder.join("cri.sock").display()))
         .args(["--cgroup-parent", cgroup])
         .args(setup.mirror.iter().flat_map(|mirror| ["--registry-mirror", mirror]))
+        .arg("--registry-config-path")
+        .arg(setup.registries.clone().unwrap_or_else(|| folder.join("certs.d")))
         .env("RUST_LOG", "warn")
         .stdin(Stdio::null())
         .spawn()

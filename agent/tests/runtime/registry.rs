@@ -135,8 +135,7 @@ impl Registry {
         if guard.private {
             let users = folder.join("htpasswd");
             std::fs::write(&users, HTPASSWD).unwrap();
-            text +=
-                &format!("auth: {{htpasswd: {{realm: tests, path: {}}}}}\n", users.display());
+            text += &format!("auth: {{htpasswd: {{realm: tests, path: {}}}}}\n", users.display());
         }
         let config = folder.join("registry.yml");
         std::fs::write(&config, text).unwrap();
@@ -191,6 +190,12 @@ impl Registry {
         assert_eq!(stored.status(), StatusCode::CREATED);
     }
 
+    /// A blob as it is, for comparison.
+    pub async fn blob(&self, repository: &str, digest: &str) -> Bytes {
+        let path = format!("/v2/{repository}/blobs/{digest}");
+        self.send("GET", &path, b"", "").await.into_body()
+    }
+
     pub async fn push_manifest(&self, repository: &str, reference: &str, manifest: &[u8]) {
         let parsed: serde_json::Value = serde_json::from_slice(manifest).unwrap();
         let kind = parsed["mediaType"].as_str().unwrap();
@@ -199,7 +204,13 @@ impl Registry {
         assert_eq!(stored.status(), StatusCode::CREATED);
     }
 
-    async fn send(&self, method: &str, path: &str, body: &[u8], kind: &str) -> http::Response<Bytes> {
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+        kind: &str,
+    ) -> http::Response<Bytes> {
         use base64::Engine;
         let url = format!("{}://{}{path}", self.scheme, self.address);
         let mut request = http::Request::builder().method(method).uri(url);
@@ -299,6 +310,8 @@ pub struct Behaviour {
     pub corrupt: AtomicU32,
     /// The next GETs of blobs break off after so many bytes, which are used up one by one.
     pub cut: Mutex<Vec<u64>>,
+    /// The blob that comes to no harm.
+    pub spared: Mutex<String>,
     /// Only with the token that it gives to the user.
     pub tokens: bool,
 }
@@ -312,6 +325,7 @@ impl Proxy {
             bytes: AtomicU64::new(0),
             corrupt: AtomicU32::new(0),
             cut: Mutex::default(),
+            spared: Mutex::default(),
             tokens,
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -341,36 +355,38 @@ impl Drop for Proxy {
 }
 
 async fn serve(State(state): State<Arc<Behaviour>>, request: Request) -> Response {
-    let path = request.uri().path().to_owned();
+    let (request, body) = request.into_parts();
+    let path = request.uri.path().to_owned();
     let header = |name: http::HeaderName| {
-        request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        request.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
     };
     let answer = |status: StatusCode, body: String| {
         Response::builder().status(status).body(Body::from(body)).unwrap()
     };
     if state.tokens {
         if path == "/token" {
-            return token(header(AUTHORIZATION), request).await;
+            let form = body.collect().await.unwrap().to_bytes();
+            return token(header(AUTHORIZATION), &request, &form);
         }
         if header(AUTHORIZATION).as_deref() != Some(&format!("Bearer {TOKEN}")) {
-            let host = header(HOST).unwrap_or_default();
+            let realm = format!("http://{}/token", header(HOST).unwrap_or_default());
             let challenge =
-                format!("Bearer realm=\"http://{host}/token\",service=\"tests\",scope=\"repository:x:pull\"");
+                format!("Bearer realm=\"{realm}\",service=\"tests\",scope=\"repository:x:pull\"");
             let mut refused = answer(StatusCode::UNAUTHORIZED, String::new());
             refused.headers_mut().insert(WWW_AUTHENTICATE, challenge.parse().unwrap());
             return refused;
         }
     }
     let range = header(RANGE);
-    let blob = request.method() == http::Method::GET && path.contains("/blobs/");
-    if request.method() == http::Method::GET {
+    let blob = request.method == http::Method::GET && path.contains("/blobs/");
+    if request.method == http::Method::GET {
         state.seen.lock().push((path.clone(), range.clone()));
     }
-    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let url = format!("http://{}{path}{query}", state.upstream);
-    let mut forwarded = http::Request::builder().method(request.method().clone()).uri(url);
+    let mut forwarded = http::Request::builder().method(request.method.clone()).uri(url);
     for name in ["accept", "range"] {
-        if let Some(value) = request.headers().get(name) {
+        if let Some(value) = request.headers.get(name) {
             forwarded = forwarded.header(name, value);
         }
     }
@@ -379,12 +395,14 @@ async fn serve(State(state): State<Arc<Behaviour>>, request: Request) -> Respons
         return answer(StatusCode::BAD_GATEWAY, String::new());
     };
     let (parts, body) = response.into_parts();
-    let corrupt = blob
+    let spared = state.spared.lock().clone();
+    let harm = blob && (spared.is_empty() || !path.ends_with(&spared));
+    let corrupt = harm
         && state
             .corrupt
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
             .is_ok();
-    let cut = if blob { state.cut.lock().pop() } else { None };
+    let cut = if harm { state.cut.lock().pop() } else { None };
     let mut sent = 0;
     let mut first = true;
     let stream = body.into_data_stream().map(move |part| {
@@ -410,16 +428,14 @@ async fn serve(State(state): State<Arc<Behaviour>>, request: Request) -> Respons
 }
 
 /// The token server: for the user's password, or for the refresh token that is the password.
-async fn token(authorization: Option<String>, request: Request) -> Response {
+fn token(authorization: Option<String>, request: &http::request::Parts, form: &[u8]) -> Response {
     use base64::Engine;
     let pair = base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"));
     let by_password = authorization == Some(format!("Basic {pair}"));
-    let query = request.uri().query().unwrap_or_default().to_owned();
-    let posted = request.method() == http::Method::POST;
-    let form = request.into_body().collect().await.unwrap().to_bytes();
-    let form = String::from_utf8_lossy(&form).into_owned();
+    let posted = request.method == http::Method::POST;
+    let form = String::from_utf8_lossy(form).into_owned();
     let by_token = posted && form.contains(&format!("refresh_token={PASSWORD}"));
-    let asked = if posted { &form } else { &query };
+    let asked = if posted { &form } else { request.uri.query().unwrap_or_default() };
     let right = asked.contains("service=tests") && asked.contains("scope=repository%3Ax%3Apull");
     let (status, body) = match right && (by_password || by_token) {
         true if posted => (StatusCode::OK, format!(r#"{{"access_token":"{TOKEN}"}}"#)),

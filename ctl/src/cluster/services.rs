@@ -136,6 +136,9 @@ fn agent(cluster: &Cluster, node: &Node) -> Vec<OsString> {
         .flag("--resolv-conf", resolv_conf())
         // A machine may be full of other things than pods: it is the user's to judge.
         .flag("--eviction-hard", "memory.available<100Mi")
+        .flag("--image-gc-high-threshold", "100")
+        // The runtimes of a machine share one store, and fetch nothing twice.
+        .flag("--serialize-image-pulls", "false")
         .flag("--tls-cert-file", dir.join("tls.crt"))
         .flag("--tls-private-key-file", dir.join("tls.key"))
         .flag("--client-ca-file", dir.join("ca.crt"))

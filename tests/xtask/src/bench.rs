@@ -8,6 +8,7 @@ use crate::{image, machine};
 const BENCHMARKS: &[(&str, &str, &str)] = &[
     ("tests", "--bin", "bench_cluster"),
     ("agent", "--example", "bench_runtime"),
+    ("agent", "--example", "bench_images"),
     ("tests", "--bin", "bench_watch"),
     ("apiserver", "--example", "bench_edge"),
     ("apiserver", "--example", "bench_store"),

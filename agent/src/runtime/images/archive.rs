@@ -158,8 +158,7 @@ fn resolve(
     depth: usize,
 ) -> Result<Option<(Descriptor, Manifest)>, ImageError> {
     let bytes = verified(&blob(folder, &descriptor.digest)?, &descriptor.digest)?;
-    let broken =
-        |source| ImageError::Manifest { path: descriptor.digest.clone(), source };
+    let broken = |source| ImageError::Manifest { path: descriptor.digest.clone(), source };
     match manifest::parse(&bytes, &descriptor.media_type).map_err(broken)? {
         Document::Manifest(manifest) => Ok(Some((descriptor.clone(), manifest))),
         Document::Index(_) if depth == MAX_DEPTH => Err(broken(ManifestError::Depth)),

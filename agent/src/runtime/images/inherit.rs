@@ -32,7 +32,11 @@ enum Word {
     Nothing,
     /// It is gone, or something else.
     Hidden,
-    Folder { attributes: Attributes, implied: bool, opaque: bool },
+    Folder {
+        attributes: Attributes,
+        implied: bool,
+        opaque: bool,
+    },
 }
 
 impl ImageStore {

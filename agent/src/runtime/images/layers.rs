@@ -144,8 +144,7 @@ impl Syncing {
             state.running = true;
             state.started += 1;
             drop(state);
-            let result =
-                File::open(path).and_then(|file| Ok(rustix::fs::syncfs(&file)?));
+            let result = File::open(path).and_then(|file| Ok(rustix::fs::syncfs(&file)?));
             state = self.state.lock();
             state.running = false;
             if result.is_ok() {

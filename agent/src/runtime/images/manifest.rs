@@ -241,7 +241,9 @@ mod tests {
         let disguised = format!(
             r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","config":{descriptor},"layers":[]}}"#
         );
-        assert!(matches!(parse(index.as_bytes(), ""), Ok(Document::Index(list)) if list.len() == 1));
+        assert!(
+            matches!(parse(index.as_bytes(), ""), Ok(Document::Index(list)) if list.len() == 1)
+        );
         assert!(matches!(parse(manifest.as_bytes(), ""), Ok(Document::Manifest(_))));
         assert!(matches!(parse(both.as_bytes(), ""), Err(ManifestError::Ambiguous)));
         assert!(matches!(parse(disguised.as_bytes(), ""), Err(ManifestError::MediaType(_))));

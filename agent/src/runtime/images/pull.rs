@@ -22,7 +22,7 @@ use self::layer::Fetch;
 use super::manifest::{self, Descriptor, Document, MAX_DEPTH, Machine, Manifest, ManifestError};
 use super::registry::auth::Credentials;
 use super::registry::hosts::{self, Host, Tls};
-use super::registry::{self, Remote, RegistryError};
+use super::registry::{self, RegistryError, Remote};
 use super::stream::digest_of;
 use super::{Image, ImageError, ImageStore, check_digest, parse_config};
 use crate::reference::Reference;
@@ -184,7 +184,11 @@ impl Puller {
             match self.ask(remote, reference, wanted).await {
                 Ok(found) => return Ok(found),
                 Err(failure) => {
-                    tracing::debug!(host = remote.host.authority, ?failure, "a host has no manifest");
+                    tracing::debug!(
+                        host = remote.host.authority,
+                        ?failure,
+                        "a host has no manifest"
+                    );
                     last = Some(failure);
                 }
             }

@@ -201,8 +201,8 @@ impl Remote {
             tried += 1;
             let response = self.authorized(&method, &uri, &headers).await?;
             let status = response.status();
-            let busy = status == StatusCode::TOO_MANY_REQUESTS
-                || matches!(status.as_u16(), 502..=504);
+            let busy =
+                status == StatusCode::TOO_MANY_REQUESTS || matches!(status.as_u16(), 502..=504);
             if busy && tried < TRIES {
                 self.clock.sleep(patience(&response, tried)).await;
                 continue;

@@ -78,10 +78,7 @@ pub fn save(store: &ImageStore, names: &[String], output: impl Write) -> Result<
 }
 
 /// The images in the order of their names, each with the tags it is wanted under.
-fn images(
-    store: &ImageStore,
-    names: &[String],
-) -> Result<Vec<(Image, Vec<String>)>, ImageError> {
+fn images(store: &ImageStore, names: &[String]) -> Result<Vec<(Image, Vec<String>)>, ImageError> {
     let mut found: Vec<(Image, Vec<String>)> = Vec::new();
     let mut places = BTreeMap::new();
     for name in names {

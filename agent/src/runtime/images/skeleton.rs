@@ -61,7 +61,8 @@ impl<R: Read> Read for Recorder<R> {
         recording.contents.set(recording.contents.get() - contents);
         let raw = &buffer[contents as usize..read];
         let budget = recording.budget.get().checked_sub(raw.len() as u64);
-        let too_much = || io::Error::new(io::ErrorKind::InvalidData, "an entry's header is too long");
+        let too_much =
+            || io::Error::new(io::ErrorKind::InvalidData, "an entry's header is too long");
         recording.budget.set(budget.ok_or_else(too_much)?);
         recording.raw.borrow_mut().extend_from_slice(raw);
         if recording.raw.borrow().len() >= PIECE {

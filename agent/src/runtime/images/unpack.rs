@@ -65,11 +65,7 @@ pub struct Unpacked {
 }
 
 /// Unpacks into `folder`, which must exist, and writes the tar's skeleton beside it.
-pub fn unpack(
-    layer: impl Read,
-    folder: &Path,
-    skeleton: &Path,
-) -> Result<Unpacked, UnpackError> {
+pub fn unpack(layer: impl Read, folder: &Path, skeleton: &Path) -> Result<Unpacked, UnpackError> {
     let tar = Hashing::new(decompress(layer).map_err(UnpackError::Read)?);
     let (recorder, recording) = Recorder::new(tar, skeleton).map_err(UnpackError::Skeleton)?;
     let mut archive = tar::Archive::new(recorder);
@@ -265,8 +261,10 @@ fn create(
                 EntryType::Block => FileType::BlockDevice,
                 _ => FileType::Fifo,
             };
-            let (major, minor) = (header.device_major()?, header.device_minor()?);
-            let device = rustix::fs::makedev(major.unwrap_or(0), minor.unwrap_or(0));
+            // What is no device leaves the numbers out.
+            let number = |field: io::Result<Option<u32>>| field.ok().flatten().unwrap_or(0);
+            let (major, minor) = (number(header.device_major()), number(header.device_minor()));
+            let device = rustix::fs::makedev(major, minor);
             if kind == FileType::CharacterDevice && device == 0 {
                 // To overlayfs it would be a whiteout.
                 let what = "a character device 0:0, which means a removed file";
@@ -301,8 +299,8 @@ fn make_folder(parent: &OwnedFd, name: &OsStr, replace: bool) -> io::Result<bool
         Err(error) => return Err(error.into()),
     }
     let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    let removed = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && stat.st_rdev == 0;
+    let removed =
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0;
     if is_folder(parent, name) || !(removed || replace) {
         return Ok(false);
     }

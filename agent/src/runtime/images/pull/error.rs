@@ -20,7 +20,8 @@ pub enum PullError {
         #[source]
         source: RegistryError,
     },
-    /// The first word is CRI's, by which kubelets know this error.
+    /// It is there and has other things to do. The first word is CRI's, by which kubelets know it;
+    /// one that cannot be reached at all is ErrImagePull to everybody.
     #[error("RegistryUnavailable: failed to pull and unpack image \"{image}\"")]
     Unavailable {
         image: String,
@@ -65,7 +66,10 @@ impl Failure {
             Failure::Registry(source) => match source {
                 RegistryError::NotFound { .. } if resolving => PullError::NotFound { image },
                 RegistryError::Denied { .. } => PullError::Denied { image, source },
-                source if source.is_transient() => PullError::Unavailable { image, source },
+                RegistryError::Timeout { .. } => PullError::Unavailable { image, source },
+                RegistryError::Status { .. } if source.is_transient() => {
+                    PullError::Unavailable { image, source }
+                }
                 source => PullError::Registry { image, source },
             },
         }

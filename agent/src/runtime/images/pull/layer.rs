@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::super::downloads::{Arrival, Download, Received};
 use super::super::manifest::Descriptor;
-use super::super::registry::{Remote, RegistryError};
+use super::super::registry::{RegistryError, Remote};
 use super::super::{ImageError, ImageStore};
 use super::error::Failure;
 use super::{Progress, Step};

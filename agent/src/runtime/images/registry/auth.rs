@@ -216,8 +216,7 @@ mod tests {
             server_address: server.into(),
             ..Default::default()
         };
-        let basic =
-            Credentials::Basic { username: "me".into(), password: "secret:word".into() };
+        let basic = Credentials::Basic { username: "me".into(), password: "secret:word".into() };
         let encoded = STANDARD.encode("me:secret:word");
         let of = |auth| Credentials::new(auth, "docker.io").ok();
         assert!(of(auth(&encoded, "")) == Some(basic.clone()));

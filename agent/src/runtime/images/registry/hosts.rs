@@ -225,10 +225,7 @@ fn authorities(value: Option<toml::Value>, folder: &Path) -> Result<Vec<PathBuf>
 }
 
 /// A file, or pairs of certificate and key. TLS shows one of them, so that more make no sense.
-fn client(
-    value: Option<toml::Value>,
-    folder: &Path,
-) -> Result<Option<(PathBuf, PathBuf)>, String> {
+fn client(value: Option<toml::Value>, folder: &Path) -> Result<Option<(PathBuf, PathBuf)>, String> {
     use toml::Value::{Array, String};
     let problem = || Err("client is a file, or one pair of certificate and key".to_owned());
     let pair = |cert: &str, key: &str| {
@@ -284,8 +281,7 @@ fn seconds(text: &str) -> Option<Duration> {
 
 /// Docker's layout: `*.crt` are authorities, `NAME.cert` and `NAME.key` the client's.
 fn certificates(folder: &Path, registry: &str) -> Result<Vec<Host>, HostsError> {
-    let failed =
-        |source| HostsError::Read { path: folder.display().to_string(), source };
+    let failed = |source| HostsError::Read { path: folder.display().to_string(), source };
     let mut paths: Vec<PathBuf> =
         fs::read_dir(folder).map_err(failed)?.flatten().map(|entry| entry.path()).collect();
     paths.sort();

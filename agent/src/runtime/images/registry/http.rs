@@ -170,10 +170,9 @@ fn tls(settings: &Tls) -> Result<ClientConfig, BoxError> {
     let Some((certificate, key)) = &settings.client else {
         return Ok(builder.with_no_client_auth());
     };
-    let chain: Vec<_> =
-        CertificateDer::pem_file_iter(certificate)?.collect::<Result<_, _>>().map_err(|error| {
-            format!("the client certificate {}: {error}", certificate.display())
-        })?;
+    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)?
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("the client certificate {}: {error}", certificate.display()))?;
     let key = PrivateKeyDer::from_pem_file(key)
         .map_err(|error| format!("the client key {}: {error}", key.display()))?;
     Ok(builder.with_client_auth_cert(chain, key)?)

@@ -56,7 +56,10 @@ impl Sparse {
         let mut map = Map { input: entry, block: [0; BLOCK], at: BLOCK };
         let count = map.number()?;
         if count > MAP {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a sparse file in too many parts"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a sparse file in too many parts",
+            ));
         }
         let mut parts = Vec::new();
         for _ in 0..count {

@@ -181,13 +181,12 @@ async fn pods(
     let context = pods.context();
     let collector = Collector {
         runtime: &*context.runtime,
-        events: &context.events,
-        node: name,
         clock,
         policy: policy(options),
         records: context.pulls.records(),
     };
-    tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits), collector.run());
+    let collect = collector.run(&context.events, name);
+    tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits), collect);
 }
 
 fn check_images(options: &Options) -> Result<(), Error> {

@@ -148,42 +148,44 @@ pub enum Error {
     Removal { wanted: u64, freed: u64, errors: String },
 }
 
-/// Looks after the images of a node for ever.
+impl Error {
+    /// Of the event that it deserves each time.
+    fn reason(&self) -> Option<&'static str> {
+        match self {
+            Error::Capacity => Some("InvalidDiskCapacity"),
+            Error::TooLittle { .. } => Some("FreeDiskSpaceFailed"),
+            _ => None,
+        }
+    }
+}
+
+/// Looks after the images of a node.
 pub struct Collector<'a> {
     pub runtime: &'a dyn Runtime,
-    pub events: &'a Events,
-    pub node: &'a str,
     pub clock: &'a Clock,
     pub policy: Policy,
     pub records: Option<&'a Records>,
 }
 
 impl Collector<'_> {
-    pub async fn run(self) {
+    /// For ever; what goes wrong is told as events of the node.
+    pub async fn run(self, events: &Events, node: &str) {
         let mut memory = Memory::new(self.clock.now());
         let mut failed_before = false;
         loop {
-            let failed = match self.once(&mut memory).await {
-                Ok(()) => false,
-                Err(error) => {
-                    let message = chain(&error);
-                    tracing::warn!(error = message, "cannot collect images");
-                    let reason = match error {
-                        Error::Capacity => Some("InvalidDiskCapacity"),
-                        Error::TooLittle { .. } => Some("FreeDiskSpaceFailed"),
-                        _ => None,
-                    };
-                    if let Some(reason) = reason {
-                        self.events.node(self.node, WARNING, reason, &message);
-                    }
-                    // As the kubelet: once may be by chance.
-                    if failed_before {
-                        self.events.node(self.node, WARNING, "ImageGCFailed", &message);
-                    }
-                    true
+            let outcome = self.once(&mut memory).await;
+            if let Err(error) = &outcome {
+                let message = chain(error);
+                tracing::warn!(error = message, "cannot collect images");
+                if let Some(reason) = error.reason() {
+                    events.node(node, WARNING, reason, &message);
                 }
-            };
-            failed_before = failed;
+                // As the kubelet: once may be by chance.
+                if failed_before {
+                    events.node(node, WARNING, "ImageGCFailed", &message);
+                }
+            }
+            failed_before = outcome.is_err();
             self.clock.sleep(PERIOD).await;
         }
     }

@@ -249,3 +249,30 @@ async fn images_are_shown_in_full() {
     assert_eq!(streamed, 2);
     lab.finish().await;
 }
+
+#[tokio::test]
+async fn unused_images_make_room() {
+    use agent::images::garbage::{Collector, Error, Memory, Policy};
+    let Some(mut lab) = Lab::start().await else { return };
+    let folder = lab.folder.path().join("layout");
+    layout(&folder, &oci_image(), "my-app:latest");
+    agent::runtime::images::import(&lab.folder.path().join("images"), &folder).unwrap();
+    let pod = lab.sandbox("pod").await;
+    lab.run(&pod, script("main", "sleep 1000")).await;
+    let endpoint = format!("unix://{}", lab.folder.path().join("cri.sock").display());
+    let runtime = agent::cri::grpc::Grpc::new(&endpoint).unwrap();
+    // On whatever disk, more is wanted than there are images: all go that no container has.
+    let policy =
+        |high| Policy { high, low: 0, minimum_age: std::time::Duration::ZERO, maximum_age: None };
+    let clock = lab.clock.clone();
+    let mut memory = Memory::new(clock.now());
+    let collector =
+        |high| Collector { runtime: &runtime, clock: &clock, policy: policy(high), records: None };
+    collector(100).once(&mut memory).await.unwrap();
+    assert!(status(&mut lab, "my-app").await.is_some());
+    let error = collector(1).once(&mut memory).await.unwrap_err();
+    assert!(matches!(error, Error::TooLittle { freed: 1.., .. }), "{error}");
+    assert!(status(&mut lab, "my-app").await.is_none());
+    assert!(status(&mut lab, IMAGE).await.is_some());
+    lab.finish().await;
+}

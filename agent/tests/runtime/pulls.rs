@@ -455,8 +455,8 @@ async fn images_have_as_many_layers_as_docker_allows() {
     lab.finish().await;
 }
 
-/// How many files a layer of the test has; `CORACLE_MANY_FILES=1000000` is what it is about, in
-/// minutes instead of seconds.
+/// How many files a layer of the test has; a million, which `cargo xtask soak` asks for, take minutes
+/// instead of seconds.
 fn many() -> usize {
     let asked = std::env::var("CORACLE_MANY_FILES").ok();
     asked.map_or(20_000, |number| number.parse().expect("CORACLE_MANY_FILES is a number"))
@@ -493,14 +493,14 @@ async fn many_files_take_little_memory() {
     lab.finish().await;
 }
 
-/// `CORACLE_BIG_IMAGE=1` pulls 2 GB, which takes about a minute in a debug build.
+/// 2 GB take minutes in a debug build: `cargo xtask soak` pulls them in a release build.
 #[tokio::test]
 async fn an_image_of_two_gigabytes() {
     if skipped() {
         return;
     }
     if std::env::var_os("CORACLE_BIG_IMAGE").is_none() {
-        eprintln!("SKIPPED: this test takes long; CORACLE_BIG_IMAGE=1 runs it");
+        eprintln!("SKIPPED: this test takes long; cargo xtask soak runs it (CORACLE_BIG_IMAGE=1)");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -36,7 +36,7 @@ pub fn bench(names: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// A hundred cluster lives.
+/// A hundred cluster lives, then images too large for every day's tests.
 pub fn soak(rest: &[String]) -> Result<(), String> {
     let lives = match rest {
         [] => "100",
@@ -48,5 +48,9 @@ pub fn soak(rest: &[String]) -> Result<(), String> {
     let image = image::build()?;
     let mut soak = cargo(&["test", "--release", "--package", "tests", "--test", "leaks"]);
     soak.args(["--", "--nocapture"]).env("CORACLE_LIVES", lives).env("CORACLE_HELLO_IMAGE", image);
-    run("soak", soak)
+    run("soak", soak)?;
+    let mut images = cargo(&["test", "--release", "--package", "agent", "--test", "runtime"]);
+    images.args(["--", "--nocapture", "an_image_of_two_gigabytes", "many_files"]);
+    images.env("CORACLE_BIG_IMAGE", "1").env("CORACLE_MANY_FILES", "1000000");
+    run("large images", images)
 }

@@ -21,7 +21,7 @@ usage: cargo xtask COMMAND
   test    install what is missing and pass all tests
   bench   print the measured figures, as ratios against references of the same run
   fuzz    every parser of strangers' bytes under libFuzzer (--seconds N, TARGET…)
-  soak    a hundred cluster lives, looking for leaks (--lives N)";
+  soak    a hundred cluster lives, looking for leaks (--lives N), and very large images";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

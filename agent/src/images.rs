@@ -3,4 +3,5 @@
 
 pub mod credentials;
 pub mod garbage;
+pub mod providers;
 pub mod records;

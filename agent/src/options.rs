@@ -106,6 +106,12 @@ pub struct Options {
     /// stands for anything.
     #[arg(long, value_name = "IMAGE", value_delimiter = ',')]
     pub preloaded_images_verification_allowlist: Vec<String>,
+    /// Programs that give credentials for images: a CredentialProviderConfig.
+    #[arg(long, value_name = "FILE", requires = "image_credential_provider_bin_dir")]
+    pub image_credential_provider_config: Option<PathBuf>,
+    /// The folder of these programs.
+    #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
+    pub image_credential_provider_bin_dir: Option<PathBuf>,
     /// How many files of a container's log are kept.
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub container_log_max_files: usize,
@@ -124,7 +130,7 @@ fn percent() -> clap::builder::RangedI64ValueParser<u8> {
 }
 
 /// Go's durations: `1h30m`, `2m0s`, `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let problem = || format!("{text:?} is no duration such as 1h30m or 90s");
     let (mut rest, mut whole) = (text, Duration::ZERO);
     if text == "0" {

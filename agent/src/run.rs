@@ -1,7 +1,7 @@
 //! The agent of a real machine, put together.
 
 use std::net::{IpAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::cri::Runtime;
 use crate::cri::grpc::{BadEndpoint, Grpc};
 use crate::events::Events;
 use crate::images::garbage::{Collector, Policy};
+use crate::images::providers::{ConfigError, Providers};
 use crate::images::records::Records;
 use crate::logs::{self, Limits};
 use crate::net;
@@ -26,7 +27,7 @@ use crate::report::Host;
 use crate::resolv::{self, Dns};
 use crate::server::{self, Endpoint};
 use crate::volume::Machine;
-use crate::worker::{Context, Objects, Pulls};
+use crate::worker::{Context, NodeCredentials, Objects, Pulls};
 
 /// As often as the kubelet (containerLogMonitorInterval).
 const LOOK_AT_LOGS: Duration = Duration::from_secs(10);
@@ -40,6 +41,8 @@ pub enum Error {
     PodCidr(String),
     #[error("this machine has no address that reaches others: name one with --node-ip")]
     NodeIp(#[source] std::io::Error),
+    #[error(transparent)]
+    Providers(#[from] ConfigError),
     #[error("--max-parallel-image-pulls above 1 needs --serialize-image-pulls=false")]
     ParallelPulls,
     #[error("--image-gc-low-threshold {low} must be below --image-gc-high-threshold {high}")]
@@ -69,7 +72,7 @@ pub async fn run(
         std::fs::create_dir_all(folder)
             .map_err(|source| Error::Folder { path: folder.display().to_string(), source })?;
     }
-    let pulls = pulls(&options)?;
+    let pulls = pulls(&options, &clock)?;
     let node = Node {
         client: client.clone(),
         clock: clock.clone(),
@@ -198,7 +201,7 @@ fn check_images(options: &Options) -> Result<(), Error> {
     if low >= high { Err(Error::Thresholds { low, high }) } else { Ok(()) }
 }
 
-fn pulls(options: &Options) -> Result<Pulls, Error> {
+fn pulls(options: &Options, clock: &Clock) -> Result<Pulls, Error> {
     let parallel = match options.serialize_image_pulls {
         true => Some(1),
         false => options.max_parallel_image_pulls.map(|number| number as usize),
@@ -208,7 +211,13 @@ fn pulls(options: &Options) -> Result<Pulls, Error> {
     let records = Records::open(&options.root_dir, policy, allowed).map_err(|source| {
         Error::Folder { path: options.root_dir.join("image_manager").display().to_string(), source }
     })?;
-    Ok(Pulls::new(parallel, Some(records)))
+    let config = options.image_credential_provider_config.as_ref();
+    let providers = config.zip(options.image_credential_provider_bin_dir.as_ref());
+    let open =
+        |(config, folder): (&PathBuf, &PathBuf)| Providers::open(config, folder, clock.clone());
+    let providers = providers.map(open).transpose()?;
+    let file = Some(options.root_dir.join("config.json"));
+    Ok(Pulls::new(parallel, records, NodeCredentials { file, providers }))
 }
 
 fn policy(options: &Options) -> Policy {

@@ -32,7 +32,7 @@ mod objects;
 mod publish;
 mod tokens;
 
-pub use image::Pulls;
+pub use image::{NodeCredentials, Pulls};
 pub use objects::Objects;
 
 /// What all workers of a node share.

@@ -16,10 +16,10 @@ mod limits;
 mod logs;
 #[path = "runtime/network.rs"]
 mod network;
-#[path = "runtime/random.rs"]
-mod random;
 #[path = "runtime/pulls.rs"]
 mod pulls;
+#[path = "runtime/random.rs"]
+mod random;
 #[allow(dead_code)]
 #[path = "runtime/registry.rs"]
 mod registry;

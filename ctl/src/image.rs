@@ -2,13 +2,12 @@
 
 mod progress;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use agent::images::credentials::matching;
+use agent::images::credentials::of_node;
 use agent::reference::Reference;
 use agent::runtime::images::{Credentials, Image, ImageStore, Mirror, Puller, import, save};
 use agent::runtime::{CONCURRENT_LAYERS, REGISTRIES};
@@ -203,9 +202,7 @@ impl Pull {
             }
             _ => return Ok(Credentials::Anonymous),
         };
-        let secret = BTreeMap::from([(".dockerconfigjson".to_string(), bytes)]);
-        let secrets = BTreeMap::from([(String::new(), secret)]);
-        let best = matching(image, &[""], &secrets).into_iter().next();
+        let best = of_node(image, bytes).into_iter().next();
         let auth = best.map(|credential| credential.auth).unwrap_or_default();
         Credentials::new(auth, &image.registry).map_err(said)
     }

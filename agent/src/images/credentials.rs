@@ -13,10 +13,11 @@ use crate::reference::Reference;
 /// The Docker Hub's, as `docker login` writes it.
 const HUB: &str = "index.docker.io";
 
-/// Credentials that may be tried, with the Secret they come from.
+/// Credentials that may be tried.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Credential {
-    pub secret: String,
+    /// The Secret they come from; none for those of the node.
+    pub secret: Option<String>,
     pub auth: cri::AuthConfig,
 }
 
@@ -49,7 +50,7 @@ pub fn matching(
                 continue;
             }
             let Some(auth) = auth(entry) else { continue };
-            let credential = Credential { secret: (*name).to_owned(), auth };
+            let credential = Credential { secret: Some((*name).to_owned()), auth };
             if found.iter().any(|(_, _, known)| *known == credential) {
                 continue;
             }
@@ -59,6 +60,20 @@ pub fn matching(
     // A longer path knows better, and a name better than a pattern.
     found.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.cmp(&a.1)));
     found.into_iter().map(|(_, _, credential)| credential).collect()
+}
+
+/// What a file of the node has for the image, which is one of `docker login`.
+pub fn of_node(image: &Reference, config: Vec<u8>) -> Vec<Credential> {
+    let secret = BTreeMap::from([(".dockerconfigjson".to_owned(), config)]);
+    let mut found = matching(image, &[""], &BTreeMap::from([(String::new(), secret)]));
+    found.iter_mut().for_each(|credential| credential.secret = None);
+    found
+}
+
+/// Whether a pattern as in these files and in `matchImages` is of the image.
+pub fn matches(pattern: &str, image: &Reference) -> bool {
+    let (host, path) = split(pattern);
+    matches_host(&host, &image.registry) && matches_path(&path, image)
 }
 
 fn entries(data: &BTreeMap<String, Vec<u8>>) -> Vec<(String, DockerAuth)> {

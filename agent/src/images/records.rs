@@ -92,16 +92,17 @@ pub struct Records {
 }
 
 impl Secret {
-    pub fn new(namespace: &str, credential: &Credential) -> Secret {
-        let auth = &credential.auth;
+    /// None for the node's credentials, with which an image is for all its pods.
+    pub fn new(namespace: &str, credential: &Credential) -> Option<Secret> {
+        let (name, auth) = (credential.secret.clone()?, &credential.auth);
         let parts = [&auth.username, &auth.password, &auth.identity_token];
         let text = parts.map(|part| format!("{}:{part}", part.len())).join(",");
-        Secret {
+        Some(Secret {
             uid: String::new(),
             namespace: namespace.to_owned(),
-            name: credential.secret.clone(),
+            name,
             credential_hash: hex::encode(digest(&SHA256, text.as_bytes())),
-        }
+        })
     }
 }
 

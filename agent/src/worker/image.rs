@@ -2,6 +2,7 @@
 //! wrong in Kubernetes' words (Kubernetes: Images).
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -13,6 +14,7 @@ use crate::cri::Error;
 use crate::environment::Sources;
 use crate::events::NORMAL;
 use crate::images::credentials::{self, Credential};
+use crate::images::providers::Providers;
 use crate::images::records::{Records, Secret};
 use crate::pod::{Container, Pod};
 use crate::reference::Reference;
@@ -29,6 +31,15 @@ struct Shared {
     permits: Option<Semaphore>,
     /// Who may use what is there; everybody where absent.
     records: Option<Records>,
+    node: NodeCredentials,
+}
+
+/// Where the node has credentials of its own, for the images of all its pods.
+#[derive(Default)]
+pub struct NodeCredentials {
+    /// A file as `docker login` writes it.
+    pub file: Option<PathBuf>,
+    pub providers: Option<Providers>,
 }
 
 /// CRI's word for a registry that is not there, which the kubelet passes on.
@@ -77,9 +88,9 @@ impl ImageError {
 
 impl Pulls {
     /// `parallel`: how many pulls at a time.
-    pub fn new(parallel: Option<usize>, records: Option<Records>) -> Pulls {
+    pub fn new(parallel: Option<usize>, records: Records, node: NodeCredentials) -> Pulls {
         let permits = parallel.map(|number| Semaphore::new(number.max(1)));
-        Pulls(Arc::new(Shared { gates: Mutex::default(), permits, records }))
+        Pulls(Arc::new(Shared { gates: Mutex::default(), permits, records: Some(records), node }))
     }
 
     pub fn records(&self) -> Option<&Records> {
@@ -109,7 +120,7 @@ impl Pulls {
         let reference: Reference = name.parse().map_err(|_| invalid())?;
         let names: Vec<&str> =
             pod.spec.image_pull_secrets.iter().map(|secret| secret.name.as_str()).collect();
-        let credentials = credentials::matching(&reference, &names, &sources.secrets);
+        let secrets = credentials::matching(&reference, &names, &sources.secrets);
         let gate = self.gate(&name);
         let _one_at_a_time = gate.lock().await;
         let inspect = async || {
@@ -123,7 +134,7 @@ impl Pulls {
         // and a pull could only fail.
         let loaded = |image: &cri::Image| image.repo_digests.is_empty();
         if let Some(found) = inspect().await?.filter(|found| !always || loaded(found))
-            && self.may_use(pod, image, &found, &credentials)
+            && self.may_use(pod, image, &found, &secrets)
         {
             let proved =
                 if self.records().is_some() { " and can be accessed by the pod" } else { "" };
@@ -136,6 +147,8 @@ impl Pulls {
         if container.image_pull_policy.as_deref() == Some("Never") {
             return Err(ImageError::Never(image.clone()));
         }
+        let mut credentials = secrets;
+        credentials.extend(self.0.node.credentials(&reference).await);
         event("Pulling", format!("Pulling image {image:?}"));
         let started = context.clock.instant();
         let permit = match &self.0.permits {
@@ -186,7 +199,8 @@ impl Pulls {
     ) -> bool {
         let Some(records) = self.records() else { return true };
         let namespace = &pod.metadata.namespace;
-        let has: Vec<Secret> = credentials.iter().map(|it| Secret::new(namespace, it)).collect();
+        let has: Vec<Secret> =
+            credentials.iter().filter_map(|it| Secret::new(namespace, it)).collect();
         !records.must_pull(image, &found.id, &has)
     }
 
@@ -216,7 +230,8 @@ impl Pulls {
             let auth = credential.map(|credential| credential.auth.clone());
             match context.runtime.pull(spec.clone(), auth).await {
                 Ok(id) => {
-                    let secret = credential.map(|it| Secret::new(&pod.metadata.namespace, it));
+                    let namespace = &pod.metadata.namespace;
+                    let secret = credential.and_then(|it| Secret::new(namespace, it));
                     if let Some(records) = self.records() {
                         noted(records.pulled(image, &id, secret, context.clock.now()));
                     }
@@ -229,6 +244,19 @@ impl Pulls {
             records.failed(image);
         }
         Err(together(errors))
+    }
+}
+
+impl NodeCredentials {
+    async fn credentials(&self, image: &Reference) -> Vec<Credential> {
+        let mut found = match &self.providers {
+            Some(providers) => providers.credentials(image).await,
+            None => Vec::new(),
+        };
+        // Read each time: whoever put it there may change it.
+        let file = self.file.as_ref().and_then(|path| std::fs::read(path).ok());
+        found.extend(file.into_iter().flat_map(|bytes| credentials::of_node(image, bytes)));
+        found
     }
 }
 

@@ -152,7 +152,7 @@ impl Machine {
             "aarch64" => "arm64".to_owned(),
             other => other.to_owned(),
         };
-        if platform.os.to_ascii_lowercase() != "linux" || architecture != self.architecture {
+        if !platform.os.eq_ignore_ascii_case("linux") || architecture != self.architecture {
             return None;
         }
         let least = if self.architecture == "arm64" { 8 } else { 1 };

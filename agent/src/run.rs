@@ -181,15 +181,15 @@ async fn pods(
     };
     let limits =
         Limits { bytes: options.container_log_max_size, files: options.container_log_max_files };
-    let context = pods.context();
-    let collector = Collector {
-        runtime: &*context.runtime,
-        clock,
-        policy: policy(options),
-        records: context.pulls.records(),
-    };
-    let collect = collector.run(&context.events, name);
+    let collect = collect(pods.context(), name, policy(options));
     tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits), collect);
+}
+
+/// Looks after the images for ever.
+async fn collect(context: &Context, node: &str, policy: Policy) {
+    let (runtime, clock) = (&*context.runtime, &context.clock);
+    let collector = Collector { runtime, clock, policy, records: context.pulls.records() };
+    collector.run(&context.events, node).await;
 }
 
 fn check_images(options: &Options) -> Result<(), Error> {

@@ -26,6 +26,7 @@ use client::Clock;
 
 pub use self::error::Error;
 pub use self::layout::StateDir;
+pub use self::privilege::home;
 
 /// Local clusters.
 #[derive(Debug, clap::Args)]

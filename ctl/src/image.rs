@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use agent::images::credentials::of_node;
-use agent::reference::Reference;
+use agent::reference::{Reference, as_id};
 use agent::runtime::images::{Credentials, Image, ImageStore, Mirror, Puller, import, save};
 use agent::runtime::{CONCURRENT_LAYERS, REGISTRIES};
 use client::Clock;
@@ -16,7 +16,7 @@ use client::error::chain;
 use serde_json::{Value, json};
 
 use self::progress::Bars;
-use crate::cluster::{Place, StateDir, become_root};
+use crate::cluster::{Place, StateDir, become_root, home};
 use crate::failure::{Failure, Result};
 use crate::output::table::Table;
 
@@ -156,9 +156,15 @@ fn open(state: &StateDir) -> Result<ImageStore> {
     ImageStore::open(&state.images()).map_err(said)
 }
 
-fn found(store: &ImageStore, image: &str) -> Result<Image> {
-    let found = store.find(image).map_err(said)?;
-    found.ok_or_else(|| Failure::said(format!("no such image: {image}")))
+/// The image of a name or of the beginning of an id as `ls` shows it, and by what it is found.
+fn look_up(store: &ImageStore, text: &str) -> Result<Option<(Image, String)>> {
+    let named = store.find(text).map_err(said)?;
+    if let Some(image) = named {
+        return Ok(Some((image, text.to_owned())));
+    }
+    let id = format!("sha256:{text}");
+    let found = if as_id(&id).is_some() { store.find(&id).map_err(said)? } else { None };
+    Ok(found.map(|image| (image, id)))
 }
 
 impl Pull {
@@ -191,7 +197,7 @@ impl Pull {
     /// What `docker login` knows of the registry.
     fn credentials(&self, image: &Reference) -> Result<Credentials> {
         let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-        let home = || Some(Path::new(&std::env::var_os("HOME")?).join(".docker"));
+        let home = || Some(home()?.join(".docker"));
         let default = || folder.or_else(home).map(|folder| folder.join("config.json"));
         let path = self.docker_config.clone().or_else(default);
         let bytes = match path.as_ref().map(std::fs::read) {
@@ -209,6 +215,11 @@ impl Pull {
 }
 
 fn write(store: &ImageStore, images: &[String], output: Option<&Path>) -> Result<()> {
+    let keys = |name: &String| match look_up(store, name)? {
+        Some((_, key)) => Ok(key),
+        None => Err(Failure::said(format!("no such image: {name}"))),
+    };
+    let images = &images.iter().map(keys).collect::<Result<Vec<_>>>()?;
     let Some(path) = output else {
         if std::io::stdout().is_terminal() {
             return Err(Failure::said("an archive is nothing for a terminal: name a file with -o"));
@@ -227,18 +238,15 @@ fn write(store: &ImageStore, images: &[String], output: Option<&Path>) -> Result
 fn remove(store: &ImageStore, images: &[String]) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for text in images {
-        let id = store.find(text).map_err(said)?.map(|image| image.id);
-        match (id, store.untag(text).map_err(said)?) {
-            (Some(id), Some(left)) => {
-                anstream::println!("Untagged: {text}");
-                if left.is_empty() && !store.in_use(&id).map_err(said)? {
-                    anstream::println!("Deleted: {id}");
-                }
-            }
-            _ => {
-                anstream::eprintln!("error: no such image: {text}");
-                code = ExitCode::FAILURE;
-            }
+        let Some((image, key)) = look_up(store, text)? else {
+            anstream::eprintln!("error: no such image: {text}");
+            code = ExitCode::FAILURE;
+            continue;
+        };
+        let left = store.untag(&key).map_err(said)?.unwrap_or_default();
+        anstream::println!("Untagged: {text}");
+        if left.is_empty() && !store.in_use(&image.id).map_err(said)? {
+            anstream::println!("Deleted: {}", image.id);
         }
     }
     Ok(code)
@@ -246,7 +254,8 @@ fn remove(store: &ImageStore, images: &[String]) -> Result<ExitCode> {
 
 /// As `docker image inspect`, as far as it is known.
 fn inspected(store: &ImageStore, text: &str) -> Result<Value> {
-    let image = found(store, text)?;
+    let missing = || Failure::said(format!("no such image: {text}"));
+    let (image, _) = look_up(store, text)?.ok_or_else(missing)?;
     let config = store.config_of(&image.id).map_err(said)?.unwrap_or_else(|| b"{}".to_vec());
     let config: Value = serde_json::from_slice(&config)
         .map_err(|error| Failure::said(format!("read the configuration of {text}: {error}")))?;

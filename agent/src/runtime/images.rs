@@ -265,7 +265,7 @@ impl ImageStore {
         let config_of = file.config;
         let image =
             Image { id: id.clone(), layers, inherited, size, config: config_of, tags, digests };
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         let all = image.layers.iter().chain(&image.inherited);
         if let Some(digest) = all.into_iter().find(|digest| !self.has_layer(digest)) {
             return Err(ImageError::Removed(digest.clone()));
@@ -273,18 +273,18 @@ impl ImageStore {
         self.write_bytes(&self.config_path(&id), config)?;
         self.write(&self.image_path(&id), &image)?;
         self.name(&id, names)?;
-        self.collect()?;
+        self.collect(lock)?;
         Ok(self.find(&id)?.unwrap_or(image))
     }
 
     /// Gives an image that is there more names.
     pub fn add_names(&self, id: &str, names: &[String]) -> Result<Image, ImageError> {
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         if self.find(id)?.is_none() {
             return Err(ImageError::Missing(id.to_owned()));
         }
         self.name(id, names)?;
-        self.collect()?;
+        self.collect(lock)?;
         self.find(id)?.ok_or_else(|| ImageError::Missing(id.to_owned()))
     }
 

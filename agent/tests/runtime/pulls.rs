@@ -419,7 +419,7 @@ async fn the_right_image_of_an_index_is_taken() {
     assert_eq!(pull(&mut lab, &name("1")).await.unwrap(), digest(&image.config));
     let known = status(&mut lab, &name("1")).await.unwrap();
     let by_digest = format!("{}/multi@{}", registry.address, digest(&index));
-    assert_eq!(known.repo_digests, [by_digest.clone()]);
+    assert_eq!(known.repo_digests, std::slice::from_ref(&by_digest));
     assert_eq!(pull(&mut lab, &by_digest).await.unwrap(), digest(&image.config));
     let error = pull(&mut lab, &name("foreign")).await.unwrap_err();
     assert!(error.message().contains("no image for linux/"), "{}", error.message());

@@ -2,14 +2,14 @@
 //! died half done.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use proto::time::Time;
 
-use super::layers::{FACTS, SKELETON};
+use super::layers::{FACTS, SKELETON, Scratch};
 use super::{Image, ImageError, ImageStore, Pin, failed, layer_name, remove_file};
 use crate::reference::Reference;
 
@@ -36,18 +36,18 @@ impl ImageStore {
     /// Takes all names of an image away; what nothing needs is deleted. Removing what is not there is
     /// no error.
     pub fn remove(&self, text: &str) -> Result<(), ImageError> {
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         let Some(image) = self.find(text)? else { return Ok(()) };
         for name in image.tags.iter().chain(&image.digests) {
             remove_file(&self.name_path(name))?;
         }
-        self.collect()
+        self.collect(lock)
     }
 
     /// Takes one tag away, or by id or digest all names; with the last tag go the names by digest.
     /// Answers with the tags that are left, or with nothing where there is no such image.
     pub fn untag(&self, text: &str) -> Result<Option<Vec<String>>, ImageError> {
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         let Some(image) = self.find(text)? else { return Ok(None) };
         let name = match crate::reference::as_id(text) {
             Some(_) => None,
@@ -67,7 +67,7 @@ impl ImageStore {
                 remove_file(&self.name_path(digest))?;
             }
         }
-        self.collect()?;
+        self.collect(lock)?;
         Ok(Some(left))
     }
 
@@ -86,8 +86,7 @@ impl ImageStore {
             }
             freed.images.push(image);
         }
-        self.collect()?;
-        drop(lock);
+        self.collect(lock)?;
         let downloads = self.root.join("downloads");
         self.sweep_downloads(|_| true).map_err(failed("sweep", &downloads))?;
         self.sweep_layers(now, UNDER_WAY)?;
@@ -133,8 +132,9 @@ impl ImageStore {
         Ok(usage)
     }
 
-    /// Deletes images without names and pins, and layers without images.
-    pub(super) fn collect(&self) -> Result<(), ImageError> {
+    /// Deletes images without names and pins, and layers without images. Ends the lock: nobody needs
+    /// to wait until millions of files are gone.
+    pub(super) fn collect(&self, lock: File) -> Result<(), ImageError> {
         let mut used = self.pinned()?;
         used.extend(self.names()?.into_iter().map(|name| name.id));
         let mut layers = BTreeSet::new();
@@ -150,10 +150,13 @@ impl ImageStore {
         // A layer that a pull has just made has no image yet: only images' own layers go.
         let record = self.root.join("in-use");
         let before = self.read::<BTreeSet<String>>(&record)?.unwrap_or_default();
-        for name in before.difference(&layers) {
-            self.remove_layer(name)?;
+        let away: Result<Vec<Scratch>, _> =
+            before.difference(&layers).map(|name| self.take_away(name)).collect();
+        if before != layers {
+            self.write(&record, &layers)?;
         }
-        if before == layers { Ok(()) } else { self.write(&record, &layers) }
+        drop(lock);
+        away.map(drop)
     }
 
     /// The images that containers use. Deletes the pins of those that a crash took.
@@ -170,8 +173,8 @@ impl ImageStore {
 
     /// The layers of pulls that never came to their end.
     fn sweep_layers(&self, now: Time, patience: Duration) -> Result<(), ImageError> {
-        let _lock = self.lock()?;
-        let mut used = BTreeSet::new();
+        let lock = self.lock()?;
+        let (mut used, mut away) = (BTreeSet::new(), Vec::new());
         for path in self.files("images")? {
             let Some(image) = self.read::<Image>(&path)? else { continue };
             used.extend(image.layers.iter().chain(&image.inherited).map(|d| layer_name(d)));
@@ -184,13 +187,16 @@ impl ImageStore {
             let facts = folder.join(name).with_extension(FACTS);
             let Ok(metadata) = fs::metadata(&facts).or_else(|_| entry.metadata()) else { continue };
             if !used.contains(name) && age(&metadata, now) > patience {
-                self.remove_layer(name)?;
+                away.push(self.take_away(name)?);
             }
         }
+        drop(lock);
+        drop(away);
         Ok(())
     }
 
-    fn remove_layer(&self, name: &str) -> Result<(), ImageError> {
+    /// Moves a layer to where it can be deleted.
+    fn take_away(&self, name: &str) -> Result<Scratch, ImageError> {
         let path = self.root.join("layers").join(name);
         let scratch = self.scratch()?;
         match fs::rename(&path, scratch.path().join("layer")) {
@@ -202,7 +208,7 @@ impl ImageStore {
         for part in [SKELETON, FACTS] {
             remove_file(&path.with_extension(part))?;
         }
-        Ok(())
+        Ok(scratch)
     }
 }
 

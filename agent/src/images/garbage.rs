@@ -264,7 +264,7 @@ mod tests {
         memory.look(&images, &used(&["c"]), at(1000));
         let plan = |available| memory.plan(&images, disk(available), &POLICY, at(1000));
         // b was never used, a not for long, c is, d is too young.
-        assert_eq!(plan(151), Plan::default());
+        assert_eq!(plan(160), Plan::default());
         let full = plan(150);
         assert_eq!((full.wanted, ids(&full.evicted)), (50, vec!["b", "a"]));
         let fuller = plan(180 - 40);
@@ -278,9 +278,9 @@ mod tests {
     fn one_that_suffices_is_enough_and_pinned_ones_stay() {
         let pinned = cri::Image { pinned: true, ..image("a", 500) };
         let images = [pinned, image("b", 100), image("c", 100)];
-        let mut memory = Memory::new(at(0));
-        memory.look(&images, &used(&[]), at(0));
-        let plan = memory.plan(&images, disk(150), &POLICY, at(0));
+        let mut memory = Memory::new(at(10_000));
+        memory.look(&images, &used(&[]), at(10_000));
+        let plan = memory.plan(&images, disk(150), &POLICY, at(10_000));
         assert_eq!((plan.wanted, ids(&plan.evicted)), (50, vec!["b"]));
     }
 

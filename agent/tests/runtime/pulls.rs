@@ -231,7 +231,7 @@ async fn what_is_corrupt_is_refused_and_fetched_again() {
     *proxy.state.spared.lock() = digest(&image.config);
     proxy.state.corrupt.store(1, Ordering::Relaxed);
     assert_eq!(pull(&mut lab, &name).await.unwrap(), digest(&image.config));
-    assert_eq!(proxy.gets(&digest(&image.layers[1].1)), 2);
+    assert!(proxy.gets(&digest(&image.layers[1].1)) >= 2);
     assert!(runs(&mut lab, &name).await.contains("stdout F 100000"));
     lab.finish().await;
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::layers::SKELETON;
 use super::stream::{Hashing, digest_of};
 use super::{Image, ImageError, ImageStore, failed, skeleton, unpack};
+use crate::reference::{Reference, as_id};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -87,7 +88,7 @@ fn images(store: &ImageStore, names: &[String]) -> Result<Vec<(Image, Vec<String
         if place == found.len() {
             found.push((image, Vec::new()));
         }
-        let full = name.parse::<crate::reference::Reference>().ok();
+        let full = name.parse::<Reference>().ok().filter(|_| as_id(name).is_none());
         let tag = full.filter(|full| full.digest.is_none()).map(|full| full.to_string());
         found[place].1.extend(tag);
     }

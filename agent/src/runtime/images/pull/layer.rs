@@ -51,8 +51,9 @@ impl Fetch<'_> {
             self.progress.tell(Step::Present { digest: &layer.digest });
             return Ok(());
         };
-        // What is corrupt may be so at one host only, or on one way.
-        for first in 0..=1 {
+        // What is corrupt may be so at one host only, or on one way: that host is asked last.
+        let mut suspects: Vec<usize> = Vec::new();
+        loop {
             if download.length > layer.size {
                 download.clear()?;
             }
@@ -65,10 +66,18 @@ impl Fetch<'_> {
                 let received = store.receive(&mut download, (&digest, size), &diff, arrivals);
                 (received, download)
             });
-            let fed = self.feed(layer, from, first, sender).await;
+            let mut giver = None;
+            let fed = self.feed(layer, from, &suspects, sender, &mut giver).await;
             let (received, returned) = unpacking.await.expect("unpacking does not panic");
             download = returned;
-            match received? {
+            let received = match received {
+                Ok(received) => received,
+                Err(error) => {
+                    blocking(move || download.finish()).await?;
+                    return Err(error.into());
+                }
+            };
+            match received {
                 Received::Layer(pending) => {
                     // The next layer may be fetched while this one goes to the disk.
                     drop(permit);
@@ -85,14 +94,18 @@ impl Fetch<'_> {
                     let lost = RegistryError::Timeout { host: "the registry".into() };
                     return Err(fed.err().unwrap_or(lost).into());
                 }
-                Received::Corrupt(error) if first == 1 => return Err(error.into()),
                 Received::Corrupt(error) => {
+                    // Each host has one more chance, as what was there before may have been wrong.
+                    if suspects.len() > self.remotes.len() {
+                        blocking(move || download.finish()).await?;
+                        return Err(error.into());
+                    }
                     tracing::warn!(%error, "a layer is not what its digest says; fetching it again");
+                    suspects.push(giver.unwrap_or(usize::MAX));
                     download.measure()?;
                 }
             }
         }
-        unreachable!("the second try is the last")
     }
 
     /// Sends the layer's bytes from `from` on. It goes on where a connection breaks off, with the next
@@ -101,23 +114,30 @@ impl Fetch<'_> {
         &self,
         layer: &Descriptor,
         from: u64,
-        first: usize,
+        suspects: &[usize],
         sender: mpsc::Sender<Arrival>,
+        giver: &mut Option<usize>,
     ) -> Result<(), RegistryError> {
-        let remotes: Vec<&Remote> = self.remotes.iter().filter(|remote| remote.host.pull).collect();
+        let able = self.remotes.iter().enumerate().filter(|(_, remote)| remote.host.pull);
+        let mut remotes: Vec<(usize, &Remote)> = able.collect();
+        remotes.sort_by_key(|(number, _)| suspects.contains(number));
         let mut refused = vec![false; remotes.len()];
         let (mut at, mut rounds, mut last) = (from, 0, None);
         loop {
             let before = at;
-            for turn in 0..remotes.len() {
-                let number = (turn + first) % remotes.len();
-                if refused[number] {
+            for ((number, remote), refused) in remotes.iter().zip(&mut refused) {
+                if *refused {
                     continue;
                 }
-                match self.stream(remotes[number], layer, &mut at, &sender).await {
+                let from = at;
+                let streamed = self.stream(remote, layer, &mut at, &sender).await;
+                if at > from {
+                    *giver = Some(*number);
+                }
+                match streamed {
                     Ok(()) => return Ok(()),
                     Err(error) => {
-                        refused[number] = !error.is_transient();
+                        *refused = !error.is_transient();
                         last = Some(error);
                     }
                 }

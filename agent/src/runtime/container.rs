@@ -1,7 +1,7 @@
 //! Containers: created, started, stopped, removed, and what happens when one exits.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +11,15 @@ use parking_lot::Mutex;
 use proto::cri;
 use tokio::sync::watch;
 
-use super::blueprint::{self, Inputs};
+use super::blueprint::{self, Blueprint, Inputs, limits};
 use super::engine::{Container, Engine, Error, Sandbox, blocking};
 use super::images::Image;
 use super::plan;
 use super::program::Names;
-use super::sandbox::{PAUSE, limits, step};
+use super::sandbox::{PAUSE, PodUsers, step};
 use super::state::{self, ContainerRecord};
 use super::supervisor::{Spawn, Supervisor, SupervisorError};
+use super::sys::make_user_namespace;
 use super::sys::wire::{Event, phase};
 
 /// The exit code of a container whose end nobody saw.
@@ -100,13 +101,20 @@ impl Engine {
         for part in ["upper", "work", "rootfs"] {
             fs::create_dir_all(folder.join(part)).map_err(state::failed("create", &folder))?;
         }
-        // The root directory's attributes are those of the image's root.
+        let users = self.pod_users(sandbox)?;
+        if let Some(PodUsers { mappings, .. }) = &users {
+            fs::create_dir_all(folder.join("layers")).map_err(state::failed("create", &folder))?;
+            let upper = folder.join("upper");
+            std::os::unix::fs::chown(&upper, mappings.uid(0), mappings.gid(0))
+                .map_err(state::failed("change the owner of", &upper))?;
+        }
         let inputs = Inputs {
             engine: self,
             sandbox: &sandbox_record,
             sandbox_folder: self.root.sandbox(&sandbox.id),
             folder: folder.clone(),
             image,
+            users: users.as_ref().map(|users| &users.mappings),
         };
         let cgroup = format!("{}/{id}", sandbox_record.cgroup);
         let mut record = ContainerRecord {
@@ -119,7 +127,8 @@ impl Engine {
             cgroup: cgroup.clone(),
             ..ContainerRecord::default()
         };
-        let mut container = blueprint::container(&inputs, &config, &mut record)?;
+        let Blueprint { mut container, users: others, images, devices } =
+            blueprint::container(&inputs, &config, &mut record)?;
         let sandbox_config = sandbox_record.config.unwrap_or_default();
         if !config.log_path.is_empty() && !sandbox_config.log_directory.is_empty() {
             record.log_path = Path::new(&sandbox_config.log_directory)
@@ -129,10 +138,27 @@ impl Engine {
         }
         self.cgroups.create(&cgroup)?;
         if let Some(resources) = config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
-            self.cgroups.limit(&cgroup, &limits(resources))?;
+            self.cgroups.limit(&cgroup, &limits(resources)?)?;
         }
         let entry = self.cgroups.entry(&cgroup)?;
         container.cgroups = entry.procs;
+        if let Some(rules) = devices {
+            container.cgroups.extend(self.cgroups.allow_devices(
+                &cgroup,
+                &self.cgroup_parent,
+                &rules,
+            )?);
+        }
+        let mut namespaces: Vec<OwnedFd> =
+            users.into_iter().map(|users| users.namespace).collect();
+        for mappings in others {
+            let made = make_user_namespace(0, &mappings.uid_map(), &mappings.gid_map());
+            namespaces.push(made.map_err(step("make a mount's user namespace"))?.user);
+        }
+        for (number, (point, image)) in images.iter().enumerate() {
+            fs::create_dir_all(point).map_err(state::failed("create", Path::new(point)))?;
+            self.images.pin(&pin_of(id, number), &image.id, &folder)?;
+        }
         self.images.pin(id, &image.id, &folder)?;
         record.config = Some(config);
         self.root.save_container(&record)?;
@@ -145,6 +171,7 @@ impl Engine {
             record,
             exit,
             cgroup: entry.unified,
+            namespaces,
             program,
             size,
             names,
@@ -157,7 +184,7 @@ impl Engine {
         sandbox: &Sandbox,
         prepared: Prepared,
     ) -> Result<Arc<Container>, Error> {
-        let Prepared { record, exit, log, cgroup, program, size, names } = prepared;
+        let Prepared { record, exit, log, cgroup, namespaces, program, size, names } = prepared;
         let config = record.config.clone().unwrap_or_default();
         let (clone_flags, pidns) = self.pid_namespace(&config, sandbox, supervisor)?;
         let spawn = Spawn {
@@ -169,6 +196,7 @@ impl Engine {
             cgroup: cgroup.as_ref().map(AsFd::as_fd),
             stdin_pipe: config.stdin && !config.tty,
             tty: config.tty,
+            extras: namespaces.iter().map(AsFd::as_fd).collect(),
             ..Spawn::default()
         };
         let process = supervisor
@@ -337,6 +365,10 @@ impl Engine {
         self.cgroups.kill(cgroup)?;
         self.cgroups.remove(cgroup, None)?;
         self.images.unpin(id)?;
+        let volumes = fs::read_dir(self.root.container(id).join("images"));
+        for number in 0..volumes.into_iter().flatten().count() {
+            self.images.unpin(&pin_of(id, number))?;
+        }
         Ok(state::remove_folder(&self.root.container(id))?)
     }
 
@@ -359,7 +391,7 @@ impl Engine {
         let held = container.clone();
         blocking(move || {
             let mut record = held.record.lock().clone();
-            engine.cgroups.limit(&record.cgroup, &limits(&change))?;
+            engine.cgroups.limit(&record.cgroup, &limits(&change)?)?;
             let linux = record.config.get_or_insert_default().linux.get_or_insert_default();
             blueprint::merge_resources(linux.resources.get_or_insert_default(), &change);
             engine.root.save_container(&record)?;
@@ -383,13 +415,20 @@ impl Engine {
     }
 }
 
+/// The name under which a container keeps an image that is a volume of it.
+fn pin_of(container: &str, number: usize) -> String {
+    format!("{container}.{number}")
+}
+
 /// A container between its preparation and its process.
 struct Prepared {
     record: ContainerRecord,
     exit: fs::File,
     log: fs::File,
-    cgroup: Option<std::os::fd::OwnedFd>,
-    program: std::os::fd::OwnedFd,
+    cgroup: Option<OwnedFd>,
+    /// User namespaces that the program names.
+    namespaces: Vec<OwnedFd>,
+    program: OwnedFd,
     size: u64,
     names: Names,
 }

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use client::{Clock, Rng};
@@ -13,12 +12,14 @@ use proto::cri;
 use tokio::sync::{broadcast, watch};
 
 use super::cgroup::{CgroupError, Cgroups};
+use super::handlers::Handlers;
 use super::images::{ImageError, ImageStore, Mirror, PullError};
 use super::program::Names;
 use super::state::{ContainerRecord, Root, SandboxRecord, StateError};
 use super::streaming::Streams;
 use super::supervisor::{Process, Supervisor, SupervisorError};
 use super::sys::LaunchError;
+use crate::net::bandwidth::BandwidthError;
 use crate::net::pod::{NetError, NetworkConfig, PodNetwork};
 
 /// The runtime. Cheap to clone.
@@ -30,6 +31,9 @@ pub struct Inner {
     pub images: ImageStore,
     pub mirrors: Vec<Mirror>,
     pub cgroups: Cgroups,
+    /// The executable that supervisors run.
+    pub supervisor: std::os::fd::OwnedFd,
+    pub handlers: Handlers,
     /// The group below which pods are that bring no parent of their own; begins with `/`.
     pub cgroup_parent: String,
     pub bridge: String,
@@ -97,6 +101,8 @@ pub enum Error {
     Cgroup(#[from] CgroupError),
     #[error("set up the pod's network")]
     Network(#[from] NetError),
+    #[error(transparent)]
+    Bandwidth(#[from] BandwidthError),
     #[error("start the pod's supervisor")]
     Launch(#[from] LaunchError),
     #[error(transparent)]
@@ -174,11 +180,6 @@ impl Engine {
 
     pub fn pod_network(&self) -> Result<PodNetwork, Error> {
         self.network.read().as_ref().map(|(_, network)| network.clone()).ok_or(Error::NoNetwork)
-    }
-
-    /// The executable that supervisors run.
-    pub fn supervisor_path(&self) -> PathBuf {
-        self.root.file("supervisor")
     }
 }
 

@@ -115,7 +115,23 @@ impl Engine {
         process.tty = wanted.tty;
         let adjusted = config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
         process.oom_score_adj = adjusted.map(|resources| resources.oom_score_adj);
-        let entry = self.cgroups.entry(&record.cgroup)?;
+        let plain = !wanted.tty;
+        for (fd, piped) in [(0, wanted.stdin), (1, wanted.stdout), (2, wanted.stderr)] {
+            if plain && piped {
+                process.pipes.push(fd);
+            }
+        }
+        let mut entry = self.cgroups.entry(&record.cgroup)?;
+        let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let privileged = context.is_some_and(|context| context.privileged);
+        entry.procs.extend(self.cgroups.device_entry(
+            &record.cgroup,
+            &self.cgroup_parent,
+            privileged,
+        ));
+        let users = self.pod_users(&sandbox)?;
+        let ids = users.as_ref().map(|users| blueprint::users(&users.mappings, &process.user));
+        let ids = ids.transpose()?;
         let pid = running.pid;
         let (pidfd, pidns) = blocking(move || {
             let process = rustix::process::Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH)?;
@@ -127,7 +143,7 @@ impl Engine {
         // Still the same process: had it ended, its number could be another's by now.
         self.running(container)?;
         let (program, size, names) =
-            plan::exec(&process, &entry.procs).finish().map_err(step("write the program"))?;
+            plan::exec(&process, &entry.procs, ids.as_ref()).finish().map_err(step("write the program"))?;
 
         let streams = Streams::open(wanted).map_err(step("make pipes"))?;
         let spawn = Spawn {

@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! <root>/lock                    one runtime at a time
-//! <root>/supervisor              the supervisor's executable
 //! <root>/pod-cidr                what the agent said last
 //! <root>/sandboxes/<id>/record   a sandbox; with it its socket and the files its containers mount
 //! <root>/containers/<id>/record  a container; with it its writable layer and
@@ -78,6 +77,24 @@ pub struct ContainerRecord {
     /// The process as commands executed in the container start from it.
     #[prost(message, optional, tag = "17")]
     pub environment: Option<Environment>,
+    /// The system call filter; without one the container is unconfined.
+    #[prost(message, optional, tag = "18")]
+    pub seccomp: Option<Seccomp>,
+    /// The AppArmor profile; empty for none.
+    #[prost(string, tag = "19")]
+    pub apparmor: String,
+}
+
+/// A container's system call filter: a profile of the node as it was when the container was made, or
+/// the default.
+#[derive(Clone, PartialEq, Message)]
+pub struct Seccomp {
+    /// Empty for the default, which follows from the capabilities.
+    #[prost(bytes = "vec", tag = "1")]
+    pub code: Vec<u8>,
+    /// Of seccomp(2).
+    #[prost(uint64, tag = "2")]
+    pub flags: u64,
 }
 
 /// Where and as what commands run in a container.

@@ -33,6 +33,8 @@ pub struct Setup {
     pub namespace: Option<String>,
     /// As `--registry-mirror` takes it.
     pub mirror: Option<String>,
+    /// Further arguments of the runtime.
+    pub arguments: Vec<String>,
 }
 
 /// Says why tests cannot run here.
@@ -412,6 +414,7 @@ fn spawn(folder: &Path, cgroup: &str, setup: &Setup) -> Child {
         .arg("--listen")
         .arg(format!("unix://{}", folder.join("cri.sock").display()))
         .args(["--cgroup-parent", cgroup])
+        .args(&setup.arguments)
         .args(setup.mirror.iter().flat_map(|mirror| ["--registry-mirror", mirror]))
         .env("RUST_LOG", "warn")
         .stdin(Stdio::null())
@@ -471,13 +474,13 @@ fn remove_groups(folder: &Path) {
     let _ = std::fs::remove_dir(folder);
 }
 
-/// Processes whose executable lies below the path: supervisors.
+/// Processes whose executable bears the path in its name: supervisors.
 fn processes_with(path: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let executable = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
         let name = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-        if executable.starts_with(path) && executable.ends_with("supervisor") {
+        if executable.to_string_lossy().contains(&format!("{path}/root/supervisor")) {
             found.push(format!("{}: {name}", entry.path().display()));
         }
     }

@@ -14,7 +14,7 @@ pub async fn lab() -> Option<(Lab, OwnedFd)> {
     }
     let namespace = agent::net::namespace::create().unwrap();
     let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
-    let mut lab = Lab::start_with(Setup { namespace: Some(path), mirror: None }).await?;
+    let mut lab = Lab::start_with(Setup { namespace: Some(path), ..Setup::default() }).await?;
     let ready = condition(&mut lab).await;
     assert_eq!((ready.status, ready.reason.as_str()), (false, "NetworkPluginNotReady"));
     let network = cri::NetworkConfig { pod_cidr: "10.252.7.0/24".into() };

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use client::error::chain;
@@ -208,6 +209,7 @@ impl Engine {
             record: Mutex::new(record),
             process: Mutex::new(Some(process)),
             names: Mutex::new(names),
+            killed: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             busy: tokio::sync::Mutex::new(()),
         }))
@@ -294,7 +296,8 @@ impl Engine {
             // The supervisor may have died after it had written the record.
             let exit = engine.root.container(&record.id).join("exit");
             let event = event.or_else(|| Event::from_bytes(&fs::read(exit).ok()?));
-            let oom = engine.cgroups.oom_kills(&record.cgroup) > 0;
+            let killed = container.killed.load(Ordering::SeqCst);
+            let oom = !killed && engine.cgroups.oom_kills(&record.cgroup) > 0;
             let mut record = record;
             finish(&mut record, event, oom, &container.names.lock(), engine.now());
             // In memory even if the disk is full: the file's turn comes again at the next start.
@@ -334,8 +337,11 @@ impl Engine {
         }
         let cgroup = container.record.lock().cgroup.clone();
         let engine = self.clone();
-        blocking(move || engine.cgroups.kill(&cgroup)).await?;
         let process = container.process.lock().clone();
+        if process.as_ref().is_some_and(|process| process.state().phase != phase::EXITED) {
+            container.killed.store(true, Ordering::SeqCst);
+        }
+        blocking(move || engine.cgroups.kill(&cgroup)).await?;
         if let Some(process) = process.filter(|process| process.state().phase != phase::EXITED) {
             // Born, but not yet in its group.
             let _ = process.kill(libc::SIGKILL).await;
@@ -482,9 +488,11 @@ fn finish(record: &mut ContainerRecord, event: Option<Event>, oom: bool, names: 
         return;
     }
     record.exit_code = if event.signal != 0 { 128 + event.signal } else { event.code };
+    // The kernel kills with KILL. Where it only killed a child of the container's process, that
+    // process went on, and how it ended afterwards is its own doing.
     record.reason = match record.exit_code {
         0 => "Completed",
-        _ if oom => "OOMKilled",
+        _ if oom && event.signal == libc::SIGKILL => "OOMKilled",
         _ => "Error",
     }
     .to_owned();

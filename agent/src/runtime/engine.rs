@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use client::{Clock, Rng};
 use parking_lot::{Mutex, RwLock};
@@ -67,6 +68,8 @@ pub struct Container {
     pub process: Mutex<Option<Process>>,
     /// Of the program, until it runs.
     pub names: Mutex<Names>,
+    /// True once the runtime has killed it: then the kernel did not, whatever it did before.
+    pub killed: AtomicBool,
     /// True once it has exited and everything about that is written down.
     pub settled: watch::Sender<bool>,
     pub busy: tokio::sync::Mutex<()>,

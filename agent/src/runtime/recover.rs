@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use client::error::chain;
 use parking_lot::Mutex;
@@ -89,6 +90,7 @@ impl Engine {
             record: Mutex::new(record),
             process: Mutex::new(process.clone()),
             names: Mutex::new(Names::default()),
+            killed: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             busy: tokio::sync::Mutex::new(()),
         });

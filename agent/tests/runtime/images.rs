@@ -278,7 +278,7 @@ async fn images_come_from_registries_and_their_mirrors() {
     let image = oci_image();
     registry.push("team/web", "1", &image).await;
     let mirror = format!("mirrored.test=http://{}", registry.address);
-    let Some(mut lab) = Lab::start_with(Setup { namespace: None, mirror: Some(mirror) }).await
+    let Some(mut lab) = Lab::start_with(Setup { mirror: Some(mirror), ..Setup::default() }).await
     else {
         return;
     };

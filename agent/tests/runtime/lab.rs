@@ -336,6 +336,22 @@ pub fn cgroup_file(controller: &str, cgroup: &str, v1: &str, v2: &str) -> String
         .to_owned()
 }
 
+/// Whether the machine has cgroup v2 alone.
+pub fn is_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// What the files of these names hold, of a group in whatever hierarchies it is.
+pub fn group_files(cgroup: &str, names: &[&str]) -> Vec<String> {
+    let inside = cgroup.trim_start_matches('/');
+    let folders = cgroups_left(inside);
+    let files = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+    files
+        .filter_map(|file| std::fs::read_to_string(file).ok())
+        .map(|text| text.trim().to_owned())
+        .collect()
+}
+
 /// A `docker save` archive.
 pub fn image_archive(name: &str, layers: &[Vec<u8>], config: serde_json::Value) -> Vec<u8> {
     use sha2::Digest;
@@ -375,7 +391,7 @@ pub fn busybox_layer() -> Vec<u8> {
         "sh", "cat", "echo", "sleep", "id", "ls", "true", "false", "tail", "head", "grep", "kill",
         "dd", "mknod", "mkdir", "mount", "hostname", "ps", "stat", "touch", "rm", "wc", "chroot",
         "env", "readlink", "pwd", "nc", "seq", "tty", "test", "tr", "printf", "mkfifo", "httpd",
-        "unshare", "chmod",
+        "unshare", "chmod", "chown", "umount", "ln", "mv", "timeout",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);

@@ -11,6 +11,7 @@ use proto::view::pod::Pod;
 use proto::view::service::Service;
 
 use crate::config::NodeConfig;
+use crate::userns::Ranges;
 use crate::cri::Runtime;
 use crate::cri::grpc::{BadEndpoint, Grpc};
 use crate::events::Events;
@@ -111,6 +112,8 @@ async fn pods(options: &Options, node: &Node, cidr: Option<net::Cidr>, informers
         cgroup_root: options.cgroup_root.clone(),
         domain: options.cluster_domain.clone(),
         memory: i64::try_from(facts::memory("MemTotal:")).unwrap_or(i64::MAX),
+        seccomp: options.seccomp_profile_root.clone(),
+        users: Ranges::open(&options.root_dir.join("pods"), options.max_pods),
     };
     let host = std::fs::read_to_string(&options.resolv_conf).unwrap_or_default();
     let own = cidr.map(|cidr| IpAddr::from(net::gateway(cidr)));

@@ -92,7 +92,7 @@ async fn pods_do_not_see_each_others_processes() {
         ..Default::default()
     });
     let attacker = lab.run(&second, config).await;
-    assert_eq!(lab.output(&attacker, "ps | grep -c '[s]leep 1000'").await, "2");
+    assert_eq!(lab.output(&attacker, "ps | grep -c '[s]leep 1000'").await, "1");
     for command in [
         format!("ls /proc/{pid}/root"),
         format!("kill -9 {pid}"),

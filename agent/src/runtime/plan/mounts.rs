@@ -132,7 +132,8 @@ impl Plan<'_> {
                 self.folder(&mount.target);
                 let moved = self.program.next();
                 self.move_mount(tree, &mount.target);
-                self.program.last().tolerate(&[Errno::NOTDIR]);
+                // A file cannot be put on a directory.
+                self.program.last().tolerate(&[Errno::NOTDIR, Errno::INVAL]);
                 let address = self.program.text(&mount.target);
                 let args = [AT_FDCWD, address, AT_REMOVEDIR];
                 self.program.step(format!("replace {}", mount.target), libc::SYS_unlinkat, &args);

@@ -30,7 +30,8 @@ async fn main() {
     let clock = Clock::system();
     let namespace = agent::net::namespace::create().expect("a network namespace");
     let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
-    let Some(mut lab) = Lab::start_with(Setup { namespace: Some(path), ..Setup::default() }).await else {
+    let Some(mut lab) = Lab::start_with(Setup { namespace: Some(path), ..Setup::default() }).await
+    else {
         return;
     };
     let config = cri::NetworkConfig { pod_cidr: "10.251.0.0/16".to_owned() };

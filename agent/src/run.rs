@@ -11,7 +11,6 @@ use proto::view::pod::Pod;
 use proto::view::service::Service;
 
 use crate::config::NodeConfig;
-use crate::userns::Ranges;
 use crate::cri::Runtime;
 use crate::cri::grpc::{BadEndpoint, Grpc};
 use crate::events::Events;
@@ -24,6 +23,7 @@ use crate::probe::Network;
 use crate::report::Host;
 use crate::resolv::{self, Dns};
 use crate::server::{self, Endpoint};
+use crate::userns::Ranges;
 use crate::volume::Machine;
 use crate::worker::{Context, Objects, Pulls};
 

@@ -121,11 +121,7 @@ pub fn map_mounts(mounts: &mut [cri::Mount], users: &Option<cri::UserNamespace>)
 
 fn namespace(number: u32) -> cri::UserNamespace {
     let range = cri::IdMapping { host_id: number * LENGTH, container_id: 0, length: LENGTH };
-    cri::UserNamespace {
-        mode: NamespaceMode::Pod as i32,
-        uids: vec![range],
-        gids: vec![range],
-    }
+    cri::UserNamespace { mode: NamespaceMode::Pod as i32, uids: vec![range], gids: vec![range] }
 }
 
 /// The numbers of ranges for pods: the subordinate ids of the user kubelet, or else those above the

@@ -44,21 +44,17 @@ pub enum BandwidthError {
 
 impl Bandwidth {
     /// What a pod's annotations ask for; `None` is no limit at all.
-    pub fn of(
-        annotations: &HashMap<String, String>,
-    ) -> Result<Option<Bandwidth>, BandwidthError> {
-        let read = |annotation| {
-            annotations.get(annotation).map(|text| rate(annotation, text)).transpose()
-        };
+    pub fn of(annotations: &HashMap<String, String>) -> Result<Option<Bandwidth>, BandwidthError> {
+        let read =
+            |annotation| annotations.get(annotation).map(|text| rate(annotation, text)).transpose();
         let (ingress, egress) = (read(INGRESS)?, read(EGRESS)?);
         Ok((ingress.is_some() || egress.is_some()).then_some(Bandwidth { ingress, egress }))
     }
 }
 
 fn rate(annotation: &'static str, text: &str) -> Result<u64, BandwidthError> {
-    let quantity: Quantity = text
-        .parse()
-        .map_err(|source| BandwidthError::Quantity { annotation, source })?;
+    let quantity: Quantity =
+        text.parse().map_err(|source| BandwidthError::Quantity { annotation, source })?;
     match quantity.value() {
         ..LEAST => Err(BandwidthError::Small(annotation)),
         bits if bits > MOST => Err(BandwidthError::Large(annotation)),

@@ -17,7 +17,8 @@ const DEFAULT: &str = "coracle-default";
 pub fn profile(context: &cri::LinuxContainerSecurityContext) -> Result<Option<String>, Error> {
     let Some(wanted) = wanted(context)? else { return Ok(None) };
     let enabled = fs::read_to_string(ENABLED).is_ok_and(|text| text.trim() == "Y");
-    let loaded = if enabled { fs::read_to_string(PROFILES).unwrap_or_default() } else { String::new() };
+    let loaded =
+        if enabled { fs::read_to_string(PROFILES).unwrap_or_default() } else { String::new() };
     choose(&wanted, enabled, &loaded)
 }
 

@@ -147,7 +147,10 @@ impl Cgroups {
         let inside = path.trim_start_matches('/');
         let mut roots: Vec<&PathBuf> = self.unified.iter().collect();
         for (name, root) in &self.v1 {
-            if v1::SPARED.contains(&name.as_str()) || (name == "cpuacct" && self.unified.is_some()) || roots.contains(&root) {
+            if v1::SPARED.contains(&name.as_str())
+                || (name == "cpuacct" && self.unified.is_some())
+                || roots.contains(&root)
+            {
                 continue;
             }
             roots.push(root);
@@ -228,16 +231,19 @@ impl Cgroups {
                 (folder, "limit_in_bytes")
             }
             (None, Some(folder)) => {
-                v2::enable_one(self.unified.as_deref(), path, "hugetlb")?;
+                let enabled = v2::enable_one(self.unified.as_deref(), path, "hugetlb");
+                if limits.iter().any(|(_, limit)| *limit > 0) {
+                    enabled?;
+                }
                 (folder, "max")
             }
             (None, None) => (PathBuf::new(), ""),
         };
         for (size, limit) in limits {
             let file = folder.join(format!("hugetlb.{size}.{name}"));
-            match fs::write(&file, limit.to_string()) {
-                Err(error) if gone(&error) && *limit == 0 => {}
-                result => result.map_err(failed("limit huge pages with", &file))?,
+            if *limit > 0 || file.exists() {
+                fs::write(&file, limit.to_string())
+                    .map_err(failed("limit huge pages with", &file))?;
             }
         }
         Ok(())

@@ -150,8 +150,7 @@ impl Engine {
                 &rules,
             )?);
         }
-        let mut namespaces: Vec<OwnedFd> =
-            users.into_iter().map(|users| users.namespace).collect();
+        let mut namespaces: Vec<OwnedFd> = users.into_iter().map(|users| users.namespace).collect();
         for mappings in others {
             let made = make_user_namespace(0, &mappings.uid_map(), &mappings.gid_map());
             namespaces.push(made.map_err(step("make a mount's user namespace"))?.user);

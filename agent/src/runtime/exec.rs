@@ -142,8 +142,9 @@ impl Engine {
         .map_err(step("find the container's process"))?;
         // Still the same process: had it ended, its number could be another's by now.
         self.running(container)?;
-        let (program, size, names) =
-            plan::exec(&process, &entry.procs, ids.as_ref()).finish().map_err(step("write the program"))?;
+        let (program, size, names) = plan::exec(&process, &entry.procs, ids.as_ref())
+            .finish()
+            .map_err(step("write the program"))?;
 
         let streams = Streams::open(wanted).map_err(step("make pipes"))?;
         let spawn = Spawn {

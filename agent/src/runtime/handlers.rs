@@ -123,10 +123,7 @@ mod tests {
         let parse = |text: &str| text.parse::<Handler>();
         assert_eq!(parse("runc").unwrap(), Handler { name: "runc".into(), features: ALL });
         let plain = parse("plain=recursive-read-only").unwrap();
-        assert_eq!(
-            plain.features,
-            Features { recursive_read_only: true, user_namespaces: false }
-        );
+        assert_eq!(plain.features, Features { recursive_read_only: true, user_namespaces: false });
         assert!(parse("x=fly").unwrap_err().contains("\"fly\""));
         assert!(parse("=user-namespaces").is_err());
         let old = Features { recursive_read_only: true, user_namespaces: false };

@@ -142,9 +142,8 @@ impl Engine {
         let record = container.record.lock().clone();
         let config = record.config.unwrap_or_default();
         let process = format!("/proc/{}", state.pid);
-        let count = |folder: &str| {
-            Some(fs::read_dir(format!("{process}/{folder}")).ok()?.count() as u64)
-        };
+        let count =
+            |folder: &str| Some(fs::read_dir(format!("{process}/{folder}")).ok()?.count() as u64);
         let now = self.now();
         let figures = Figures {
             usage: self.cgroups.usage(&record.cgroup),
@@ -224,7 +223,8 @@ mod tests {
 
     #[test]
     fn links_are_read() {
-        let table = "Inter-|   Receive\n face |bytes\n    lo: 1 2 3\n  eth0: 10 2 0 1 0 0 0 0 20 3\n";
+        let table =
+            "Inter-|   Receive\n face |bytes\n    lo: 1 2 3\n  eth0: 10 2 0 1 0 0 0 0 20 3\n";
         let found: Vec<_> = links(table).collect();
         assert_eq!(found, [("eth0", vec![10, 2, 0, 1, 0, 0, 0, 0, 20, 3])]);
     }

@@ -7,7 +7,7 @@ mod process;
 mod users;
 
 pub use container::{Container, compile as container};
-pub use mounts::{Kind, Mount, Source};
+pub use mounts::{Kind, Mount, Source, attribute};
 pub use process::{Process, exec, exec_failure, pause};
 pub use users::Users;
 

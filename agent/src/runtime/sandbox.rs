@@ -184,8 +184,7 @@ impl Engine {
         }
         let mut join = Vec::new();
         if let Some(mappings) = Mappings::of_pod(&options)? {
-            let made =
-                make_user_namespace(flags, &mappings.uid_map(), &mappings.gid_map());
+            let made = make_user_namespace(flags, &mappings.uid_map(), &mappings.gid_map());
             join = made.map_err(step("make the pod's user namespace"))?.others;
             flags = 0;
         }
@@ -306,10 +305,7 @@ impl Engine {
     }
 
     /// A pod's limits of bandwidth, as the kernel has them, in bits per second.
-    pub async fn bandwidth_info(
-        &self,
-        sandbox: &Sandbox,
-    ) -> Result<Vec<(String, String)>, Error> {
+    pub async fn bandwidth_info(&self, sandbox: &Sandbox) -> Result<Vec<(String, String)>, Error> {
         let record = sandbox.record.lock().clone();
         let annotations = record.config.unwrap_or_default().annotations;
         if !record.ready || record.ip.is_empty() || Bandwidth::of(&annotations)?.is_none() {

@@ -25,12 +25,10 @@ impl Mappings {
                 Err(Error::Invalid("the node's user namespace takes no id mappings".to_owned()))
             }
             NamespaceMode::Pod => {
-                let shared = [
-                    (options.network(), "network"),
-                    (options.pid(), "PID"),
-                    (options.ipc(), "IPC"),
-                ];
-                if let Some((_, kind)) = shared.iter().find(|(mode, _)| *mode == NamespaceMode::Node)
+                // The node's network is no power over it: that takes the node's root.
+                let shared = [(options.pid(), "PID"), (options.ipc(), "IPC")];
+                if let Some((_, kind)) =
+                    shared.iter().find(|(mode, _)| *mode == NamespaceMode::Node)
                 {
                     return Err(Error::Invalid(format!(
                         "a pod with a user namespace cannot use the node's {kind} namespace"
@@ -166,7 +164,9 @@ mod tests {
         };
         assert!(Mappings::of_pod(&options).unwrap().is_some());
         options.network = NamespaceMode::Node as i32;
-        assert!(Mappings::of_pod(&options).unwrap_err().to_string().contains("network"));
+        assert!(Mappings::of_pod(&options).unwrap().is_some());
+        options.pid = NamespaceMode::Node as i32;
+        assert!(Mappings::of_pod(&options).unwrap_err().to_string().contains("PID"));
         options.userns_options = Some(users(NamespaceMode::Container));
         assert!(Mappings::of_pod(&options).unwrap_err().to_string().contains("CONTAINER"));
         options.userns_options = None;

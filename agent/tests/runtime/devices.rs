@@ -21,10 +21,15 @@ async fn devices_are_used_as_far_as_asked() {
     config.devices =
         vec![device("/dev/full", "/dev/mine", "r"), device("/dev/kmsg", "/dev/log/k", "rw")];
     let id = lab.run(&pod, config).await;
-    assert_eq!(lab.output(&id, "head -c 3 /dev/mine | wc -c; stat -c %F /dev/log/k").await, "3\ncharacter special file");
-    for (name, letters, path) in
-        [("permissions", "x", "/dev/full"), ("file", "r", "/etc/passwd"), ("none", "r", "/dev/none")]
-    {
+    assert_eq!(
+        lab.output(&id, "head -c 3 /dev/mine | wc -c; stat -c %F /dev/log/k").await,
+        "3\ncharacter special file"
+    );
+    for (name, letters, path) in [
+        ("permissions", "x", "/dev/full"),
+        ("file", "r", "/etc/passwd"),
+        ("none", "r", "/dev/none"),
+    ] {
         let mut config = script(name, "true");
         config.devices = vec![device(path, path, letters)];
         let error = lab.try_create(&pod, config).await.unwrap_err();

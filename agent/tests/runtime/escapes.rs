@@ -111,7 +111,8 @@ async fn hogs_hurt_nobody_else() {
     let quiet = lab.run(&quiet, script("quiet", "sleep 1000")).await;
     let pod = lab.sandbox("pod").await;
 
-    let mut bomb = script("bomb", "f() { f | f & }; echo lit; f; while :; do sleep 0.01 || :; done");
+    let mut bomb =
+        script("bomb", "f() { f | f & }; echo lit; f; while :; do sleep 0.01 || :; done");
     resources(&mut bomb).unified.insert("pids.max".into(), "50".into());
     resources(&mut bomb).cpu_quota = 20_000;
     resources(&mut bomb).cpu_period = 100_000;
@@ -144,7 +145,8 @@ async fn a_flood_of_logs_is_one_pods_own_matter() {
     let Some(mut lab) = Lab::start().await else { return };
     let noisy = lab.sandbox("noisy").await;
     let calm = lab.sandbox("calm").await;
-    let flood = lab.run(&noisy, script("flood", "while :; do head -c 1000000 /dev/zero; done")).await;
+    let flood =
+        lab.run(&noisy, script("flood", "while :; do head -c 1000000 /dev/zero; done")).await;
     lab.log_until("flood.log", |log| log.len() > 4 << 20).await;
     let id = lab.run(&calm, script("calm", "echo heard; sleep 1000")).await;
     lab.log_until("calm.log", |log| log.contains("heard")).await;

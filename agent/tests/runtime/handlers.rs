@@ -7,10 +7,7 @@ use super::lab::{Lab, Setup, script};
 #[tokio::test]
 async fn handlers_have_names_and_features() {
     let arguments = ["--handler", "plain=recursive-read-only", "--handler", "runc"];
-    let setup = Setup {
-        arguments: arguments.map(str::to_owned).to_vec(),
-        ..Setup::default()
-    };
+    let setup = Setup { arguments: arguments.map(str::to_owned).to_vec(), ..Setup::default() };
     let Some(mut lab) = Lab::start_with(setup).await else { return };
     let status = lab.runtime.status(cri::StatusRequest::default()).await.unwrap().into_inner();
     let handler = |name: &str| {

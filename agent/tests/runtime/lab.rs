@@ -391,7 +391,7 @@ pub fn busybox_layer() -> Vec<u8> {
         "sh", "cat", "echo", "sleep", "id", "ls", "true", "false", "tail", "head", "grep", "kill",
         "dd", "mknod", "mkdir", "mount", "hostname", "ps", "stat", "touch", "rm", "wc", "chroot",
         "env", "readlink", "pwd", "nc", "seq", "tty", "test", "tr", "printf", "mkfifo", "httpd",
-        "unshare", "chmod", "chown", "umount", "ln", "mv", "timeout",
+        "unshare", "chmod", "chown", "cp", "umount", "ln", "mv", "timeout",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);

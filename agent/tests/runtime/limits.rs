@@ -99,7 +99,11 @@ async fn no_more_processes_than_allowed() {
 }
 
 /// Resources of a container that has only these.
-fn limited(name: &str, command: &str, resources: cri::LinuxContainerResources) -> cri::ContainerConfig {
+fn limited(
+    name: &str,
+    command: &str,
+    resources: cri::LinuxContainerResources,
+) -> cri::ContainerConfig {
     let mut config = script(name, command);
     config.linux.as_mut().unwrap().resources = Some(resources);
     config
@@ -127,7 +131,8 @@ async fn only_who_was_killed_for_memory_says_so() {
     };
     let fine = lab.run(&pod, child("fine", "exit 0")).await;
     let failed = lab.run(&pod, child("failed", "exit 3")).await;
-    let stopped = lab.run(&pod, child("stopped", "trap '' TERM; while :; do sleep 0.1; done")).await;
+    let stopped =
+        lab.run(&pod, child("stopped", "trap '' TERM; while :; do sleep 0.1; done")).await;
     let other = lab.run(&pod, limited("other", "kill -9 $$; exit 9", memory(64 << 20))).await;
     for name in ["fine.log", "failed.log", "stopped.log"] {
         lab.log_until(name, |log| log.contains("child: 137")).await;
@@ -193,7 +198,8 @@ async fn further_limits_are_real_or_refused() {
         ..Default::default()
     };
     if super::lab::is_v2() {
-        let id = lab.run(&pod, limited("high", "sleep 1000", unified("memory.high", "8388608"))).await;
+        let id =
+            lab.run(&pod, limited("high", "sleep 1000", unified("memory.high", "8388608"))).await;
         let cgroup = lab.cgroup_of(&id).await;
         assert_eq!(super::lab::group_files(&cgroup, &["memory.high"]), ["8388608"]);
     } else {

@@ -124,6 +124,23 @@ async fn read_only_goes_as_deep_as_asked() {
     {
         assert_eq!(lab.exec(&id, &["touch", path]).await.exit_code == 0, writable, "{path}");
     }
+    let mut config = script("options", "sleep 1000");
+    config.mounts = vec![mount("/data", &data)];
+    config.mounts[0].mount_options = super::lab::words(&["noexec", "nosuid", "nodev"]);
+    let id = lab.run(&pod, config).await;
+    lab.output(&id, "cp /bin/busybox /data/busybox").await;
+    assert_eq!(lab.exec(&id, &["/bin/busybox", "true"]).await.exit_code, 0);
+    let request = cri::ExecSyncRequest {
+        container_id: id,
+        cmd: super::lab::words(&["/data/busybox", "true"]),
+        timeout: 5,
+    };
+    let error = lab.runtime.exec_sync(request).await.unwrap_err();
+    assert!(error.message().contains("permission denied"), "{}", error.message());
+    let mut wrong = mount("/data", &data);
+    wrong.mount_options = vec!["bind".into()];
+    let told = refusal(&mut lab, &pod, wrong).await;
+    assert!(told.contains("mount option \"bind\""), "{told}");
     let mut wrong = mount("/data", &data);
     wrong.recursive_read_only = true;
     let told = refusal(&mut lab, &pod, wrong.clone()).await;

@@ -131,9 +131,8 @@ async fn pods_are_as_fast_as_their_annotations_say() {
         let linux = config.linux.as_mut().unwrap();
         linux.security_context.as_mut().unwrap().namespace_options.as_mut().unwrap().network =
             NamespaceMode::Pod as i32;
-        let annotation = |which: &str, rate: &str| {
-            (format!("kubernetes.io/{which}-bandwidth"), rate.to_owned())
-        };
+        let annotation =
+            |which: &str, rate: &str| (format!("kubernetes.io/{which}-bandwidth"), rate.to_owned());
         let both = [annotation("ingress", ingress), annotation("egress", egress)];
         config.annotations = both.into_iter().filter(|(_, rate)| !rate.is_empty()).collect();
         config
@@ -149,7 +148,8 @@ async fn pods_are_as_fast_as_their_annotations_say() {
     let info = lab.runtime.pod_sandbox_status(request).await.unwrap().into_inner().info;
     assert_eq!(info["ingressBandwidth"], "80000000000");
     assert!(!info.contains_key("egressBandwidth"));
-    for (rate, expected) in [("1", "unreasonably small"), ("9E", "unreasonably large"), ("x", "quantities must match")]
+    for (rate, expected) in
+        [("1", "unreasonably small"), ("9E", "unreasonably large"), ("x", "quantities must match")]
     {
         let config = limited(&lab, "wrong", rate, "");
         let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };

@@ -10,9 +10,8 @@ fn profile(kind: ProfileType, reference: &str) -> Option<cri::SecurityProfile> {
 
 fn mode(pid: i32) -> String {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let field = |key: &str| {
-        text.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().to_owned()
-    };
+    let field =
+        |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().to_owned();
     format!("{} {}", field("Seccomp:"), field("Seccomp_filters:"))
 }
 
@@ -35,8 +34,7 @@ async fn profiles_of_the_node_are_enforced() {
     std::fs::write(&file, json.to_string()).unwrap();
     for (name, no_new_privs) in [("own", false), ("bound", true)] {
         let mut config = script(name, "sleep 1000");
-        context(&mut config).seccomp =
-            profile(ProfileType::Localhost, &file.display().to_string());
+        context(&mut config).seccomp = profile(ProfileType::Localhost, &file.display().to_string());
         context(&mut config).no_new_privs = no_new_privs;
         let id = lab.run(&pod, config).await;
         assert_eq!(mode(lab.pid(&id).await), "2 1");

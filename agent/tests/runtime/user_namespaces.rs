@@ -164,12 +164,10 @@ async fn powers_end_at_the_pod() {
 #[tokio::test]
 async fn what_no_pod_can_have_is_refused() {
     let Some((mut lab, _namespace)) = network::lab().await else { return };
-    let mut config = sandbox_config(&lab, "host", NamespaceMode::Container);
-    let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
-    security.namespace_options.as_mut().unwrap().network = NamespaceMode::Node as i32;
+    let config = sandbox_config(&lab, "host", NamespaceMode::Node);
     let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
     let error = lab.runtime.run_pod_sandbox(request).await.unwrap_err();
-    assert!(error.message().contains("node's network namespace"), "{}", error.message());
+    assert!(error.message().contains("node's PID namespace"), "{}", error.message());
 
     let config = sandbox_config(&lab, "pod", NamespaceMode::Container);
     let pod = lab.sandbox_of(config).await;
@@ -182,5 +180,34 @@ async fn what_no_pod_can_have_is_refused() {
     context(&mut config).run_as_user = Some(cri::Int64Value { value: 70_000 });
     let error = lab.try_create(&pod, config).await.unwrap_err();
     assert!(error.message().contains("70000 is not mapped"), "{}", error.message());
+    lab.finish().await;
+}
+
+#[tokio::test]
+async fn the_nodes_network_gives_no_power_over_it() {
+    let Some(mut lab) = Lab::start().await else { return };
+    let node = |options: &mut Option<cri::NamespaceOption>| {
+        options.as_mut().unwrap().network = NamespaceMode::Node as i32;
+    };
+    let mut config = sandbox_config(&lab, "host", NamespaceMode::Container);
+    let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+    node(&mut security.namespace_options);
+    let pod = lab.sandbox_of(config).await;
+    let mut config = container("main", NamespaceMode::Container);
+    node(&mut context(&mut config).namespace_options);
+    context(&mut config).capabilities = Some(cri::Capability {
+        add_capabilities: words(&["NET_ADMIN", "SYS_ADMIN"]),
+        ..Default::default()
+    });
+    let id = lab.run(&pod, config).await;
+    let pid = lab.pid(&id).await;
+    let own = std::process::id() as i32;
+    assert_eq!(namespace(pid, "net"), namespace(own, "net"));
+    assert_ne!(namespace(pid, "user"), namespace(own, "user"));
+    for command in
+        ["hostname changed", "echo 1 > /proc/sys/net/ipv4/ip_forward", "mount -o remount,rw /sys"]
+    {
+        assert_ne!(lab.exec(&id, &["sh", "-c", command]).await.exit_code, 0, "{command}");
+    }
     lab.finish().await;
 }

@@ -24,10 +24,8 @@ impl Request {
         let slow = u32::try_from(bucket.rate).unwrap_or(u32::MAX);
         parms[8..12].copy_from_slice(&slow.to_ne_bytes());
         parms[24..28].copy_from_slice(&bucket.limit.to_ne_bytes());
-        let mut options = vec![
-            option(TCA_TBF_PARMS, &parms),
-            option(TCA_TBF_BURST, &bucket.burst.to_ne_bytes()),
-        ];
+        let mut options =
+            vec![option(TCA_TBF_PARMS, &parms), option(TCA_TBF_BURST, &bucket.burst.to_ne_bytes())];
         if slow == u32::MAX {
             options.push(option(TCA_TBF_RATE64, &bucket.rate.to_ne_bytes()));
         }

@@ -7,7 +7,7 @@ use proto::cri::{self, MountPropagation, NamespaceMode};
 
 use super::super::engine::Error;
 use super::super::images::Image;
-use super::super::plan::{Kind, Mount, Source};
+use super::super::plan::{Kind, Mount, Source, attribute};
 use super::super::sandbox::namespaces;
 use super::super::userns::Mappings;
 use super::Inputs;
@@ -79,7 +79,7 @@ pub fn mounts(
             readonly: mount.readonly || mount.image.is_some(),
             recursive_readonly: mount.recursive_read_only || mount.image.is_some(),
             propagation: mount.propagation(),
-            no_exec: no_exec(mount)?,
+            attributes: attributes(mount)?,
             users,
         });
     }
@@ -105,7 +105,9 @@ impl Mounts {
         let number = known.unwrap_or(self.users.len());
         if known.is_none() {
             if number == MAPPINGS {
-                return Err(Error::Invalid(format!("mounts with more than {MAPPINGS} id mappings")));
+                return Err(Error::Invalid(format!(
+                    "mounts with more than {MAPPINGS} id mappings"
+                )));
             }
             self.users.push(wanted);
         }
@@ -183,13 +185,11 @@ fn check_target(target: &str, mount: &cri::Mount) -> Result<(), Error> {
     Ok(())
 }
 
-fn no_exec(mount: &cri::Mount) -> Result<bool, Error> {
-    match mount.mount_options.iter().find(|option| *option != "noexec") {
-        Some(other) => {
-            Err(Error::Invalid(format!("mount option \"{other}\" is not supported")))
-        }
-        None => Ok(!mount.mount_options.is_empty()),
-    }
+fn attributes(mount: &cri::Mount) -> Result<u64, Error> {
+    mount.mount_options.iter().try_fold(0, |all, option| {
+        let refused = || Error::Invalid(format!("mount option \"{option}\" is not supported"));
+        Ok(all | attribute(option).ok_or_else(refused)?)
+    })
 }
 
 fn node_source(mount: &cri::Mount) -> Result<(Source, Kind), Error> {
@@ -243,10 +243,14 @@ fn check_propagation(
         }
     }
     let (point, shared, slave) = best.unwrap_or(("/", false, false));
-    let told = |what: &str| Err(format!("path \"{path}\" is mounted on \"{point}\" but it is not a {what} mount"));
+    let told = |what: &str| {
+        Err(format!("path \"{path}\" is mounted on \"{point}\" but it is not a {what} mount"))
+    };
     match propagation {
         MountPropagation::PropagationBidirectional if !shared => told("shared"),
-        MountPropagation::PropagationHostToContainer if !shared && !slave => told("shared or slave"),
+        MountPropagation::PropagationHostToContainer if !shared && !slave => {
+            told("shared or slave")
+        }
         _ => Ok(()),
     }
 }
@@ -286,8 +290,7 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let mount = |change: fn(&mut cri::Mount)| {
-            let mut mount =
-                cri::Mount { container_path: "/data".into(), ..Default::default() };
+            let mut mount = cri::Mount { container_path: "/data".into(), ..Default::default() };
             change(&mut mount);
             check(&mount)
                 .and_then(|()| check_target(&clean(&mount.container_path), &mount))

@@ -45,7 +45,8 @@ impl Cgroups {
         let Some(folder) = self.unified_folder(path) else { return Ok(None) };
         let handle = fs::File::open(&folder).map_err(failed("open cgroup", &folder))?;
         let load = || {
-            sys::load_device_filter(&filter(rules)).map_err(failed("load the device filter of", &folder))
+            sys::load_device_filter(&filter(rules))
+                .map_err(failed("load the device filter of", &folder))
         };
         let attach = |program: &OwnedFd| {
             sys::attach_device_filter(program.as_fd(), handle.as_fd())

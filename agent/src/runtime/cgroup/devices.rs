@@ -109,8 +109,7 @@ pub fn filter(rules: &[Rule]) -> Vec<u8> {
     instruction(&mut code, LOAD_32, MAJOR, CONTEXT, 4, 0);
     instruction(&mut code, LOAD_32, MINOR, CONTEXT, 8, 0);
     for rule in rules {
-        let mut checks: Vec<(u8, i32)> =
-            vec![(TYPE, if rule.block { BLOCK } else { CHARACTER })];
+        let mut checks: Vec<(u8, i32)> = vec![(TYPE, if rule.block { BLOCK } else { CHARACTER })];
         checks.extend(rule.major.map(|major| (MAJOR, major as i32)));
         checks.extend(rule.minor.map(|minor| (MINOR, minor as i32)));
         let limited = rule.access != ANY;
@@ -137,8 +136,7 @@ pub fn filter(rules: &[Rule]) -> Vec<u8> {
 
 fn instruction(code: &mut Vec<u8>, op: u8, to: u8, from: u8, offset: i16, value: i32) {
     // Two registers share a byte, the target in its lower half, or its upper on big endian.
-    let registers =
-        if cfg!(target_endian = "little") { from << 4 | to } else { to << 4 | from };
+    let registers = if cfg!(target_endian = "little") { from << 4 | to } else { to << 4 | from };
     code.extend([op, registers]);
     code.extend(offset.to_ne_bytes());
     code.extend(value.to_ne_bytes());

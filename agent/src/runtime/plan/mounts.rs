@@ -19,7 +19,8 @@ pub struct Mount {
     /// Mounts below the source become read-only as well.
     pub recursive_readonly: bool,
     pub propagation: MountPropagation,
-    pub no_exec: bool,
+    /// Further attributes, of [`attribute`].
+    pub attributes: u64,
     /// The user namespace that says who its files belong to: the number of an extra descriptor.
     pub users: Option<usize>,
 }
@@ -59,9 +60,20 @@ const MOVE_MOUNT_F_EMPTY_PATH: u64 = 0x4;
 const MOVE_MOUNT_T_SYMLINKS: u64 = 0x10;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 pub const ATTR_RDONLY: u64 = 1;
+const ATTR_NOSUID: u64 = 2;
 const ATTR_NODEV: u64 = 4;
 const ATTR_NOEXEC: u64 = 8;
 const ATTR_IDMAP: u64 = 0x10_0000;
+
+/// The attribute of a mount option.
+pub fn attribute(option: &str) -> Option<u64> {
+    match option {
+        "nosuid" => Some(ATTR_NOSUID),
+        "nodev" => Some(ATTR_NODEV),
+        "noexec" => Some(ATTR_NOEXEC),
+        _ => None,
+    }
+}
 
 impl Plan<'_> {
     /// Makes the directory of layers the current one; with the pod's ids, if it has its own.
@@ -105,7 +117,7 @@ impl Plan<'_> {
             self.map_ids(tree, (EXTRA_FD as usize + number) as u64, name);
         }
         let mut attributes = if self.container.privileged { 0 } else { ATTR_NODEV };
-        attributes |= if mount.no_exec { ATTR_NOEXEC } else { 0 };
+        attributes |= mount.attributes;
         let propagation = match mount.propagation {
             MountPropagation::PropagationPrivate => libc::MS_PRIVATE,
             MountPropagation::PropagationHostToContainer => libc::MS_SLAVE,
@@ -168,8 +180,7 @@ impl Plan<'_> {
         let name = format!("find \"{inside}\" in the image");
         let args = [AT_FDCWD, point, flags | libc::O_DIRECTORY as u64];
         self.program.scratch(name.clone(), libc::SYS_openat, &args);
-        let found =
-            self.program.saved(name.clone(), libc::SYS_openat2, &[0, path, how, 24]);
+        let found = self.program.saved(name.clone(), libc::SYS_openat2, &[0, path, how, 24]);
         self.program.last().from(0, SCRATCH);
         self.program.step("close", libc::SYS_close, &[0]).from(0, SCRATCH);
         let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u64 | AT_EMPTY_PATH;
@@ -183,7 +194,8 @@ impl Plan<'_> {
     fn map_ids(&mut self, tree: Register, namespace: u64, path: &str) {
         let attributes = self.program.words(&[ATTR_IDMAP, 0, 0, namespace]);
         let nothing = self.program.text("");
-        let name = format!("map the ids of {path}, whose file system may not have id-mapped mounts");
+        let name =
+            format!("map the ids of {path}, whose file system may not have id-mapped mounts");
         let args = [0, nothing, AT_EMPTY_PATH, attributes, 32];
         self.program.step(name, libc::SYS_mount_setattr, &args).from(0, tree);
     }

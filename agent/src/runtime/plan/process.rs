@@ -37,11 +37,7 @@ pub struct Process {
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A command in a running container, which comes as a pidfd, the first extra descriptor.
-pub fn exec(
-    process: &Process,
-    cgroups: &[std::path::PathBuf],
-    users: Option<&Users>,
-) -> Program {
+pub fn exec(process: &Process, cgroups: &[std::path::PathBuf], users: Option<&Users>) -> Program {
     let mut program = Program::default();
     join_cgroups(&mut program, cgroups);
     adjust_oom_score(&mut program, process.oom_score_adj);
@@ -141,8 +137,7 @@ fn filter(program: &mut Program, process: &Process) {
 fn confine(program: &mut Program, process: &Process) {
     let Some(profile) = &process.apparmor else { return };
     let value = format!("exec {profile}");
-    let (path, text) =
-        (program.text("/proc/thread-self/attr/apparmor/exec"), program.text(&value));
+    let (path, text) = (program.text("/proc/thread-self/attr/apparmor/exec"), program.text(&value));
     let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as u64;
     program.scratch("open the AppArmor attribute", libc::SYS_openat, &[AT_FDCWD, path, flags]);
     let name = format!("apply AppArmor profile {profile}");

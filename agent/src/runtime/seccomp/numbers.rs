@@ -9,10 +9,8 @@ macro_rules! table {
 
 /// The number of a call on this machine's architecture.
 pub fn number(name: &str) -> Option<u32> {
-    let found = COMMON
-        .iter()
-        .chain(NATIVE)
-        .find(|(known, _)| known.strip_prefix("SYS_") == Some(name));
+    let found =
+        COMMON.iter().chain(NATIVE).find(|(known, _)| known.strip_prefix("SYS_") == Some(name));
     found.and_then(|(_, number)| u32::try_from(*number).ok())
 }
 

@@ -340,8 +340,7 @@ mod tests {
             match u16::from_ne_bytes(word[..2].try_into().unwrap()) {
                 LOAD => {
                     let offset = k as usize;
-                    accumulator =
-                        u32::from_ne_bytes(data[offset..offset + 4].try_into().unwrap());
+                    accumulator = u32::from_ne_bytes(data[offset..offset + 4].try_into().unwrap());
                 }
                 AND => accumulator &= k,
                 EQUAL => branch(accumulator == k),

@@ -50,7 +50,8 @@ impl RuntimeService for Service {
             runtime_handlers: self.engine.handlers.list(),
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                ..Default::default()
+                user_namespaces_host_network: true,
+                mount_options: true,
             }),
         }))
     }

@@ -22,11 +22,7 @@ const NS_GET_USERNS: libc::c_ulong = 0xb701;
 
 /// Makes a user namespace with these maps (lines of `/proc/PID/uid_map`) and the namespaces of
 /// `others` (`CLONE_NEW…`) in it. They live as long as the descriptors, or a process in them.
-pub fn make_user_namespace(
-    others: i32,
-    uid_map: &str,
-    gid_map: &str,
-) -> io::Result<UserNamespace> {
+pub fn make_user_namespace(others: i32, uid_map: &str, gid_map: &str) -> io::Result<UserNamespace> {
     let (wait, hold) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let child = fork_into(libc::CLONE_NEWUSER | others, &wait, &hold)?;
     let made = open(&child, others, uid_map, gid_map);

@@ -8,6 +8,8 @@ mod lab;
 mod devices;
 #[path = "runtime/escapes.rs"]
 mod escapes;
+#[path = "runtime/fields.rs"]
+mod fields;
 #[path = "runtime/handlers.rs"]
 mod handlers;
 #[path = "runtime/images.rs"]

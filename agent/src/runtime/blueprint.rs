@@ -171,22 +171,23 @@ pub fn process(record: &ContainerRecord, config: &cri::ContainerConfig) -> Resul
     })
 }
 
+/// Without SELinux there is nothing that a label could mean, and nothing to refuse.
+pub fn refuse_label(label: Option<&cri::SeLinuxOption>) -> Result<(), Error> {
+    let labelled = label.is_some_and(|options| *options != cri::SeLinuxOption::default());
+    if labelled && Path::new("/sys/fs/selinux/enforce").exists() {
+        return Err(Error::Invalid("an SELinux label is not supported".into()));
+    }
+    Ok(())
+}
+
 fn refuse_unsupported(
     inputs: &Inputs<'_>,
     config: &cri::ContainerConfig,
     context: &cri::LinuxContainerSecurityContext,
 ) -> Result<(), Error> {
-    let refuse = |what: &str| Err(Error::Invalid(format!("{what} is not supported")));
-    // Without SELinux there is nothing that a label could mean, and nothing to refuse.
-    let labelled = context
-        .selinux_options
-        .as_ref()
-        .is_some_and(|options| *options != cri::SeLinuxOption::default());
-    if labelled && Path::new("/sys/fs/selinux/enforce").exists() {
-        return refuse("an SELinux label");
-    }
+    refuse_label(context.selinux_options.as_ref())?;
     if !config.cdi_devices.is_empty() {
-        return refuse("a CDI device");
+        return Err(Error::Invalid("a CDI device is not supported".into()));
     }
     let asked = context.namespace_options.as_ref().filter(|asked| asked.userns_options.is_some());
     if let Some(asked) = asked {

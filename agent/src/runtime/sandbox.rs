@@ -1,5 +1,7 @@
 //! Pod sandboxes: made, stopped, removed.
 
+mod limits;
+
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -12,7 +14,7 @@ use parking_lot::Mutex;
 use proto::cri::{self, NamespaceMode};
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::blueprint::{self, limits, merge_resources, with_overhead};
+use super::blueprint::{self, limits, with_overhead};
 use super::engine::{Engine, Error, Sandbox, blocking};
 use super::handlers::Features;
 use super::plan;
@@ -276,50 +278,6 @@ impl Engine {
         Ok(())
     }
 
-    pub async fn update_sandbox_resources(
-        &self,
-        id: &str,
-        overhead: Option<cri::LinuxContainerResources>,
-        change: &cri::LinuxContainerResources,
-    ) -> Result<(), Error> {
-        let sandbox = self.sandbox(id)?;
-        let _busy = sandbox.busy.lock().await;
-        let (engine, change) = (self.clone(), change.clone());
-        let held = sandbox.clone();
-        blocking(move || {
-            let mut record = held.record.lock().clone();
-            let linux = record.config.get_or_insert_default().linux.get_or_insert_default();
-            let resources = linux.resources.get_or_insert_default();
-            merge_resources(resources, &change);
-            if let Some(overhead) = overhead {
-                linux.overhead = Some(overhead);
-            }
-            let overhead = linux.overhead.clone().unwrap_or_default();
-            let limits = limits(&with_overhead(resources, &overhead))?;
-            engine.cgroups.limit(&record.cgroup, &limits)?;
-            engine.root.save_sandbox(&record)?;
-            held.record.lock().config = record.config;
-            Ok(())
-        })
-        .await
-    }
-
-    /// A pod's limits of bandwidth, as the kernel has them, in bits per second.
-    pub async fn bandwidth_info(&self, sandbox: &Sandbox) -> Result<Vec<(String, String)>, Error> {
-        let record = sandbox.record.lock().clone();
-        let annotations = record.config.unwrap_or_default().annotations;
-        if !record.ready || record.ip.is_empty() || Bandwidth::of(&annotations)?.is_none() {
-            return Ok(Vec::new());
-        }
-        let path = format!("/proc/{}/ns/net", record.supervisor);
-        let netns = fs::File::open(&path).map_err(step(format!("open {path}")))?;
-        let shaped = self.pod_network()?.shaped(&record.id, netns.as_fd()).await?;
-        let told = |name: &str, bits: Option<u64>| Some((name.to_owned(), bits?.to_string()));
-        let both =
-            [told("ingressBandwidth", shaped.ingress), told("egressBandwidth", shaped.egress)];
-        Ok(both.into_iter().flatten().collect())
-    }
-
     /// In steps that can be repeated: each finds done what an earlier call did.
     async fn tear_down(&self, sandbox: &Arc<Sandbox>, forget: bool) -> Result<(), Error> {
         let record = sandbox.record.lock().clone();
@@ -409,6 +367,8 @@ fn refuse_unsupported(
         )));
     }
     Bandwidth::of(&config.annotations)?;
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    blueprint::refuse_label(context.and_then(|context| context.selinux_options.as_ref()))?;
     if options.pid() == NamespaceMode::Target {
         return Err(Error::Invalid("a sandbox has no target for its pid namespace".into()));
     }

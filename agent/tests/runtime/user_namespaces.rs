@@ -73,6 +73,14 @@ async fn root_in_the_pod_is_nobody_on_the_node() {
         gid_mappings: vec![range(FIRST)],
         ..Default::default()
     }];
+    config.mounts.push(cri::Mount {
+        container_path: "/image".into(),
+        readonly: true,
+        image: Some(cri::ImageSpec { image: super::lab::IMAGE.into(), ..Default::default() }),
+        uid_mappings: vec![range(FIRST)],
+        gid_mappings: vec![range(FIRST)],
+        ..Default::default()
+    });
     let id = lab.run(&pod, config).await;
     lab.log_until("main.log", |log| log.contains("started")).await;
     let pid = lab.pid(&id).await;
@@ -84,13 +92,17 @@ async fn root_in_the_pod_is_nobody_on_the_node() {
     assert_ne!(namespace(pid, "user"), namespace(std::process::id() as i32, "user"));
     assert_eq!(lab.output(&id, "id -u; cat /proc/self/uid_map | wc -l").await, "0\n1");
     // The image's files and the volume's belong to the pod's root, on the disk to the node's.
-    assert_eq!(lab.output(&id, "stat -c %u /bin/busybox /data /tmp / /dev").await, "0\n0\n0\n0\n0");
+    assert_eq!(
+        lab.output(&id, "stat -c %u /bin/busybox /image/bin/busybox /data /tmp / /dev").await,
+        "0\n".repeat(6).trim_end()
+    );
     lab.output(&id, "touch /data/new /tmp/new /own; echo x > /dev/stdout; echo y >/dev/null").await;
     let owner = |path: std::path::PathBuf| {
         std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).unwrap())
     };
     assert_eq!(owner(data.join("new")), 0);
     assert_eq!(owner(lab.root().join("containers").join(&id).join("upper/own")), FIRST);
+    assert_ne!(lab.exec(&id, &["touch", "/image/new"]).await.exit_code, 0);
     // The kernel's file systems are the pod's.
     assert_eq!(
         lab.output(&id, "ls -d /proc/1 /sys/class/net/eth0; cat /proc/1/comm").await,

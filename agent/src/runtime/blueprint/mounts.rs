@@ -98,8 +98,16 @@ impl Mounts {
         }
         let wanted = Mappings::new(&mount.uid_mappings, &mount.gid_mappings)
             .map_err(|error| Error::Invalid(format!("mount {}: {error}", mount.container_path)))?;
-        if pod == Some(&wanted) {
-            return Ok(Some(0));
+        // The layers of images have the pod's ids as they are mounted.
+        match (&mount.image, pod == Some(&wanted)) {
+            (Some(_), true) => return Ok(None),
+            (None, true) => return Ok(Some(0)),
+            (Some(_), false) => {
+                let path = &mount.container_path;
+                let why = "an image's ids are its pod's";
+                return Err(Error::Invalid(format!("mount {path}: {why}")));
+            }
+            (None, false) => {}
         }
         let known = self.users.iter().position(|known| *known == wanted);
         let number = known.unwrap_or(self.users.len());

@@ -112,7 +112,10 @@ async fn pods(options: &Options, node: &Node, cidr: Option<net::Cidr>, informers
         cgroup_root: options.cgroup_root.clone(),
         domain: options.cluster_domain.clone(),
         memory: i64::try_from(facts::memory("MemTotal:")).unwrap_or(i64::MAX),
-        seccomp: options.seccomp_profile_root.clone(),
+        seccomp: match &options.seccomp_profile_root {
+            Some(root) => root.clone(),
+            None => options.root_dir.join("seccomp"),
+        },
         users: Ranges::open(&options.root_dir.join("pods"), options.max_pods),
     };
     let host = std::fs::read_to_string(&options.resolv_conf).unwrap_or_default();

@@ -84,7 +84,7 @@ pub fn container(
         supplemental_groups: user.groups.iter().map(|group| i64::from(*group)).collect(),
     });
     record.stop_signal = stop_signal(config.stop_signal(), &inputs.image.config.stop_signal);
-    record.seccomp = seccomp::chosen(&context)?;
+    record.seccomp = seccomp::profile(&context)?;
     record.apparmor = apparmor::profile(&context)?.unwrap_or_default();
     let mut process = process(record, config)?;
     process.command = command(config, inputs.image)?;
@@ -145,7 +145,7 @@ pub fn process(record: &ContainerRecord, config: &cri::ContainerConfig) -> Resul
     let change = context.capabilities.clone().unwrap_or_default();
     let capabilities = Capabilities::new(context.privileged, &change)
         .map_err(|error| Error::Invalid(error.to_string()))?;
-    let seccomp = seccomp::filter(record.seccomp.as_ref(), &capabilities.permitted);
+    let seccomp = seccomp::filter(&context, record.seccomp.as_ref(), &capabilities.permitted)?;
     let environment = record.environment.clone().unwrap_or_default();
     let user = record.user.clone().unwrap_or_default();
     let limit =

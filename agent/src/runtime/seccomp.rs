@@ -24,38 +24,59 @@ pub struct Filter {
 /// Larger profiles are no profiles.
 const LARGEST: u64 = 4 << 20;
 
-/// The filter that a request asks for. A profile of the node is read now: commands that are executed
-/// in the container later get the same.
-pub fn chosen(context: &cri::LinuxContainerSecurityContext) -> Result<Option<Seccomp>, Error> {
+/// What a request asks for.
+#[derive(Debug, PartialEq)]
+enum Wanted {
+    RuntimeDefault,
+    Unconfined,
+    Localhost(String),
+}
+
+fn wanted(context: &cri::LinuxContainerSecurityContext) -> Result<Wanted, Error> {
     if context.privileged {
-        return Ok(None);
+        return Ok(Wanted::Unconfined);
     }
-    let localhost = |path: &str| read(path).map(Some);
     match &context.seccomp {
-        Some(profile) => match profile.profile_type() {
-            ProfileType::RuntimeDefault => Ok(Some(Seccomp::default())),
-            ProfileType::Unconfined => Ok(None),
-            ProfileType::Localhost => localhost(&profile.localhost_ref),
-        },
+        Some(profile) => Ok(match profile.profile_type() {
+            ProfileType::RuntimeDefault => Wanted::RuntimeDefault,
+            ProfileType::Unconfined => Wanted::Unconfined,
+            ProfileType::Localhost => Wanted::Localhost(profile.localhost_ref.clone()),
+        }),
         // The deprecated way to say it. Without either: the default, which is the safe side.
         None => match context.seccomp_profile_path.as_str() {
-            "" | "runtime/default" | "docker/default" => Ok(Some(Seccomp::default())),
-            "unconfined" => Ok(None),
+            "" | "runtime/default" | "docker/default" => Ok(Wanted::RuntimeDefault),
+            "unconfined" => Ok(Wanted::Unconfined),
             path => match path.strip_prefix("localhost/") {
-                Some(path) => localhost(path),
+                Some(path) => Ok(Wanted::Localhost(path.to_owned())),
                 None => Err(Error::Invalid(format!("invalid seccomp profile \"{path}\""))),
             },
         },
     }
 }
 
-/// What the kernel is given, for a process with these capabilities.
-pub fn filter(chosen: Option<&Seccomp>, capabilities: &[Capability]) -> Option<Filter> {
-    let chosen = chosen?;
-    if chosen.code.is_empty() {
-        return Some(Filter { code: default::default_profile(capabilities), flags: 0 });
+/// The profile of the node that a request asks for, if it does. It is read when the container is
+/// made: commands that are executed in it later get the same.
+pub fn profile(context: &cri::LinuxContainerSecurityContext) -> Result<Option<Seccomp>, Error> {
+    match wanted(context)? {
+        Wanted::Localhost(path) => read(&path).map(Some),
+        Wanted::RuntimeDefault | Wanted::Unconfined => Ok(None),
     }
-    Some(Filter { code: chosen.code.clone(), flags: chosen.flags })
+}
+
+/// What the kernel is given, for a process with these capabilities: the profile that was read, or
+/// what the request asks for instead.
+pub fn filter(
+    context: &cri::LinuxContainerSecurityContext,
+    profile: Option<&Seccomp>,
+    capabilities: &[Capability],
+) -> Result<Option<Filter>, Error> {
+    if let Some(profile) = profile {
+        return Ok(Some(Filter { code: profile.code.clone(), flags: profile.flags }));
+    }
+    Ok(match wanted(context)? {
+        Wanted::Unconfined => None,
+        _ => Some(Filter { code: default::default_profile(capabilities), flags: 0 }),
+    })
 }
 
 fn read(path: &str) -> Result<Seccomp, Error> {
@@ -84,17 +105,21 @@ mod tests {
     #[test]
     fn fields_win_over_paths() {
         let mut context = cri::LinuxContainerSecurityContext::default();
-        assert_eq!(chosen(&context).unwrap(), Some(Seccomp::default()));
+        assert_eq!(wanted(&context).unwrap(), Wanted::RuntimeDefault);
+        assert!(filter(&context, None, &[]).unwrap().is_some());
         context.seccomp_profile_path = "unconfined".into();
-        assert_eq!(chosen(&context).unwrap(), None);
+        assert_eq!(wanted(&context).unwrap(), Wanted::Unconfined);
+        assert_eq!(filter(&context, None, &[]).unwrap(), None);
+        context.seccomp_profile_path = "localhost//profiles/a.json".into();
+        assert_eq!(wanted(&context).unwrap(), Wanted::Localhost("/profiles/a.json".into()));
         context.seccomp_profile_path = "somewhere".into();
-        assert!(chosen(&context).is_err());
+        assert!(wanted(&context).is_err());
         context.seccomp = Some(cri::SecurityProfile {
             profile_type: ProfileType::Localhost as i32,
             localhost_ref: "relative.json".into(),
         });
-        assert!(chosen(&context).unwrap_err().to_string().contains("not an absolute path"));
+        assert!(profile(&context).unwrap_err().to_string().contains("not an absolute path"));
         context.privileged = true;
-        assert_eq!(chosen(&context).unwrap(), None);
+        assert_eq!(wanted(&context).unwrap(), Wanted::Unconfined);
     }
 }

@@ -77,7 +77,7 @@ pub struct ContainerRecord {
     /// The process as commands executed in the container start from it.
     #[prost(message, optional, tag = "17")]
     pub environment: Option<Environment>,
-    /// The system call filter; without one the container is unconfined.
+    /// The system call filter that was read from the node, if the request names one.
     #[prost(message, optional, tag = "18")]
     pub seccomp: Option<Seccomp>,
     /// The AppArmor profile; empty for none.
@@ -85,11 +85,10 @@ pub struct ContainerRecord {
     pub apparmor: String,
 }
 
-/// A container's system call filter: a profile of the node as it was when the container was made, or
-/// the default.
+/// A profile of the node as it was when the container was made.
 #[derive(Clone, PartialEq, Message)]
 pub struct Seccomp {
-    /// Empty for the default, which follows from the capabilities.
+    /// As the kernel reads it.
     #[prost(bytes = "vec", tag = "1")]
     pub code: Vec<u8>,
     /// Of seccomp(2).

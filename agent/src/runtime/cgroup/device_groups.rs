@@ -71,7 +71,9 @@ impl Cgroups {
         if own.exists() {
             return Some(own.join("cgroup.procs"));
         }
-        (!everything).then(|| self.shared_folder(parent).join("cgroup.procs"))
+        let shared = self.shared_folder(parent).join("cgroup.procs");
+        // Containers of a runtime that had no rules yet have no group either.
+        (!everything && shared.exists()).then_some(shared)
     }
 
     /// Gives up the shared group below `parent` if nobody is in it.

@@ -1,8 +1,9 @@
 //! Containers: created, started, stopped, removed, and what happens when one exits.
 
+mod prepare;
+
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,15 +13,14 @@ use parking_lot::Mutex;
 use proto::cri;
 use tokio::sync::watch;
 
-use super::blueprint::{self, Blueprint, Inputs, limits};
+use self::prepare::{Prepared, open_log, pin_of};
+use super::blueprint::{self, limits};
 use super::engine::{Container, Engine, Error, Sandbox, blocking};
-use super::images::Image;
 use super::plan;
 use super::program::Names;
-use super::sandbox::{PAUSE, PodUsers, step};
+use super::sandbox::{PAUSE, step};
 use super::state::{self, ContainerRecord};
 use super::supervisor::{Spawn, Supervisor, SupervisorError};
-use super::sys::make_user_namespace;
 use super::sys::wire::{Event, phase};
 
 /// The exit code of a container whose end nobody saw.
@@ -87,95 +87,6 @@ impl Engine {
                 Err(error)
             }
         }
-    }
-
-    /// What of a container is made by the runtime itself: directories, cgroup, record, program.
-    fn prepare(
-        &self,
-        id: &str,
-        sandbox: &Sandbox,
-        config: cri::ContainerConfig,
-        image: &Image,
-    ) -> Result<Prepared, Error> {
-        let sandbox_record = sandbox.record.lock().clone();
-        let folder = self.root.container(id);
-        for part in ["upper", "work", "rootfs"] {
-            fs::create_dir_all(folder.join(part)).map_err(state::failed("create", &folder))?;
-        }
-        let users = self.pod_users(sandbox)?;
-        if let Some(PodUsers { mappings, .. }) = &users {
-            fs::create_dir_all(folder.join("layers")).map_err(state::failed("create", &folder))?;
-            let upper = folder.join("upper");
-            std::os::unix::fs::chown(&upper, mappings.uid(0), mappings.gid(0))
-                .map_err(state::failed("change the owner of", &upper))?;
-        }
-        let inputs = Inputs {
-            engine: self,
-            sandbox: &sandbox_record,
-            sandbox_folder: self.root.sandbox(&sandbox.id),
-            folder: folder.clone(),
-            image,
-            users: users.as_ref().map(|users| &users.mappings),
-        };
-        let cgroup = format!("{}/{id}", sandbox_record.cgroup);
-        let mut record = ContainerRecord {
-            id: id.to_owned(),
-            sandbox: sandbox.id.clone(),
-            image_id: image.id.clone(),
-            image_ref: image.digests.first().unwrap_or(&image.id).clone(),
-            key: self.rng.u64() | 1 << 63,
-            created_at: self.now(),
-            cgroup: cgroup.clone(),
-            ..ContainerRecord::default()
-        };
-        let Blueprint { mut container, users: others, images, devices } =
-            blueprint::container(&inputs, &config, &mut record)?;
-        let sandbox_config = sandbox_record.config.unwrap_or_default();
-        if !config.log_path.is_empty() && !sandbox_config.log_directory.is_empty() {
-            record.log_path = Path::new(&sandbox_config.log_directory)
-                .join(&config.log_path)
-                .display()
-                .to_string();
-        }
-        self.cgroups.create(&cgroup)?;
-        if let Some(resources) = config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
-            self.cgroups.limit(&cgroup, &limits(resources)?)?;
-        }
-        let entry = self.cgroups.entry(&cgroup)?;
-        container.cgroups = entry.procs;
-        if let Some(rules) = devices {
-            container.cgroups.extend(self.cgroups.allow_devices(
-                &cgroup,
-                &self.cgroup_parent,
-                &rules,
-            )?);
-        }
-        let mut namespaces: Vec<OwnedFd> = users.into_iter().map(|users| users.namespace).collect();
-        for mappings in others {
-            let made = make_user_namespace(0, &mappings.uid_map(), &mappings.gid_map());
-            namespaces.push(made.map_err(step("make a mount's user namespace"))?.user);
-        }
-        for (number, (point, image)) in images.iter().enumerate() {
-            fs::create_dir_all(point).map_err(state::failed("create", Path::new(point)))?;
-            self.images.pin(&pin_of(id, number), &image.id, &folder)?;
-        }
-        self.images.pin(id, &image.id, &folder)?;
-        record.config = Some(config);
-        self.root.save_container(&record)?;
-        let exit = folder.join("exit");
-        let exit = fs::File::create(&exit).map_err(state::failed("create", &exit))?;
-        let (program, size, names) =
-            plan::container(&container).finish().map_err(step("write the program"))?;
-        Ok(Prepared {
-            log: open_log(&record.log_path)?,
-            record,
-            exit,
-            cgroup: entry.unified,
-            namespaces,
-            program,
-            size,
-            names,
-        })
     }
 
     async fn spawn(
@@ -418,41 +329,6 @@ impl Engine {
             None => Ok(()),
         }
     }
-}
-
-/// The name under which a container keeps an image that is a volume of it.
-fn pin_of(container: &str, number: usize) -> String {
-    format!("{container}.{number}")
-}
-
-/// A container between its preparation and its process.
-struct Prepared {
-    record: ContainerRecord,
-    exit: fs::File,
-    log: fs::File,
-    cgroup: Option<OwnedFd>,
-    /// User namespaces that the program names.
-    namespaces: Vec<OwnedFd>,
-    program: OwnedFd,
-    size: u64,
-    names: Names,
-}
-
-/// Opens the log to append to, with the directories above it; without a path, /dev/null.
-fn open_log(path: &str) -> Result<fs::File, Error> {
-    let path = PathBuf::from(if path.is_empty() { "/dev/null" } else { path });
-    let open = || {
-        use std::os::unix::fs::OpenOptionsExt;
-        fs::File::options().create(true).append(true).mode(0o640).open(&path)
-    };
-    let file = match (open(), path.parent()) {
-        (Err(error), Some(folder)) if error.kind() == std::io::ErrorKind::NotFound => {
-            fs::create_dir_all(folder).map_err(state::failed("create", folder))?;
-            open()
-        }
-        (result, _) => result,
-    };
-    Ok(file.map_err(state::failed("open", &path))?)
 }
 
 /// Names the step that failed.

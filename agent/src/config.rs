@@ -10,6 +10,7 @@ use proto::meta::Labels;
 use crate::cri::labels;
 use crate::environment::expand;
 use crate::pod::{Container, Pod, Profile, Qos};
+use crate::userns::Ranges;
 
 mod resources;
 
@@ -28,6 +29,10 @@ pub struct NodeConfig {
     pub domain: String,
     /// Of the machine, in bytes.
     pub memory: i64,
+    /// `--seccomp-profile-root`.
+    pub seccomp: PathBuf,
+    /// The ids of pods with user namespaces.
+    pub users: Ranges,
 }
 
 /// Everything a container is made from beside its pod.
@@ -124,7 +129,7 @@ pub fn sandbox(
         run_as_group: security.run_as_group.map(|value| cri::Int64Value { value }),
         supplemental_groups: groups(pod),
         privileged,
-        seccomp: Some(seccomp(None, security.seccomp_profile.as_ref(), false)),
+        seccomp: Some(seccomp(node, None, security.seccomp_profile.as_ref(), false)),
         ..Default::default()
     };
     let sysctls = security.sysctls.iter().map(|one| (one.name.clone(), one.value.clone()));
@@ -179,7 +184,7 @@ pub fn container(
     ]);
     let linux = cri::LinuxContainerConfig {
         resources: Some(container_resources(pod, container, node.memory)),
-        security_context: Some(security(pod, container, user, parts.target)),
+        security_context: Some(security(node, pod, container, user, parts.target)),
     };
     let signal = container.lifecycle.stop_signal.as_deref();
     let signal = signal.and_then(cri::Signal::from_str_name);
@@ -254,6 +259,7 @@ fn check_user(
 }
 
 fn security(
+    node: &NodeConfig,
     pod: &Pod,
     container: &Container,
     user: Option<i64>,
@@ -299,6 +305,7 @@ fn security(
         masked_paths: paths(MASKED),
         readonly_paths: paths(READ_ONLY),
         seccomp: Some(seccomp(
+            node,
             own.seccomp_profile.as_ref(),
             of_pod.seccomp_profile.as_ref(),
             privileged,
@@ -311,15 +318,20 @@ fn security(
 /// Unless told otherwise a container runs under the runtime's default profile, a privileged one
 /// under none.
 fn seccomp(
+    node: &NodeConfig,
     own: Option<&Profile>,
     of_pod: Option<&Profile>,
     privileged: bool,
 ) -> cri::SecurityProfile {
-    match own.or(of_pod) {
+    let mut chosen = match own.or(of_pod) {
         _ if privileged => unconfined(),
         Some(chosen) => profile(chosen),
         None => cri::SecurityProfile::default(),
+    };
+    if chosen.profile_type() == ProfileType::Localhost {
+        chosen.localhost_ref = path(&node.seccomp.join(&chosen.localhost_ref));
     }
+    chosen
 }
 
 fn profile(profile: &Profile) -> cri::SecurityProfile {

@@ -35,6 +35,18 @@ pub struct Info {
     pub version: String,
     /// Why it cannot run pods, or cannot connect them; None when it can.
     pub not_ready: Option<String>,
+    /// By name; those of a runtime that tells none are unknown.
+    pub handlers: Vec<Handler>,
+    /// Whether a pod may choose its supplemental groups strictly.
+    pub supplemental_groups_policy: bool,
+}
+
+/// A way to run pods that a runtime has, by which a RuntimeClass chooses it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Handler {
+    pub name: String,
+    pub recursive_read_only_mounts: bool,
+    pub user_namespaces: bool,
 }
 
 /// Whose sandbox it is.

@@ -28,6 +28,7 @@ mod run;
 pub mod runtime;
 pub mod server;
 pub mod simulated;
+pub mod userns;
 pub mod volume;
 pub mod worker;
 

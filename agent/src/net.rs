@@ -5,6 +5,7 @@
 //! facility of the kernel (links, routes of our protocol number, one nftables table) and touches
 //! nothing else of it. What they set stays when the process ends: pods do not notice.
 
+pub mod bandwidth;
 pub mod cidr;
 pub mod dns;
 pub mod namespace;

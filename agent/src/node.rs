@@ -12,7 +12,7 @@ use proto::time::Time;
 use proto::view;
 use serde_json::{Value, json};
 
-use crate::cri::{Info, Runtime};
+use crate::cri::{Handler, Info, Runtime};
 use crate::events::{Events, NORMAL, WARNING};
 
 pub mod facts;
@@ -247,14 +247,20 @@ impl Node {
             node_info["containerRuntimeVersion"] = runtime.into();
         }
         node_info["kubeletVersion"] = VERSION.into();
-        json!({
+        let mut status = json!({
             "addresses": addresses,
             "allocatable": self.allocatable(),
             "capacity": self.capacity(),
             "conditions": conditions,
             "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
             "nodeInfo": node_info,
-        })
+        });
+        if let Some(info) = info.filter(|info| !info.handlers.is_empty()) {
+            status["runtimeHandlers"] = info.handlers.iter().map(handler).collect();
+            let policy = info.supplemental_groups_policy;
+            status["features"] = json!({"supplementalGroupsPolicy": policy});
+        }
+        status
     }
 
     fn capacity(&self) -> BTreeMap<String, Quantity> {
@@ -276,6 +282,16 @@ impl Node {
         }
         allocatable
     }
+}
+
+fn handler(handler: &Handler) -> Value {
+    json!({
+        "name": handler.name,
+        "features": {
+            "recursiveReadOnlyMounts": handler.recursive_read_only_mounts,
+            "userNamespaces": handler.user_namespaces,
+        },
+    })
 }
 
 /// Reason and message of a condition, in the kubelet's words.

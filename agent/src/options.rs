@@ -35,6 +35,9 @@ pub struct Options {
     /// Where the files of pods are kept.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet")]
     pub root_dir: PathBuf,
+    /// Below which seccomp profiles of type Localhost are [default: seccomp below the root-dir].
+    #[arg(long, value_name = "DIR")]
+    pub seccomp_profile_root: Option<PathBuf>,
     /// Where the logs of pods are kept.
     #[arg(long, value_name = "DIR", default_value = "/var/log/pods")]
     pub pod_logs_dir: PathBuf,

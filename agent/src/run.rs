@@ -26,6 +26,7 @@ use crate::probe::Network;
 use crate::report::Host;
 use crate::resolv::{self, Dns};
 use crate::server::{self, Endpoint};
+use crate::userns::Ranges;
 use crate::volume::Machine;
 use crate::worker::{Context, NodeCredentials, Objects, Pulls};
 
@@ -128,6 +129,11 @@ async fn pods(
         cgroup_root: options.cgroup_root.clone(),
         domain: options.cluster_domain.clone(),
         memory: i64::try_from(facts::memory("MemTotal:")).unwrap_or(i64::MAX),
+        seccomp: match &options.seccomp_profile_root {
+            Some(root) => root.clone(),
+            None => options.root_dir.join("seccomp"),
+        },
+        users: Ranges::open(&options.root_dir.join("pods"), options.max_pods),
     };
     let host = std::fs::read_to_string(&options.resolv_conf).unwrap_or_default();
     let own = cidr.map(|cidr| IpAddr::from(net::gateway(cidr)));

@@ -3,13 +3,16 @@
 //! It may die at any moment: pods are held by their supervisors, everything else is on disk. It never
 //! looks at the Kubernetes API. Only `sys` may be unsafe.
 
+mod apparmor;
 mod blueprint;
 mod capabilities;
 mod cgroup;
 mod container;
 mod engine;
 mod exec;
+mod handlers;
 pub mod images;
+mod metrics;
 mod plan;
 mod program;
 mod recover;
@@ -22,6 +25,7 @@ mod status;
 pub mod streaming;
 mod supervisor;
 pub mod sys;
+mod userns;
 mod users;
 
 use std::io;
@@ -35,6 +39,8 @@ use tokio::sync::broadcast;
 
 use self::cgroup::Cgroups;
 use self::engine::{Engine, Inner};
+pub use self::handlers::Handler;
+use self::handlers::{Features, Handlers};
 use self::images::{ImageStore, Mirror, Puller};
 use self::service::Service;
 use self::state::Root;
@@ -72,6 +78,14 @@ pub struct Options {
     /// The cgroup below which pods are that bring no parent of their own
     #[arg(long, value_name = "NAME", default_value = "coracle")]
     pub cgroup_parent: String,
+    /// A name by which a RuntimeClass may call this runtime, and what its pods may ask for (all if
+    /// nothing is said: recursive-read-only, user-namespaces); may be repeated
+    #[arg(
+        long = "handler",
+        value_name = "NAME[=FEATURE,…]",
+        default_values = ["coracle", "runc"]
+    )]
+    pub handlers: Vec<Handler>,
     /// The bridge that connects this node's pods
     #[arg(long, value_name = "LINK", default_value = "coracle0")]
     pub pod_bridge: String,
@@ -177,6 +191,8 @@ fn open(
         puller,
         pinned_images: options.pinned_images.clone(),
         cgroups: Cgroups::detect()?,
+        supervisor: supervisor_executable(&options.root)?,
+        handlers: Handlers::new(&options.handlers, Features::of_machine()),
         cgroup_parent: format!("/{}", options.cgroup_parent.trim_matches('/')),
         bridge: options.pod_bridge.clone(),
         mtu: options.pod_mtu,
@@ -190,6 +206,12 @@ fn open(
         root,
         _lock: lock,
     }))
+}
+
+/// The name tells which runtime a supervisor belongs to.
+fn supervisor_executable(root: &std::path::Path) -> Result<std::os::fd::OwnedFd, engine::Error> {
+    sys::supervisor_executable(&root.join("supervisor").display().to_string())
+        .map_err(|source| engine::Error::Step { step: "make the supervisor".into(), source })
 }
 
 /// Said once, instead of failing every pod for it.

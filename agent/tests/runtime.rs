@@ -4,6 +4,14 @@
 #[path = "runtime/lab.rs"]
 mod lab;
 
+#[path = "runtime/devices.rs"]
+mod devices;
+#[path = "runtime/escapes.rs"]
+mod escapes;
+#[path = "runtime/fields.rs"]
+mod fields;
+#[path = "runtime/handlers.rs"]
+mod handlers;
 #[path = "runtime/images.rs"]
 mod images;
 #[path = "runtime/isolation.rs"]
@@ -14,8 +22,12 @@ mod lifecycle;
 mod limits;
 #[path = "runtime/logs.rs"]
 mod logs;
+#[path = "runtime/mounts.rs"]
+mod mounts;
 #[path = "runtime/network.rs"]
 mod network;
+#[path = "runtime/profiles.rs"]
+mod profiles;
 #[path = "runtime/pulls.rs"]
 mod pulls;
 #[path = "runtime/random.rs"]
@@ -27,3 +39,5 @@ mod registry;
 mod restart;
 #[path = "runtime/streams.rs"]
 mod streams;
+#[path = "runtime/user_namespaces.rs"]
+mod user_namespaces;

@@ -80,6 +80,17 @@ fn security_contexts() {
 }
 
 #[test]
+fn profiles_of_the_node_are_below_one_folder() {
+    let pod = pod(json!({"containers": [{"name": "c", "securityContext": {"seccompProfile":
+        {"type": "Localhost", "localhostProfile": "profiles/audit.json"}}}]}));
+    let node = NodeConfig { seccomp: "/var/lib/kubelet/seccomp".into(), ..NodeConfig::default() };
+    let config = container(&pod, &pod.spec.containers[0], &node, Parts::default()).unwrap();
+    let seccomp = config.linux.unwrap().security_context.unwrap().seccomp.unwrap();
+    assert_eq!(seccomp.profile_type, ProfileType::Localhost as i32);
+    assert_eq!(seccomp.localhost_ref, "/var/lib/kubelet/seccomp/profiles/audit.json");
+}
+
+#[test]
 fn non_root_is_verified() {
     let spec = |user: Value| {
         json!({"securityContext": {"runAsNonRoot": true, "runAsUser": user},

@@ -15,7 +15,7 @@ use proto::cri::{self, ContainerState, PodSandboxState};
 use proto::time::Time;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::{Error, Info, Output, PodId, Result, Runtime, labels};
+use super::{Error, Handler, Info, Output, PodId, Result, Runtime, labels};
 use crate::observed::{Container, Exit, Observed, Sandbox, State};
 
 /// Answers carry at most this much (an exec's output).
@@ -102,13 +102,27 @@ impl Runtime for Grpc {
         let request = cri::VersionRequest { version: "v1".into() };
         let version = call!(self.runtime, version, "Version", request)?;
         let request = cri::StatusRequest::default();
-        let status = call!(self.runtime, status, "Status", request)?.status;
-        let conditions = status.map(|status| status.conditions).unwrap_or_default();
+        let answer = call!(self.runtime, status, "Status", request)?;
+        let handler = |handler: cri::RuntimeHandler| {
+            let features = handler.features.unwrap_or_default();
+            Handler {
+                name: handler.name,
+                recursive_read_only_mounts: features.recursive_read_only_mounts,
+                user_namespaces: features.user_namespaces,
+            }
+        };
+        let mut handlers: Vec<Handler> = answer.runtime_handlers.into_iter().map(handler).collect();
+        handlers.sort_by(|a, b| a.name.cmp(&b.name));
+        let conditions = answer.status.map(|status| status.conditions).unwrap_or_default();
         let bad = conditions.iter().find(|condition| !condition.status);
         Ok(Info {
             name: version.runtime_name,
             version: version.runtime_version,
             not_ready: bad.map(|bad| format!("{}: {} {}", bad.r#type, bad.reason, bad.message)),
+            handlers,
+            supplemental_groups_policy: answer
+                .features
+                .is_some_and(|features| features.supplemental_groups_policy),
         })
     }
 

@@ -117,7 +117,7 @@ impl Inside {
 #[async_trait]
 impl Runtime for SimulatedRuntime {
     async fn info(&self) -> Result<Info> {
-        Ok(Info { name: "simulated".into(), version: "1".into(), not_ready: None })
+        Ok(Info { name: "simulated".into(), version: "1".into(), ..Info::default() })
     }
 
     async fn set_pod_cidr(&self, cidr: &str) -> Result<()> {

@@ -3,6 +3,8 @@
 //! Blocking, because every call is a few microseconds; a socket stays in the network namespace in
 //! which it was opened, so a short-lived thread may enter a namespace, act and end.
 
+mod qdisc;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};

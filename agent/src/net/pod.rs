@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use self::addresses::{AddressError, Addresses};
+use super::bandwidth::{Bandwidth, Bucket};
 use super::netlink::{Netlink, NetlinkError, Request, Route, Veth};
 use super::{Cidr, namespace};
 
@@ -106,6 +107,42 @@ impl PodNetwork {
             .await
             .map_err(NetError::Namespace)??;
         Ok(self.node.pod_address(ip))
+    }
+
+    /// Limits how fast the pod receives and sends: at both ends of its link, each where the packets
+    /// leave it. Buckets go with the link.
+    pub async fn shape(
+        &self,
+        sandbox_id: &str,
+        netns: BorrowedFd<'_>,
+        bandwidth: &Bandwidth,
+    ) -> Result<(), NetError> {
+        if let Some(bits) = bandwidth.ingress {
+            limit(&Netlink::open()?, &link_name(sandbox_id), bits)?;
+        }
+        if let Some(bits) = bandwidth.egress {
+            namespace::within(netns, move || limit(&Netlink::open()?, POD_LINK, bits))
+                .await
+                .map_err(NetError::Namespace)??;
+        }
+        Ok(())
+    }
+
+    /// The limits as the kernel has them.
+    pub async fn shaped(
+        &self,
+        sandbox_id: &str,
+        netns: BorrowedFd<'_>,
+    ) -> Result<Bandwidth, NetError> {
+        let read = |netlink: Netlink, name: &str| -> Result<Option<u64>, NetError> {
+            let Some(link) = netlink.link(name)? else { return Ok(None) };
+            Ok(netlink.bucket_rate(link.index)?.map(|bytes| bytes * 8))
+        };
+        let ingress = read(Netlink::open()?, &link_name(sandbox_id))?;
+        let egress = namespace::within(netns, move || read(Netlink::open()?, POD_LINK))
+            .await
+            .map_err(NetError::Namespace)??;
+        Ok(Bandwidth { ingress, egress })
     }
 
     /// Frees the sandbox's address; the link goes with the namespace, which is much cheaper than
@@ -200,6 +237,11 @@ pub fn sysctl(name: &str, value: &str) -> Result<(), NetError> {
         return Ok(());
     }
     std::fs::write(&path, value).map_err(|source| NetError::Sysctl { path, source })
+}
+
+fn limit(netlink: &Netlink, name: &str, bits: u64) -> Result<(), NetError> {
+    let index = netlink.link(name)?.map(|link| link.index).unwrap_or_default();
+    Ok(netlink.apply(vec![Request::bucket(index, &Bucket::of(bits))])?)
 }
 
 /// Derived from the address, so that a neighbour's table stays right when an address is reused.

@@ -4,6 +4,9 @@
 //! Paths are absolute within every hierarchy, whatever group this process is in. The runtime calls
 //! this; nothing else may touch the groups it makes.
 
+mod device_groups;
+pub mod devices;
+mod huge_pages;
 mod v1;
 mod v2;
 
@@ -12,6 +15,11 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use self::device_groups::Shared;
 
 /// The hierarchies of this machine.
 #[derive(Clone, Debug)]
@@ -20,6 +28,7 @@ pub struct Cgroups {
     unified: Option<PathBuf>,
     /// v1 controllers by name; empty on a v2 machine.
     v1: BTreeMap<String, PathBuf>,
+    devices: Arc<Mutex<Shared>>,
 }
 
 /// Limits of a group. `None` leaves what there is.
@@ -38,6 +47,8 @@ pub struct Limits {
     pub pids: Option<i64>,
     pub cpus: Option<String>,
     pub mems: Option<String>,
+    /// Bytes in huge pages of a size, such as `2MB`.
+    pub huge_pages: Vec<(String, u64)>,
     /// Files of v2 by name, written as they are.
     pub unified: BTreeMap<String, String>,
 }
@@ -74,6 +85,13 @@ pub struct CgroupError {
     source: io::Error,
 }
 
+impl CgroupError {
+    fn refused(action: &'static str, what: &str, why: &str) -> CgroupError {
+        let source = io::Error::new(io::ErrorKind::Unsupported, why);
+        CgroupError { action, path: what.to_owned(), source }
+    }
+}
+
 /// One file to write: controller (of v1), file, value.
 #[derive(Debug, PartialEq)]
 struct Setting {
@@ -91,7 +109,7 @@ impl Cgroups {
     }
 
     fn from_mounts(mountinfo: &str) -> Cgroups {
-        let mut found = Cgroups { unified: None, v1: BTreeMap::new() };
+        let mut found = Cgroups { unified: None, v1: BTreeMap::new(), devices: Arc::default() };
         for line in mountinfo.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let Some(point) = left.split(' ').nth(4).map(PathBuf::from) else { continue };
@@ -130,13 +148,22 @@ impl Cgroups {
         let inside = path.trim_start_matches('/');
         let mut roots: Vec<&PathBuf> = self.unified.iter().collect();
         for (name, root) in &self.v1 {
-            let spared = matches!(name.as_str(), "cpuset" | "freezer" | "devices" | "blkio");
-            if spared || (name == "cpuacct" && self.unified.is_some()) || roots.contains(&root) {
+            if v1::SPARED.contains(&name.as_str())
+                || (name == "cpuacct" && self.unified.is_some())
+                || roots.contains(&root)
+            {
                 continue;
             }
             roots.push(root);
         }
         roots.into_iter().map(|root| root.join(inside)).collect()
+    }
+
+    /// With those that only groups have that ask for them.
+    fn all_folders(&self, path: &str) -> Vec<PathBuf> {
+        let mut folders = self.folders(path);
+        folders.extend(v1::SPARED.iter().filter_map(|controller| self.v1_folder(controller, path)));
+        folders
     }
 
     fn v1_folder(&self, controller: &str, path: &str) -> Option<PathBuf> {
@@ -168,12 +195,21 @@ impl Cgroups {
 
     /// Sets limits on a group that exists.
     pub fn limit(&self, path: &str, limits: &Limits) -> Result<(), CgroupError> {
+        self.limit_huge_pages(path, &limits.huge_pages)?;
         if self.is_v2() {
             let folder = self.unified_folder(path).unwrap_or_default();
+            v2::enable_for(self.unified.as_deref(), path, limits.unified.keys())?;
             for setting in v2::settings(limits) {
                 write(&folder.join(&setting.file), &setting.value)?;
             }
             return Ok(());
+        }
+        if let Some(file) = limits.unified.keys().next() {
+            return Err(CgroupError::refused(
+                "set",
+                file,
+                "this machine's controllers are of cgroup v1, which has no unified settings",
+            ));
         }
         if limits.cpus.is_some() || limits.mems.is_some() {
             v1::make_cpuset(self.v1.get("cpuset"), path)?;
@@ -198,11 +234,10 @@ impl Cgroups {
         procs.extend(
             self.folders(path).into_iter().skip(skip).map(|folder| folder.join("cgroup.procs")),
         );
-        procs.extend(
-            self.v1_folder("cpuset", path)
-                .filter(|folder| folder.exists())
-                .map(|folder| folder.join("cgroup.procs")),
-        );
+        for controller in ["cpuset", "hugetlb"] {
+            let made = self.v1_folder(controller, path).filter(|folder| folder.exists());
+            procs.extend(made.map(|folder| folder.join("cgroup.procs")));
+        }
         Ok(Entry { unified, procs })
     }
 
@@ -279,18 +314,14 @@ impl Cgroups {
     /// Removes the group and those below it; they must be without processes. Above it, empty groups
     /// go as well, as far up as `keep` says (`keep` itself is removed when empty).
     pub fn remove(&self, path: &str, keep: Option<&str>) -> Result<(), CgroupError> {
-        let mut folders = self.folders(path);
-        folders.extend(self.v1_folder("cpuset", path));
-        for folder in folders {
+        for folder in self.all_folders(path) {
             remove_tree(&folder)?;
         }
         let Some(keep) = keep else { return Ok(()) };
         let mut above = Path::new(path).parent();
         while let Some(parent) = above.filter(|parent| parent.starts_with(keep)) {
             let parent_path = parent.to_string_lossy();
-            let mut folders = self.folders(&parent_path);
-            folders.extend(self.v1_folder("cpuset", &parent_path));
-            for folder in folders {
+            for folder in self.all_folders(&parent_path) {
                 let _ = fs::remove_dir(&folder); // Busy: others are in it.
             }
             above = parent.parent();

@@ -1,9 +1,11 @@
 //! Containers: created, started, stopped, removed, and what happens when one exits.
 
+mod prepare;
+
 use std::fs;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use client::error::chain;
@@ -11,12 +13,12 @@ use parking_lot::Mutex;
 use proto::cri;
 use tokio::sync::watch;
 
-use super::blueprint::{self, Inputs};
+use self::prepare::{Prepared, open_log, pin_of};
+use super::blueprint::{self, limits};
 use super::engine::{Container, Engine, Error, Sandbox, blocking};
-use super::images::Image;
 use super::plan;
 use super::program::Names;
-use super::sandbox::{PAUSE, limits, step};
+use super::sandbox::{PAUSE, step};
 use super::state::{self, ContainerRecord};
 use super::supervisor::{Spawn, Supervisor, SupervisorError};
 use super::sys::wire::{Event, phase};
@@ -87,77 +89,13 @@ impl Engine {
         }
     }
 
-    /// What of a container is made by the runtime itself: directories, cgroup, record, program.
-    fn prepare(
-        &self,
-        id: &str,
-        sandbox: &Sandbox,
-        config: cri::ContainerConfig,
-        image: &Image,
-    ) -> Result<Prepared, Error> {
-        let sandbox_record = sandbox.record.lock().clone();
-        let folder = self.root.container(id);
-        for part in ["upper", "work", "rootfs"] {
-            fs::create_dir_all(folder.join(part)).map_err(state::failed("create", &folder))?;
-        }
-        // The root directory's attributes are those of the image's root.
-        let inputs = Inputs {
-            engine: self,
-            sandbox: &sandbox_record,
-            sandbox_folder: self.root.sandbox(&sandbox.id),
-            folder: folder.clone(),
-            image,
-        };
-        let cgroup = format!("{}/{id}", sandbox_record.cgroup);
-        let mut record = ContainerRecord {
-            id: id.to_owned(),
-            sandbox: sandbox.id.clone(),
-            image_id: image.id.clone(),
-            image_ref: image.digests.first().unwrap_or(&image.id).clone(),
-            key: self.rng.u64() | 1 << 63,
-            created_at: self.now(),
-            cgroup: cgroup.clone(),
-            ..ContainerRecord::default()
-        };
-        let mut container = blueprint::container(&inputs, &config, &mut record)?;
-        let sandbox_config = sandbox_record.config.unwrap_or_default();
-        if !config.log_path.is_empty() && !sandbox_config.log_directory.is_empty() {
-            record.log_path = Path::new(&sandbox_config.log_directory)
-                .join(&config.log_path)
-                .display()
-                .to_string();
-        }
-        self.cgroups.create(&cgroup)?;
-        if let Some(resources) = config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
-            self.cgroups.limit(&cgroup, &limits(resources))?;
-        }
-        let entry = self.cgroups.entry(&cgroup)?;
-        container.cgroups = entry.procs;
-        self.images.pin(id, &image.id, &folder)?;
-        record.config = Some(config);
-        self.root.save_container(&record)?;
-        let exit = folder.join("exit");
-        let exit = fs::File::create(&exit).map_err(state::failed("create", &exit))?;
-        let (program, size, names) =
-            plan::container(&container).finish().map_err(step("write the program"))?;
-        Ok(Prepared {
-            log: open_log(&record.log_path)?,
-            record,
-            exit,
-            cgroup: entry.unified,
-            program,
-            size,
-            names,
-        })
-    }
-
     async fn spawn(
         &self,
         supervisor: &Supervisor,
         sandbox: &Sandbox,
         prepared: Prepared,
     ) -> Result<Arc<Container>, Error> {
-        let Prepared { record, exit, log, cgroup, program, size, names } = prepared;
+        let Prepared { record, exit, log, cgroup, namespaces, program, size, names } = prepared;
         let config = record.config.clone().unwrap_or_default();
         let (clone_flags, pidns) = self.pid_namespace(&config, sandbox, supervisor)?;
         let spawn = Spawn {
@@ -169,6 +107,7 @@ impl Engine {
             cgroup: cgroup.as_ref().map(AsFd::as_fd),
             stdin_pipe: config.stdin && !config.tty,
             tty: config.tty,
+            extras: namespaces.iter().map(AsFd::as_fd).collect(),
             ..Spawn::default()
         };
         let process = supervisor
@@ -180,6 +119,7 @@ impl Engine {
             record: Mutex::new(record),
             process: Mutex::new(Some(process)),
             names: Mutex::new(names),
+            killed: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             busy: tokio::sync::Mutex::new(()),
         }))
@@ -266,7 +206,8 @@ impl Engine {
             // The supervisor may have died after it had written the record.
             let exit = engine.root.container(&record.id).join("exit");
             let event = event.or_else(|| Event::from_bytes(&fs::read(exit).ok()?));
-            let oom = engine.cgroups.oom_kills(&record.cgroup) > 0;
+            let killed = container.killed.load(Ordering::SeqCst);
+            let oom = !killed && engine.cgroups.oom_kills(&record.cgroup) > 0;
             let mut record = record;
             finish(&mut record, event, oom, &container.names.lock(), engine.now());
             // In memory even if the disk is full: the file's turn comes again at the next start.
@@ -306,8 +247,11 @@ impl Engine {
         }
         let cgroup = container.record.lock().cgroup.clone();
         let engine = self.clone();
-        blocking(move || engine.cgroups.kill(&cgroup)).await?;
         let process = container.process.lock().clone();
+        if process.as_ref().is_some_and(|process| process.state().phase != phase::EXITED) {
+            container.killed.store(true, Ordering::SeqCst);
+        }
+        blocking(move || engine.cgroups.kill(&cgroup)).await?;
         if let Some(process) = process.filter(|process| process.state().phase != phase::EXITED) {
             // Born, but not yet in its group.
             let _ = process.kill(libc::SIGKILL).await;
@@ -337,6 +281,10 @@ impl Engine {
         self.cgroups.kill(cgroup)?;
         self.cgroups.remove(cgroup, None)?;
         self.images.unpin(id)?;
+        let volumes = fs::read_dir(self.root.container(id).join("images"));
+        for number in 0..volumes.into_iter().flatten().count() {
+            self.images.unpin(&pin_of(id, number))?;
+        }
         Ok(state::remove_folder(&self.root.container(id))?)
     }
 
@@ -359,7 +307,7 @@ impl Engine {
         let held = container.clone();
         blocking(move || {
             let mut record = held.record.lock().clone();
-            engine.cgroups.limit(&record.cgroup, &limits(&change))?;
+            engine.cgroups.limit(&record.cgroup, &limits(&change)?)?;
             let linux = record.config.get_or_insert_default().linux.get_or_insert_default();
             blueprint::merge_resources(linux.resources.get_or_insert_default(), &change);
             engine.root.save_container(&record)?;
@@ -381,34 +329,6 @@ impl Engine {
             None => Ok(()),
         }
     }
-}
-
-/// A container between its preparation and its process.
-struct Prepared {
-    record: ContainerRecord,
-    exit: fs::File,
-    log: fs::File,
-    cgroup: Option<std::os::fd::OwnedFd>,
-    program: std::os::fd::OwnedFd,
-    size: u64,
-    names: Names,
-}
-
-/// Opens the log to append to, with the directories above it; without a path, /dev/null.
-fn open_log(path: &str) -> Result<fs::File, Error> {
-    let path = PathBuf::from(if path.is_empty() { "/dev/null" } else { path });
-    let open = || {
-        use std::os::unix::fs::OpenOptionsExt;
-        fs::File::options().create(true).append(true).mode(0o640).open(&path)
-    };
-    let file = match (open(), path.parent()) {
-        (Err(error), Some(folder)) if error.kind() == std::io::ErrorKind::NotFound => {
-            fs::create_dir_all(folder).map_err(state::failed("create", folder))?;
-            open()
-        }
-        (result, _) => result,
-    };
-    Ok(file.map_err(state::failed("open", &path))?)
 }
 
 /// Names the step that failed.
@@ -443,9 +363,11 @@ fn finish(record: &mut ContainerRecord, event: Option<Event>, oom: bool, names: 
         return;
     }
     record.exit_code = if event.signal != 0 { 128 + event.signal } else { event.code };
+    // The kernel kills with KILL. Where it only killed a child of the container's process, that
+    // process went on, and how it ended afterwards is its own doing.
     record.reason = match record.exit_code {
         0 => "Completed",
-        _ if oom => "OOMKilled",
+        _ if oom && event.signal == libc::SIGKILL => "OOMKilled",
         _ => "Error",
     }
     .to_owned();

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use client::{Clock, Rng};
 use parking_lot::{Mutex, RwLock};
@@ -13,12 +13,14 @@ use proto::cri;
 use tokio::sync::{broadcast, watch};
 
 use super::cgroup::{CgroupError, Cgroups};
+use super::handlers::Handlers;
 use super::images::{ImageError, ImageStore, PullError, Puller};
 use super::program::Names;
 use super::state::{ContainerRecord, Root, SandboxRecord, StateError};
 use super::streaming::Streams;
 use super::supervisor::{Process, Supervisor, SupervisorError};
 use super::sys::LaunchError;
+use crate::net::bandwidth::BandwidthError;
 use crate::net::pod::{NetError, NetworkConfig, PodNetwork};
 
 /// The runtime. Cheap to clone.
@@ -32,6 +34,9 @@ pub struct Inner {
     /// Names of images that garbage collection must leave alone.
     pub pinned_images: Vec<String>,
     pub cgroups: Cgroups,
+    /// The executable that supervisors run.
+    pub supervisor: std::os::fd::OwnedFd,
+    pub handlers: Handlers,
     /// The group below which pods are that bring no parent of their own; begins with `/`.
     pub cgroup_parent: String,
     pub bridge: String,
@@ -65,6 +70,8 @@ pub struct Container {
     pub process: Mutex<Option<Process>>,
     /// Of the program, until it runs.
     pub names: Mutex<Names>,
+    /// True once the runtime has killed it: then the kernel did not, whatever it did before.
+    pub killed: AtomicBool,
     /// True once it has exited and everything about that is written down.
     pub settled: watch::Sender<bool>,
     pub busy: tokio::sync::Mutex<()>,
@@ -99,6 +106,8 @@ pub enum Error {
     Cgroup(#[from] CgroupError),
     #[error("set up the pod's network")]
     Network(#[from] NetError),
+    #[error(transparent)]
+    Bandwidth(#[from] BandwidthError),
     #[error("start the pod's supervisor")]
     Launch(#[from] LaunchError),
     #[error(transparent)]
@@ -176,11 +185,6 @@ impl Engine {
 
     pub fn pod_network(&self) -> Result<PodNetwork, Error> {
         self.network.read().as_ref().map(|(_, network)| network.clone()).ok_or(Error::NoNetwork)
-    }
-
-    /// The executable that supervisors run.
-    pub fn supervisor_path(&self) -> PathBuf {
-        self.root.file("supervisor")
     }
 }
 

@@ -4,13 +4,16 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use proto::cri;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use super::blueprint;
+use super::cgroup::Entry;
 use super::engine::{Container, Engine, Error, blocking};
 use super::plan;
 use super::sandbox::step;
+use super::state::ContainerRecord;
 use super::supervisor::{Process, Spawn, SupervisorError};
 
 /// What a command wrote, and how it ended.
@@ -38,6 +41,15 @@ pub struct Wanted {
     pub stdout: bool,
     pub stderr: bool,
     pub tty: bool,
+}
+
+impl Wanted {
+    /// Which of the three descriptors are pipes.
+    fn pipes(self) -> Vec<u64> {
+        let streams = [(0, self.stdin), (1, self.stdout), (2, self.stderr)];
+        let piped = streams.into_iter().filter(|(_, wanted)| *wanted && !self.tty);
+        piped.map(|(fd, _)| fd).collect()
+    }
 }
 
 /// As much output as a command may have that is answered in one message.
@@ -115,7 +127,11 @@ impl Engine {
         process.tty = wanted.tty;
         let adjusted = config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
         process.oom_score_adj = adjusted.map(|resources| resources.oom_score_adj);
-        let entry = self.cgroups.entry(&record.cgroup)?;
+        process.pipes = wanted.pipes();
+        let entry = self.entry_of(&record, &config)?;
+        let users = self.pod_users(&sandbox)?;
+        let ids = users.as_ref().map(|users| blueprint::users(&users.mappings, &process.user));
+        let ids = ids.transpose()?;
         let pid = running.pid;
         let (pidfd, pidns) = blocking(move || {
             let process = rustix::process::Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH)?;
@@ -126,8 +142,9 @@ impl Engine {
         .map_err(step("find the container's process"))?;
         // Still the same process: had it ended, its number could be another's by now.
         self.running(container)?;
-        let (program, size, names) =
-            plan::exec(&process, &entry.procs).finish().map_err(step("write the program"))?;
+        let (program, size, names) = plan::exec(&process, &entry.procs, ids.as_ref())
+            .finish()
+            .map_err(step("write the program"))?;
 
         let streams = Streams::open(wanted).map_err(step("make pipes"))?;
         let spawn = Spawn {
@@ -161,6 +178,22 @@ impl Engine {
             master,
             words,
         })
+    }
+}
+
+impl Engine {
+    /// How a further process gets into a container's groups.
+    fn entry_of(
+        &self,
+        record: &ContainerRecord,
+        config: &cri::ContainerConfig,
+    ) -> Result<Entry, Error> {
+        let mut entry = self.cgroups.entry(&record.cgroup)?;
+        let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let privileged = context.is_some_and(|context| context.privileged);
+        let (cgroup, parent) = (&record.cgroup, &self.cgroup_parent);
+        entry.procs.extend(self.cgroups.device_entry(cgroup, parent, privileged));
+        Ok(entry)
     }
 }
 

@@ -2,10 +2,14 @@
 //! what the caller looked up, and executes nothing.
 
 mod container;
+mod mounts;
 mod process;
+mod users;
 
-pub use container::{Container, Mount, compile as container};
+pub use container::{Container, compile as container};
+pub use mounts::{Kind, Mount, Source, attribute};
 pub use process::{Process, exec, exec_failure, pause};
+pub use users::Users;
 
 use super::program::{Adjust, Program, SCRATCH};
 use rustix::io::Errno;

@@ -60,6 +60,22 @@ impl Program {
         self.steps.last_mut().expect("a step was appended")
     }
 
+    /// The number that the next step gets.
+    pub fn next(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Lets step `number`, when it succeeds, go on with the step that is appended next.
+    pub fn skip_from(&mut self, number: usize) {
+        let between = self.steps.len() - number - 1;
+        self.steps[number].skip = u8::try_from(between).expect("a short way");
+    }
+
+    /// Appends a step that does nothing but leave out the next `count`.
+    pub fn jump(&mut self, count: u8) {
+        self.step("go on", libc::SYS_getpid, &[]).skip = count;
+    }
+
     /// Appends a pseudo step of `wire`.
     pub fn pseudo(&mut self, name: impl Into<Box<str>>, nr: u32) {
         self.names.push(name.into());

@@ -1,8 +1,8 @@
 //! Starting again: what is on disk, joined with what the supervisors tell.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use client::error::chain;
 use parking_lot::Mutex;
@@ -14,18 +14,13 @@ use super::program::Names;
 use super::sandbox::SOCKET;
 use super::state::{ContainerRecord, SandboxRecord};
 use super::supervisor::Supervisor;
-use super::sys::SUPERVISOR;
 
 impl Engine {
     /// Takes over the pods that a former runtime left. Nothing of them is changed but what nobody
     /// owns any more.
     pub async fn recover(&self) -> Result<(), Error> {
         let engine = self.clone();
-        let (sandboxes, containers) = blocking(move || {
-            install_supervisor(&engine.supervisor_path())?;
-            Ok::<_, Error>(engine.root.load()?)
-        })
-        .await?;
+        let (sandboxes, containers) = blocking(move || engine.root.load()).await?;
         if let Ok(cidr) = std::fs::read_to_string(self.root.file("pod-cidr"))
             && let Err(error) = self.set_pod_cidr(cidr.trim()).await
         {
@@ -95,6 +90,7 @@ impl Engine {
             record: Mutex::new(record),
             process: Mutex::new(process.clone()),
             names: Mutex::new(Names::default()),
+            killed: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             busy: tokio::sync::Mutex::new(()),
         });
@@ -127,17 +123,4 @@ impl Engine {
             }
         }
     }
-}
-
-/// Writes the executable that supervisors run, unless it is there. The old one may be running, so
-/// it is replaced, never overwritten.
-fn install_supervisor(path: &Path) -> Result<(), Error> {
-    use std::os::unix::fs::PermissionsExt;
-    if std::fs::read(path).is_ok_and(|bytes| bytes == SUPERVISOR) {
-        return Ok(());
-    }
-    super::state::replace(path, SUPERVISOR)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
-        .map_err(super::state::failed("make executable", path))?;
-    Ok(())
 }

@@ -1,9 +1,11 @@
 //! Pod sandboxes: made, stopped, removed.
 
+mod limits;
+
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,17 +14,27 @@ use parking_lot::Mutex;
 use proto::cri::{self, NamespaceMode};
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::cgroup::Limits;
+use super::blueprint::{self, limits, with_overhead};
 use super::engine::{Engine, Error, Sandbox, blocking};
+use super::handlers::Features;
 use super::plan;
 use super::state::{self, SandboxRecord};
 use super::supervisor::{self, Spawn, Supervisor};
-use super::sys::{Launch, launch};
+use super::sys::{Launch, launch, make_user_namespace, owner_of};
+use super::userns::Mappings;
+use super::users::User;
+use crate::net::bandwidth::Bandwidth;
 
 /// The supervisor's key for the first process of a shared pid namespace.
 pub const PAUSE: u64 = 1;
 pub const SOCKET: &str = "socket";
 const SHM_SIZE: &str = "size=67108864,mode=1777";
+
+/// The user namespace of a pod.
+pub struct PodUsers {
+    pub namespace: OwnedFd,
+    pub mappings: Mappings,
+}
 
 impl Engine {
     /// Makes a sandbox: its cgroup, its supervisor in new namespaces, its network. All or nothing.
@@ -35,10 +47,8 @@ impl Engine {
             .metadata
             .clone()
             .ok_or_else(|| Error::Invalid("sandbox config has no metadata".into()))?;
-        if !handler.is_empty() {
-            return Err(Error::Invalid(format!("no runtime for \"{handler}\" is configured")));
-        }
-        refuse_unsupported(&config)?;
+        let features = self.handlers.find(handler)?;
+        refuse_unsupported(&config, &features, handler)?;
         let id = self.new_id();
         let parent = config
             .linux
@@ -118,14 +128,19 @@ impl Engine {
             let network = self.pod_network()?;
             let path = format!("/proc/{}/ns/net", launched.pid);
             let netns = fs::File::open(&path).map_err(step(format!("open {path}")))?;
-            Ok::<_, Error>(network.attach(&record.id, netns.as_fd()).await?.ip.to_string())
+            let address = network.attach(&record.id, netns.as_fd()).await?;
+            if let Some(bandwidth) = Bandwidth::of(&config.annotations)? {
+                network.shape(&record.id, netns.as_fd(), &bandwidth).await?;
+            }
+            Ok::<_, Error>(address.ip.to_string())
         };
         let (supervisor, ip) = tokio::join!(connect, attach);
         let supervisor = supervisor?;
         *sandbox.supervisor.lock() = Some(supervisor.clone());
         let ip = ip?;
         if options.pid() == NamespaceMode::Pod {
-            self.hold_pid_namespace(&supervisor).await?;
+            let users = self.pod_users(sandbox)?;
+            self.hold_pid_namespace(&supervisor, users.as_ref()).await?;
         }
         self.watch_supervisor(sandbox, &supervisor);
         let mut record = sandbox.record.lock();
@@ -147,8 +162,11 @@ impl Engine {
         }
         let own = format!("{}/supervisor", record.cgroup);
         self.cgroups.create(&record.cgroup)?;
-        if let Some(resources) = config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
-            self.cgroups.limit(&record.cgroup, &limits(resources))?;
+        if let Some(linux) = config.linux.as_ref()
+            && let Some(resources) = &linux.resources
+        {
+            let overhead = linux.overhead.clone().unwrap_or_default();
+            self.cgroups.limit(&record.cgroup, &limits(&with_overhead(resources, &overhead))?)?;
         }
         let cgroups = self.cgroups.create_supervisor(&own)?;
         let socket =
@@ -166,13 +184,20 @@ impl Engine {
         if options.ipc() != NamespaceMode::Node {
             flags |= libc::CLONE_NEWIPC;
         }
+        let mut join = Vec::new();
+        if let Some(mappings) = Mappings::of_pod(&options)? {
+            let made = make_user_namespace(flags, &mappings.uid_map(), &mappings.gid_map());
+            join = made.map_err(step("make the pod's user namespace"))?.others;
+            flags = 0;
+        }
         let path = |path: &Path| text(&path.to_string_lossy());
         let metadata = config.metadata.clone().unwrap_or_default();
         let request = Launch {
-            executable: path(&self.supervisor_path())?,
+            executable: self.supervisor.as_fd(),
             name: text(&format!("coracle-pod {}/{}", metadata.namespace, metadata.name))?,
             listen: socket.as_fd(),
             namespaces: flags,
+            join,
             hostname,
             writes: sysctls(config, private_network)?,
             cgroups: cgroups.iter().map(|file| path(file)).collect::<Result<_, _>>()?,
@@ -180,10 +205,32 @@ impl Engine {
         Ok(launch(&request)?)
     }
 
-    async fn hold_pid_namespace(&self, supervisor: &Supervisor) -> Result<(), Error> {
-        let (program, size, _) = plan::pause().finish().map_err(step("write the program"))?;
-        let spawn =
-            Spawn { key: PAUSE, clone_flags: libc::CLONE_NEWPID as u64, ..Spawn::default() };
+    /// The user namespace of a pod that has its own, and the ids in it.
+    pub fn pod_users(&self, sandbox: &Sandbox) -> Result<Option<PodUsers>, Error> {
+        let record = sandbox.record.lock();
+        let options = record.config.as_ref().map(namespaces).unwrap_or_default();
+        let Some(mappings) = Mappings::of_pod(&options)? else { return Ok(None) };
+        // The supervisor is in the node's user namespace, the pod's other ones belong to the pod's.
+        let path = format!("/proc/{}/ns/ipc", record.supervisor);
+        let owner = fs::File::open(&path).and_then(|namespace| owner_of(namespace.as_fd()));
+        let namespace = owner.map_err(step(format!("find the owner of {path}")))?;
+        Ok(Some(PodUsers { namespace, mappings }))
+    }
+
+    async fn hold_pid_namespace(
+        &self,
+        supervisor: &Supervisor,
+        users: Option<&PodUsers>,
+    ) -> Result<(), Error> {
+        let ids = users.map(|users| blueprint::users(&users.mappings, &User::default()));
+        let program = plan::pause(ids.transpose()?.as_ref());
+        let (program, size, _) = program.finish().map_err(step("write the program"))?;
+        let spawn = Spawn {
+            key: PAUSE,
+            clone_flags: libc::CLONE_NEWPID as u64,
+            extras: users.iter().map(|users| users.namespace.as_fd()).collect(),
+            ..Spawn::default()
+        };
         supervisor.spawn(program.as_fd(), size, &spawn).await?.start().await?;
         Ok(())
     }
@@ -229,20 +276,6 @@ impl Engine {
         self.sandboxes.write().remove(&sandbox.id);
         self.emit_sandbox(&sandbox, cri::ContainerEventType::ContainerDeletedEvent);
         Ok(())
-    }
-
-    pub async fn update_sandbox_resources(
-        &self,
-        id: &str,
-        change: &cri::LinuxContainerResources,
-    ) -> Result<(), Error> {
-        let sandbox = self.sandbox(id)?;
-        let (engine, change) = (self.clone(), limits(change));
-        blocking(move || {
-            let cgroup = sandbox.record.lock().cgroup.clone();
-            Ok(engine.cgroups.limit(&cgroup, &change)?)
-        })
-        .await
     }
 
     /// In steps that can be repeated: each finds done what an earlier call did.
@@ -291,6 +324,7 @@ impl Engine {
             let cgroup = record.cgroup.clone();
             return blocking(move || {
                 let ours = Path::new(&cgroup).starts_with(&engine.cgroup_parent);
+                engine.cgroups.release_devices(&engine.cgroup_parent);
                 engine.cgroups.remove(&cgroup, ours.then_some(engine.cgroup_parent.as_str()))?;
                 Ok(state::remove_folder(&folder)?)
             })
@@ -321,39 +355,20 @@ pub fn namespaces(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
     context.and_then(|context| context.namespace_options.clone()).unwrap_or_default()
 }
 
-/// Limits of a request; 0 is how CRI leaves one out.
-pub fn limits(resources: &cri::LinuxContainerResources) -> Limits {
-    let set = |value: i64| (value != 0).then_some(value);
-    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
-    let named = |value: &String| (!value.is_empty()).then(|| value.clone());
-    Limits {
-        cpu_shares: positive(resources.cpu_shares),
-        cpu_quota: set(resources.cpu_quota),
-        cpu_period: positive(resources.cpu_period),
-        memory: set(resources.memory_limit_in_bytes),
-        memory_and_swap: set(resources.memory_swap_limit_in_bytes),
-        pids: resources.unified.get("pids.max").and_then(|value| match value.as_str() {
-            "max" => Some(-1),
-            number => number.parse().ok(),
-        }),
-        cpus: named(&resources.cpuset_cpus),
-        mems: named(&resources.cpuset_mems),
-        unified: resources
-            .unified
-            .iter()
-            .filter(|(file, _)| *file != "pids.max")
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect(),
-    }
-}
-
-fn refuse_unsupported(config: &cri::PodSandboxConfig) -> Result<(), Error> {
+fn refuse_unsupported(
+    config: &cri::PodSandboxConfig,
+    features: &Features,
+    handler: &str,
+) -> Result<(), Error> {
     let options = namespaces(config);
-    if let Some(user) = options.userns_options.as_ref()
-        && user.mode() != NamespaceMode::Node
-    {
-        return Err(Error::Invalid("user namespaces are not supported".into()));
+    if Mappings::of_pod(&options)?.is_some() && !features.user_namespaces {
+        return Err(Error::Invalid(format!(
+            "runtime handler \"{handler}\" does not support user namespaces"
+        )));
     }
+    Bandwidth::of(&config.annotations)?;
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    blueprint::refuse_label(context.and_then(|context| context.selinux_options.as_ref()))?;
     if options.pid() == NamespaceMode::Target {
         return Err(Error::Invalid("a sandbox has no target for its pid namespace".into()));
     }

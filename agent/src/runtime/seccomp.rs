@@ -1,188 +1,101 @@
-//! The default system call filter: what containers without special capabilities may not call. The
-//! table follows the default profile that container runtimes have in common (moby's).
+//! System call filters: which one a container has, and what the kernel is given for it.
 
-use std::collections::BTreeMap;
+mod default;
+mod numbers;
+mod profile;
 
-use super::capabilities::mask;
+use std::path::Path;
+
 use caps::Capability;
-use parking_lot::Mutex;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
+use proto::cri::{self, security_profile::ProfileType};
 
-/// Refused with EPERM, unless the container has the capability.
-const DENIED: &[(&[i64], Option<Capability>)] = &[
-    (
-        &[
-            libc::SYS_add_key,
-            libc::SYS_io_uring_enter,
-            libc::SYS_io_uring_register,
-            libc::SYS_io_uring_setup,
-            libc::SYS_kexec_file_load,
-            libc::SYS_kexec_load,
-            libc::SYS_keyctl,
-            libc::SYS_move_pages,
-            libc::SYS_nfsservctl,
-            libc::SYS_pivot_root,
-            libc::SYS_request_key,
-            libc::SYS_swapoff,
-            libc::SYS_swapon,
-            libc::SYS_userfaultfd,
-        ],
-        None,
-    ),
-    (
-        &[
-            libc::SYS_fanotify_init,
-            libc::SYS_fsconfig,
-            libc::SYS_fsmount,
-            libc::SYS_fsopen,
-            libc::SYS_fspick,
-            libc::SYS_mount,
-            libc::SYS_mount_setattr,
-            libc::SYS_move_mount,
-            libc::SYS_open_tree,
-            libc::SYS_quotactl,
-            libc::SYS_quotactl_fd,
-            libc::SYS_setdomainname,
-            libc::SYS_sethostname,
-            libc::SYS_setns,
-            libc::SYS_umount2,
-            libc::SYS_unshare,
-        ],
-        Some(Capability::CAP_SYS_ADMIN),
-    ),
-    (&[libc::SYS_bpf], Some(Capability::CAP_BPF)),
-    (&[libc::SYS_perf_event_open], Some(Capability::CAP_PERFMON)),
-    (&[libc::SYS_open_by_handle_at], Some(Capability::CAP_DAC_READ_SEARCH)),
-    (&[libc::SYS_reboot], Some(Capability::CAP_SYS_BOOT)),
-    (&[libc::SYS_chroot], Some(Capability::CAP_SYS_CHROOT)),
-    (
-        &[libc::SYS_delete_module, libc::SYS_finit_module, libc::SYS_init_module],
-        Some(Capability::CAP_SYS_MODULE),
-    ),
-    (&[libc::SYS_acct], Some(Capability::CAP_SYS_PACCT)),
-    (
-        &[
-            libc::SYS_get_mempolicy,
-            libc::SYS_mbind,
-            libc::SYS_set_mempolicy,
-            libc::SYS_set_mempolicy_home_node,
-        ],
-        Some(Capability::CAP_SYS_NICE),
-    ),
-    (&[libc::SYS_clock_settime, libc::SYS_settimeofday], Some(Capability::CAP_SYS_TIME)),
-    (&[libc::SYS_vhangup], Some(Capability::CAP_SYS_TTY_CONFIG)),
-    (&[libc::SYS_syslog], Some(Capability::CAP_SYSLOG)),
-    #[cfg(target_arch = "x86_64")]
-    (&[libc::SYS_ioperm, libc::SYS_iopl], Some(Capability::CAP_SYS_RAWIO)),
-    #[cfg(target_arch = "x86_64")]
-    (
-        &[
-            libc::SYS__sysctl,
-            libc::SYS_afs_syscall,
-            libc::SYS_getpmsg,
-            libc::SYS_lookup_dcookie,
-            libc::SYS_putpmsg,
-            libc::SYS_security,
-            libc::SYS_sysfs,
-            libc::SYS_tuxcall,
-            libc::SYS_uselib,
-            libc::SYS_ustat,
-            libc::SYS_vserver,
-        ],
-        None,
-    ),
-];
+use super::engine::Error;
+use super::state::Seccomp;
 
-/// Flags of clone that make namespaces.
-const NAMESPACES: u64 = 0x7e02_0000;
-const AF_VSOCK: u64 = 40;
-const AF_ALG: u64 = 38;
-/// The last system call that the table was made for; newer ones look as if they were not there.
-const LAST_KNOWN: u32 = 470;
-
-const ARCH: TargetArch =
-    if cfg!(target_arch = "aarch64") { TargetArch::aarch64 } else { TargetArch::x86_64 };
-
-/// Compiled profiles by capabilities: nearly all containers have the same.
-static COMPILED: Mutex<BTreeMap<u64, Vec<u8>>> = Mutex::new(BTreeMap::new());
-
-/// The default profile for a container with these capabilities, as the kernel reads it.
-pub fn default_profile(capabilities: &[Capability]) -> Vec<u8> {
-    let mut compiled = COMPILED.lock();
-    compiled.entry(mask(capabilities)).or_insert_with(|| compile(capabilities)).clone()
+/// A filter as the kernel takes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filter {
+    /// Instructions of 8 bytes.
+    pub code: Vec<u8>,
+    /// Of seccomp(2).
+    pub flags: u64,
 }
 
-fn compile(capabilities: &[Capability]) -> Vec<u8> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for (calls, unless) in DENIED {
-        if !unless.is_some_and(|capability| capabilities.contains(&capability)) {
-            rules.extend(calls.iter().map(|call| (*call, Vec::new())));
-        }
+/// Larger profiles are no profiles.
+const LARGEST: u64 = 4 << 20;
+
+/// What a request asks for.
+#[derive(Debug, PartialEq)]
+enum Wanted {
+    RuntimeDefault,
+    Unconfined,
+    Localhost(String),
+}
+
+fn wanted(context: &cri::LinuxContainerSecurityContext) -> Result<Wanted, Error> {
+    if context.privileged {
+        return Ok(Wanted::Unconfined);
     }
-    let privileged = capabilities.contains(&Capability::CAP_SYS_ADMIN);
-    if privileged {
-        rules.remove(&libc::SYS_bpf);
-        rules.remove(&libc::SYS_perf_event_open);
-    } else {
-        let flags = (0..64).map(|bit| 1 << bit).filter(|flag| NAMESPACES & flag != 0);
-        rules.insert(
-            libc::SYS_clone,
-            flags.map(|flag| rule(0, SeccompCmpOp::MaskedEq(flag), flag)).collect(),
-        );
+    match &context.seccomp {
+        Some(profile) => Ok(match profile.profile_type() {
+            ProfileType::RuntimeDefault => Wanted::RuntimeDefault,
+            ProfileType::Unconfined => Wanted::Unconfined,
+            ProfileType::Localhost => Wanted::Localhost(profile.localhost_ref.clone()),
+        }),
+        // The deprecated way to say it. Without either: the default, which is the safe side.
+        None => match context.seccomp_profile_path.as_str() {
+            "" | "runtime/default" | "docker/default" => Ok(Wanted::RuntimeDefault),
+            "unconfined" => Ok(Wanted::Unconfined),
+            path => match path.strip_prefix("localhost/") {
+                Some(path) => Ok(Wanted::Localhost(path.to_owned())),
+                None => Err(Error::Invalid(format!("invalid seccomp profile \"{path}\""))),
+            },
+        },
     }
-    let families = [AF_VSOCK, AF_ALG].map(|family| rule(0, SeccompCmpOp::Eq, family));
-    rules.insert(libc::SYS_socket, families.into());
-    // Linux, BSD and their 32-bit kin are personalities a program may take.
-    let known = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
-    let conditions = known.map(|value| condition(0, SeccompCmpOp::Ne, value));
-    let strange = SeccompRule::new(conditions.into()).expect("a rule with conditions");
-    rules.insert(libc::SYS_personality, vec![strange]);
+}
 
-    let denied = SeccompAction::Errno(libc::EPERM as u32);
-    let filter =
-        SeccompFilter::new(rules, SeccompAction::Allow, denied, ARCH).expect("the table is valid");
-    let program: BpfProgram = filter.try_into().expect("the table is short");
-    // clone3 hides its flags from filters: programs fall back to clone when it is not there.
-    let mut bytes = not_there((!privileged).then_some(libc::SYS_clone3 as u32));
-    for line in program {
-        instruction(&mut bytes, line.code, line.jt, line.jf, line.k);
+/// The profile of the node that a request asks for, if it does. It is read when the container is
+/// made: commands that are executed in it later get the same.
+pub fn profile(context: &cri::LinuxContainerSecurityContext) -> Result<Option<Seccomp>, Error> {
+    match wanted(context)? {
+        Wanted::Localhost(path) => read(&path).map(Some),
+        Wanted::RuntimeDefault | Wanted::Unconfined => Ok(None),
     }
-    bytes
 }
 
-/// The head of the program: unknown calls, those of x32 among them, and `missing` give ENOSYS.
-fn not_there(missing: Option<u32>) -> Vec<u8> {
-    let (load, above, equal, answer) = (0x20, 0x25, 0x15, 0x06);
-    let nothing = 0x0005_0000 | libc::ENOSYS as u32;
-    let mut out = Vec::new();
-    instruction(&mut out, load, 0, 0, 0);
-    match missing {
-        Some(call) => {
-            instruction(&mut out, above, 1, 0, LAST_KNOWN);
-            instruction(&mut out, equal, 0, 1, call);
-        }
-        None => instruction(&mut out, above, 0, 1, LAST_KNOWN),
+/// What the kernel is given, for a process with these capabilities: the profile that was read, or
+/// what the request asks for instead.
+pub fn filter(
+    context: &cri::LinuxContainerSecurityContext,
+    profile: Option<&Seccomp>,
+    capabilities: &[Capability],
+) -> Result<Option<Filter>, Error> {
+    if let Some(profile) = profile {
+        return Ok(Some(Filter { code: profile.code.clone(), flags: profile.flags }));
     }
-    instruction(&mut out, answer, 0, 0, nothing);
-    out
+    Ok(match wanted(context)? {
+        Wanted::Unconfined => None,
+        _ => Some(Filter { code: default::default_profile(capabilities), flags: 0 }),
+    })
 }
 
-fn instruction(out: &mut Vec<u8>, code: u16, if_true: u8, if_false: u8, k: u32) {
-    out.extend(code.to_ne_bytes());
-    out.extend([if_true, if_false]);
-    out.extend(k.to_ne_bytes());
-}
-
-fn rule(argument: u8, op: SeccompCmpOp, value: u64) -> SeccompRule {
-    SeccompRule::new(vec![condition(argument, op, value)]).expect("a rule with a condition")
-}
-
-fn condition(argument: u8, op: SeccompCmpOp, value: u64) -> SeccompCondition {
-    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)
-        .expect("an argument there is")
+fn read(path: &str) -> Result<Seccomp, Error> {
+    use std::io::Read;
+    if !path.starts_with('/') {
+        return Err(Error::Invalid(format!("seccomp profile \"{path}\" is not an absolute path")));
+    }
+    let failed = |error: std::io::Error| {
+        Error::Invalid(format!("cannot load seccomp profile \"{path}\": {error}"))
+    };
+    let file = std::fs::File::open(Path::new(path)).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Error::Invalid(format!("seccomp profile \"{path}\" is not a file")));
+    }
+    let mut text = Vec::new();
+    file.take(LARGEST).read_to_end(&mut text).map_err(failed)?;
+    let Filter { code, flags } = profile::compile(&text)
+        .map_err(|error| Error::Invalid(format!("seccomp profile \"{path}\": {error}")))?;
+    Ok(Seccomp { code, flags })
 }
 
 #[cfg(test)]
@@ -190,10 +103,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn capabilities_shorten_the_filter() {
-        let without = default_profile(&[]);
-        let with = default_profile(&[Capability::CAP_SYS_ADMIN]);
-        assert!(with.len() < without.len());
-        assert!(without.len().is_multiple_of(8) && without.len() / 8 < 4096);
+    fn fields_win_over_paths() {
+        let mut context = cri::LinuxContainerSecurityContext::default();
+        assert_eq!(wanted(&context).unwrap(), Wanted::RuntimeDefault);
+        assert!(filter(&context, None, &[]).unwrap().is_some());
+        context.seccomp_profile_path = "unconfined".into();
+        assert_eq!(wanted(&context).unwrap(), Wanted::Unconfined);
+        assert_eq!(filter(&context, None, &[]).unwrap(), None);
+        context.seccomp_profile_path = "localhost//profiles/a.json".into();
+        assert_eq!(wanted(&context).unwrap(), Wanted::Localhost("/profiles/a.json".into()));
+        context.seccomp_profile_path = "somewhere".into();
+        assert!(wanted(&context).is_err());
+        context.seccomp = Some(cri::SecurityProfile {
+            profile_type: ProfileType::Localhost as i32,
+            localhost_ref: "relative.json".into(),
+        });
+        assert!(profile(&context).unwrap_err().to_string().contains("not an absolute path"));
+        context.privileged = true;
+        assert_eq!(wanted(&context).unwrap(), Wanted::Unconfined);
     }
 }

@@ -20,7 +20,9 @@ impl From<Error> for Status {
     fn from(error: Error) -> Status {
         let code = match &error {
             Error::NotFound { .. } => Code::NotFound,
-            Error::Invalid(_) | Error::Image(ImageError::Name(_)) => Code::InvalidArgument,
+            Error::Invalid(_) | Error::Bandwidth(_) | Error::Image(ImageError::Name(_)) => {
+                Code::InvalidArgument
+            }
             Error::AlreadyExists(_) => Code::AlreadyExists,
             Error::NotRunning(_) | Error::NoNetwork => Code::FailedPrecondition,
             Error::Timeout { .. } => Code::DeadlineExceeded,

@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! <root>/lock                    one runtime at a time
-//! <root>/supervisor              the supervisor's executable
 //! <root>/pod-cidr                what the agent said last
 //! <root>/sandboxes/<id>/record   a sandbox; with it its socket and the files its containers mount
 //! <root>/containers/<id>/record  a container; with it its writable layer and
@@ -78,6 +77,23 @@ pub struct ContainerRecord {
     /// The process as commands executed in the container start from it.
     #[prost(message, optional, tag = "17")]
     pub environment: Option<Environment>,
+    /// The system call filter that was read from the node, if the request names one.
+    #[prost(message, optional, tag = "18")]
+    pub seccomp: Option<Seccomp>,
+    /// The AppArmor profile; empty for none.
+    #[prost(string, tag = "19")]
+    pub apparmor: String,
+}
+
+/// A profile of the node as it was when the container was made.
+#[derive(Clone, PartialEq, Message)]
+pub struct Seccomp {
+    /// As the kernel reads it.
+    #[prost(bytes = "vec", tag = "1")]
+    pub code: Vec<u8>,
+    /// Of seccomp(2).
+    #[prost(uint64, tag = "2")]
+    pub flags: u64,
 }
 
 /// Where and as what commands run in a container.

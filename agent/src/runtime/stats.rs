@@ -143,7 +143,7 @@ fn interfaces(pid: i32) -> Option<Vec<cri::NetworkInterfaceUsage>> {
 }
 
 /// Bytes on the disk and number of files of a tree.
-fn tree_size(path: &Path) -> (u64, u64) {
+pub fn tree_size(path: &Path) -> (u64, u64) {
     use std::os::unix::fs::MetadataExt;
     let (mut bytes, mut inodes) = (0, 0);
     let mut folders = vec![path.to_owned()];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use proto::cri;
@@ -129,7 +129,13 @@ pub fn messages(config: &NodeConfig, pod: &Pod, observed: &mut Observed) {
 
 fn head(file: &Path) -> String {
     let mut bytes = Vec::new();
-    let Ok(mut file) = fs::File::open(file) else { return String::new() };
+    // Whatever a container made of it: opening neither waits for a writer nor follows a link.
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    let opened = fs::File::options().read(true).custom_flags(flags).open(file);
+    let Ok(mut file) = opened else { return String::new() };
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return String::new();
+    }
     // More than the limit: the last part of it counts, as for the kubelet.
     let long = file.metadata().is_ok_and(|metadata| metadata.len() > MAX_MESSAGE);
     let back = i64::try_from(MAX_MESSAGE).unwrap_or(i64::MAX);
@@ -153,4 +159,22 @@ fn write(file: &Path, text: &str, mode: u32) -> Result<(), Error> {
     }
     fs::write(file, text).map_err(io)?;
     fs::set_permissions(file, fs::Permissions::from_mode(mode)).map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_a_files_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("file"), "bye").unwrap();
+        std::os::unix::fs::symlink(path("file"), path("link")).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("fifo"), mode).unwrap();
+        for (name, expected) in [("file", "bye"), ("link", ""), ("fifo", ""), ("absent", "")] {
+            assert_eq!(head(&path(name)), expected, "{name}");
+        }
+    }
 }

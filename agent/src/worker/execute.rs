@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::Clock;
+use client::error::chain;
 use proto::cri;
 use proto::time::Time;
 
@@ -21,7 +22,7 @@ use crate::events::{NORMAL, WARNING};
 use crate::observed::{Observed, State};
 use crate::plan::{Failure, Memory, Step};
 use crate::pod::{Container, Pod};
-use crate::resolv;
+use crate::{resolv, userns};
 
 pub struct Executor<'a> {
     pub context: &'a Arc<Context>,
@@ -147,8 +148,14 @@ impl Executor<'_> {
             self.setup_failed("FailedCreatePodSandBox", refusal);
             return false;
         }
-        let dns = resolv::dns(pod, &self.context.dns);
-        let config = config::sandbox(pod, attempt, &self.context.config, dns);
+        let config = match self.sandbox_config(pod, attempt) {
+            Ok(config) => config,
+            Err(error) => {
+                let message = format!("Failed to create pod sandbox: {}", chain(&error));
+                self.setup_failed("FailedCreatePodSandBox", message);
+                return false;
+            }
+        };
         match self.context.runtime.run_sandbox(config).await {
             Ok(_) => {
                 self.memory.setup = None;
@@ -160,6 +167,23 @@ impl Executor<'_> {
                 false
             }
         }
+    }
+
+    /// What the pod's sandbox is made from, with ids of its own if it wants them.
+    fn sandbox_config(
+        &self,
+        pod: &Pod,
+        attempt: u32,
+    ) -> Result<cri::PodSandboxConfig, userns::Error> {
+        let dns = resolv::dns(pod, &self.context.dns);
+        let node = &self.context.config;
+        let users = node.users.of(pod, &node.pod_dir(&pod.metadata.uid))?;
+        let mut config = config::sandbox(pod, attempt, node, dns);
+        if let Some(linux) = &mut config.linux {
+            let security = linux.security_context.get_or_insert_default();
+            userns::enter(&mut security.namespace_options, &users);
+        }
+        Ok(config)
     }
 
     /// Sets the limits of the pod and, where one is named, of a running container.
@@ -259,8 +283,16 @@ impl Executor<'_> {
         };
         let target = self.target(container).map_err(config_error)?;
         let parts = Parts { attempt, image, environment, mounts, image_user, target };
-        let config = config::container(pod, container, &self.context.config, parts)
+        let mut config = config::container(pod, container, &self.context.config, parts)
             .map_err(|error| config_error(error.to_string()))?;
+        let node = &self.context.config;
+        let users = node.users.of(pod, &node.pod_dir(&pod.metadata.uid));
+        let users = users.map_err(|error| config_error(chain(&error).to_string()))?;
+        userns::map_mounts(&mut config.mounts, &users);
+        if let Some(linux) = &mut config.linux {
+            let security = linux.security_context.get_or_insert_default();
+            userns::enter(&mut security.namespace_options, &users);
+        }
         self.create_and_start(pod, container, sandbox, config).await
     }
 
@@ -281,8 +313,10 @@ impl Executor<'_> {
         };
         let runtime = &self.context.runtime;
         let sandbox_attempt = self.observed.newest().map_or(0, |sandbox| sandbox.attempt);
-        let dns = resolv::dns(pod, &self.context.dns);
-        let sandbox_config = config::sandbox(pod, sandbox_attempt, &self.context.config, dns);
+        let sandbox_config = self.sandbox_config(pod, sandbox_attempt).map_err(|error| {
+            let message = chain(&error).to_string();
+            StartError { reason: "CreateContainerConfigError", message, limits: RETRY }
+        })?;
         let id = runtime.create(sandbox, config, sandbox_config).await;
         let id = id.map_err(failed("CreateContainerError", RETRY))?;
         self.event(Some(name), NORMAL, "Created", "Container created");
@@ -393,9 +427,6 @@ fn unsupported(pod: &Pod) -> Option<String> {
     if let Some(class) = class {
         let why = format!("RuntimeClass {class:?} not found");
         return Some(format!("Failed to create pod sandbox: failed to get sandbox runtime: {why}"));
-    }
-    if spec.host_users == Some(false) {
-        return Some("Failed to create pod sandbox: user namespaces are not supported".into());
     }
     let mut all = pod.containers();
     let refused = all.find_map(|container| {

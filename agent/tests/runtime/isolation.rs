@@ -162,6 +162,53 @@ async fn users_groups_and_powers() {
 }
 
 #[tokio::test]
+async fn groups_are_merged_or_strict() {
+    let Some(mut lab) = Lab::start().await else { return };
+    let pod = lab.sandbox("pod").await;
+    for (name, policy, groups) in [
+        ("merge", cri::SupplementalGroupsPolicy::Merge, "7 200 3000"),
+        ("strict", cri::SupplementalGroupsPolicy::Strict, "7 3000"),
+    ] {
+        let mut config = script(name, "sleep 1000");
+        let security = context(&mut config);
+        security.run_as_user = Some(cri::Int64Value { value: 101 });
+        security.run_as_group = Some(cri::Int64Value { value: 3000 });
+        security.supplemental_groups = vec![7];
+        security.supplemental_groups_policy = policy as i32;
+        let id = lab.run(&pod, config).await;
+        let pid = lab.pid(&id).await;
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let found = text.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap().trim();
+        assert_eq!(found, groups, "{name}");
+        assert!(text.contains("Gid:\t3000\t3000\t3000\t3000"), "{text}");
+        let user = lab.status(&id).await.user.unwrap().linux.unwrap();
+        assert_eq!((user.uid, user.gid), (101, 3000));
+    }
+    lab.finish().await;
+}
+
+#[tokio::test]
+async fn a_pod_may_unmask_proc_and_share_the_nodes_ipc() {
+    let Some(mut lab) = Lab::start().await else { return };
+    let mut config = lab.sandbox_config("open");
+    let linux = config.linux.as_mut().unwrap();
+    let security = linux.security_context.as_mut().unwrap();
+    security.namespace_options.as_mut().unwrap().ipc = NamespaceMode::Node as i32;
+    let pod = lab.sandbox_of(config).await;
+    let mut config = script("main", "sleep 1000");
+    context(&mut config).masked_paths.clear();
+    context(&mut config).readonly_paths.clear();
+    let id = lab.run(&pod, config).await;
+    let pid = lab.pid(&id).await;
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/ipc")).unwrap();
+    assert_eq!(namespace(pid), namespace(std::process::id() as i32));
+    let table = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+    assert!(!table.lines().any(|line| line.split(' ').nth(4).unwrap().starts_with("/proc/")));
+    assert!(table.lines().any(|line| line.split(' ').nth(4) == Some("/dev/shm")));
+    lab.finish().await;
+}
+
+#[tokio::test]
 async fn only_three_descriptors_reach_a_container() {
     let Some(mut lab) = Lab::start().await else { return };
     let pod = lab.sandbox("pod").await;

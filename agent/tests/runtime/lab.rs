@@ -35,6 +35,8 @@ pub struct Setup {
     pub mirror: Option<String>,
     /// As `--registry-config-path` takes it.
     pub registries: Option<PathBuf>,
+    /// Further arguments of the runtime.
+    pub arguments: Vec<String>,
 }
 
 /// Says why tests cannot run here.
@@ -341,6 +343,22 @@ pub fn cgroup_file(controller: &str, cgroup: &str, v1: &str, v2: &str) -> String
         .to_owned()
 }
 
+/// Whether the machine has cgroup v2 alone.
+pub fn is_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// What the files of these names hold, of a group in whatever hierarchies it is.
+pub fn group_files(cgroup: &str, names: &[&str]) -> Vec<String> {
+    let inside = cgroup.trim_start_matches('/');
+    let folders = cgroups_left(inside);
+    let files = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+    files
+        .filter_map(|file| std::fs::read_to_string(file).ok())
+        .map(|text| text.trim().to_owned())
+        .collect()
+}
+
 /// A `docker save` archive.
 pub fn image_archive(name: &str, layers: &[Vec<u8>], config: serde_json::Value) -> Vec<u8> {
     use sha2::Digest;
@@ -380,7 +398,7 @@ pub fn busybox_layer() -> Vec<u8> {
         "sh", "cat", "echo", "sleep", "id", "ls", "true", "false", "tail", "head", "grep", "kill",
         "dd", "mknod", "mkdir", "mount", "hostname", "ps", "stat", "touch", "rm", "wc", "chroot",
         "env", "readlink", "pwd", "nc", "seq", "tty", "test", "tr", "printf", "mkfifo", "httpd",
-        "unshare", "chmod",
+        "unshare", "chmod", "chown", "cp", "umount", "ln", "mv", "timeout",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
@@ -419,6 +437,7 @@ fn spawn(folder: &Path, cgroup: &str, setup: &Setup) -> Child {
         .arg("--listen")
         .arg(format!("unix://{}", folder.join("cri.sock").display()))
         .args(["--cgroup-parent", cgroup])
+        .args(&setup.arguments)
         .args(setup.mirror.iter().flat_map(|mirror| ["--registry-mirror", mirror]))
         .arg("--registry-config-path")
         .arg(setup.registries.clone().unwrap_or_else(|| folder.join("certs.d")))
@@ -480,13 +499,13 @@ fn remove_groups(folder: &Path) {
     let _ = std::fs::remove_dir(folder);
 }
 
-/// Processes whose executable lies below the path: supervisors.
+/// Processes whose executable bears the path in its name: supervisors.
 fn processes_with(path: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let executable = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
         let name = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-        if executable.starts_with(path) && executable.ends_with("supervisor") {
+        if executable.to_string_lossy().contains(&format!("{path}/root/supervisor")) {
             found.push(format!("{}: {name}", entry.path().display()));
         }
     }

@@ -122,3 +122,40 @@ async fn sysctls_of_the_node_are_not_the_pods_to_set() {
     assert!(error.message().contains("vm.swappiness"), "{}", error.message());
     lab.finish().await;
 }
+
+#[tokio::test]
+async fn pods_are_as_fast_as_their_annotations_say() {
+    let Some((mut lab, _namespace)) = lab().await else { return };
+    let limited = |lab: &Lab, name: &str, ingress: &str, egress: &str| {
+        let mut config = lab.sandbox_config(name);
+        let linux = config.linux.as_mut().unwrap();
+        linux.security_context.as_mut().unwrap().namespace_options.as_mut().unwrap().network =
+            NamespaceMode::Pod as i32;
+        let annotation =
+            |which: &str, rate: &str| (format!("kubernetes.io/{which}-bandwidth"), rate.to_owned());
+        let both = [annotation("ingress", ingress), annotation("egress", egress)];
+        config.annotations = both.into_iter().filter(|(_, rate)| !rate.is_empty()).collect();
+        config
+    };
+    let config = limited(&lab, "both", "10M", "4800k");
+    let pod = lab.sandbox_of(config).await;
+    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod, verbose: true };
+    let info = lab.runtime.pod_sandbox_status(request).await.unwrap().into_inner().info;
+    assert_eq!((&*info["ingressBandwidth"], &*info["egressBandwidth"]), ("10000000", "4800000"));
+    let config = limited(&lab, "fast", "80G", "");
+    let pod = lab.sandbox_of(config).await;
+    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod, verbose: true };
+    let info = lab.runtime.pod_sandbox_status(request).await.unwrap().into_inner().info;
+    assert_eq!(info["ingressBandwidth"], "80000000000");
+    assert!(!info.contains_key("egressBandwidth"));
+    for (rate, expected) in
+        [("1", "unreasonably small"), ("9E", "unreasonably large"), ("x", "quantities must match")]
+    {
+        let config = limited(&lab, "wrong", rate, "");
+        let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+        let error = lab.runtime.run_pod_sandbox(request).await.unwrap_err();
+        assert_eq!(error.code(), tonic::Code::InvalidArgument);
+        assert!(error.message().contains(expected), "{}", error.message());
+    }
+    lab.finish().await;
+}

@@ -69,7 +69,7 @@ async fn an_oom_kill_nobody_saw_is_still_one() {
     let pod = lab.sandbox("pod").await;
     let mut config = script(
         "main",
-        "while [ ! -e /tmp/go ]; do sleep 0.02; done; head -c 200000000 /dev/zero | tail",
+        "while [ ! -e /tmp/go ]; do sleep 0.02; done; exec dd if=/dev/zero of=/dev/null bs=200M count=1",
     );
     config.linux.as_mut().unwrap().resources = Some(cri::LinuxContainerResources {
         memory_limit_in_bytes: 16 << 20,

@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 use super::{CgroupError, Limits, Setting, Usage, failed, keyed, number, write};
 
 /// The controllers that are used where they are mounted.
-pub const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "cpuset", "memory", "pids"];
+pub const CONTROLLERS: [&str; 7] =
+    ["cpu", "cpuacct", "cpuset", "devices", "hugetlb", "memory", "pids"];
+
+/// Of these, the ones in which only groups that ask for it have a directory.
+pub const SPARED: [&str; 3] = ["cpuset", "devices", "hugetlb"];
 
 /// What to write where, in an order that the kernel accepts when limits grow.
 pub fn settings(limits: &Limits) -> Vec<Setting> {

@@ -27,6 +27,37 @@ pub fn enable(root: Option<&Path>, path: &str) -> Result<(), CgroupError> {
     Ok(())
 }
 
+/// Hands one more controller down to the group at `path`.
+pub fn enable_one(root: Option<&Path>, path: &str, controller: &str) -> Result<(), CgroupError> {
+    let Some(root) = root else { return Ok(()) };
+    let mut folder = root.to_owned();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        let file = folder.join("cgroup.subtree_control");
+        let enabled = fs::read_to_string(&file).map_err(failed("read", &file))?;
+        if !enabled.split_whitespace().any(|name| name == controller) {
+            fs::write(&file, format!("+{controller}"))
+                .map_err(failed("enable a controller in", &file))?;
+        }
+        folder.push(part);
+    }
+    Ok(())
+}
+
+/// Hands down the controllers of files that are to be written and that groups do without else.
+pub fn enable_for<'a>(
+    root: Option<&Path>,
+    path: &str,
+    files: impl Iterator<Item = &'a String>,
+) -> Result<(), CgroupError> {
+    for file in files {
+        let controller = file.split('.').next().unwrap_or_default();
+        if matches!(controller, "io" | "rdma" | "misc" | "hugetlb") {
+            enable_one(root, path, controller)?;
+        }
+    }
+    Ok(())
+}
+
 pub fn settings(limits: &Limits) -> Vec<Setting> {
     let mut out = Vec::new();
     let mut set = |file: &str, value: Option<String>| {
@@ -45,7 +76,7 @@ pub fn settings(limits: &Limits) -> Vec<Setting> {
         _ => None,
     };
     set("memory.swap.max", swap.map(max_or));
-    // The container is the unit that an OOM kill hits.
+    // The container is the unit that an OOM kill hits, unless the request says otherwise.
     set("memory.oom.group", limits.memory.map(|_| "1".to_owned()));
     set("pids.max", limits.pids.map(max_or));
     set("cpuset.cpus", limits.cpus.clone());

@@ -11,7 +11,10 @@ use proto::cri::MountPropagation;
 use rustix::io::Errno;
 
 use super::super::program::{Adjust, Program, Register, SCRATCH};
+use super::super::sys::wire::EXTRA_FD;
+use super::mounts::{AT_RECURSIVE, ATTR_RDONLY, Mount};
 use super::process::{Process, open_terminal, run};
+use super::users::{Users, enter};
 use super::{AT_FDCWD, adjust_oom_score, join_cgroups};
 
 /// A container before it is compiled.
@@ -20,8 +23,11 @@ pub struct Container {
     pub process: Process,
     /// `cgroup.procs` files to enter.
     pub cgroups: Vec<PathBuf>,
-    /// The directory that the names of the lower layers are relative to, the lowest first.
+    /// The directory that the names of layers are relative to.
     pub layers: PathBuf,
+    /// Where the layers are mounted with the pod's ids, if it has its own.
+    pub mapped_layers: PathBuf,
+    /// The image's layers, the lowest first.
     pub lower: Vec<String>,
     pub upper: PathBuf,
     pub work: PathBuf,
@@ -29,6 +35,8 @@ pub struct Container {
     pub root: PathBuf,
     pub readonly_root: bool,
     pub privileged: bool,
+    /// The pod's user namespace, the first extra descriptor.
+    pub users: Option<Users>,
     pub mounts: Vec<Mount>,
     /// Device nodes of the node to bind: where from, where to.
     pub devices: Vec<(String, String)>,
@@ -41,19 +49,6 @@ pub struct Container {
     pub readonly: Vec<String>,
 }
 
-/// One bind mount.
-#[derive(Clone, Debug, Default)]
-pub struct Mount {
-    pub source: String,
-    pub target: String,
-    pub folder: bool,
-    pub readonly: bool,
-    /// Mounts below the source become read-only as well.
-    pub recursive_readonly: bool,
-    pub propagation: MountPropagation,
-    pub no_exec: bool,
-}
-
 const PLAIN_DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 const LINKS: [(&str, &str); 5] = [
     ("/proc/self/fd", "/dev/fd"),
@@ -63,14 +58,6 @@ const LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "/dev/ptmx"),
 ];
 
-const OPEN_TREE_CLONE: u64 = 1;
-const AT_EMPTY_PATH: u64 = 0x1000;
-const AT_RECURSIVE: u64 = 0x8000;
-const MOVE_MOUNT_F_EMPTY_PATH: u64 = 4;
-const ATTR_RDONLY: u64 = 1;
-const ATTR_NODEV: u64 = 4;
-const ATTR_NOEXEC: u64 = 8;
-
 /// The whole program of a container. The process must be born in new mount namespaces.
 pub fn compile(container: &Container) -> Program {
     let mut plan = Plan { program: Program::default(), container, made: BTreeSet::new() };
@@ -78,11 +65,11 @@ pub fn compile(container: &Container) -> Program {
     plan.program
 }
 
-struct Plan<'a> {
-    program: Program,
-    container: &'a Container,
+pub struct Plan<'a> {
+    pub program: Program,
+    pub container: &'a Container,
     /// Directories made already.
-    made: BTreeSet<String>,
+    pub made: BTreeSet<String>,
 }
 
 impl Plan<'_> {
@@ -104,6 +91,7 @@ impl Plan<'_> {
             .collect();
         self.mount("", "/", "", libc::MS_REC | libc::MS_SLAVE, "");
         self.root();
+        self.images();
         let picked: Vec<Register> = container
             .mounts
             .iter()
@@ -140,8 +128,9 @@ impl Plan<'_> {
         for index in order {
             self.bind(&container.mounts[index], picked[index]);
         }
+        let user = container.users.map_or(container.process.user.uid, |users| users.user);
         if container.process.tty {
-            open_terminal(&mut self.program, container.process.user.uid);
+            open_terminal(&mut self.program, user);
             self.touch("/dev/console");
             self.mount("/dev/pts/0", "/dev/console", "", libc::MS_BIND, "");
         }
@@ -150,15 +139,20 @@ impl Plan<'_> {
         if container.readonly_root {
             self.set_attributes(None, "/", ATTR_RDONLY, 0, 0);
         }
+        if let Some(users) = &container.users {
+            enter(&mut self.program, users, EXTRA_FD, &container.process.pipes);
+            // A copy of all mounts that belongs to the user namespace. What was mounted until here is
+            // locked in it: nothing read-only becomes writable, nothing masked is uncovered.
+            let namespace = libc::CLONE_NEWNS as u64;
+            self.program.step("make a mount namespace", libc::SYS_unshare, &[namespace]);
+        }
         run(&mut self.program, &container.process);
     }
 
     /// Mounts the image with the container's own layer over it.
     fn root(&mut self) {
         let container = self.container;
-        let layers = container.layers.display().to_string();
-        let address = self.program.text(&layers);
-        self.program.step(format!("enter {layers}"), libc::SYS_chdir, &[address]);
+        self.enter_layers();
         let lower: Vec<&str> = container.lower.iter().rev().map(String::as_str).collect();
         let escape = |path: &PathBuf| {
             path.display().to_string().replace('\\', "\\\\").replace(',', "\\,").replace(':', "\\:")
@@ -194,16 +188,22 @@ impl Plan<'_> {
         let readonly = if self.container.privileged { 0 } else { libc::MS_RDONLY };
         let plain = nosuid | nodev | noexec;
         let device_flags = if self.container.privileged { nosuid } else { nosuid | nodev };
+        let users = self.container.users;
+        let dev = match users {
+            Some(Users { root: (uid, gid), .. }) => {
+                format!("mode=755,size=65536k,uid={uid},gid={gid}")
+            }
+            None => "mode=755,size=65536k".to_owned(),
+        };
+        let terminals = match users.map(|users| users.terminals) {
+            None => ",gid=5".to_owned(),
+            Some(group) => group.map_or(String::new(), |group| format!(",gid={group}")),
+        };
+        let pts = format!("newinstance,ptmxmode=0666,mode=0620{terminals}");
         let table = [
             ("proc", "/proc", "proc", plain, ""),
-            ("tmpfs", "/dev", "tmpfs", device_flags | libc::MS_STRICTATIME, "mode=755,size=65536k"),
-            (
-                "devpts",
-                "/dev/pts",
-                "devpts",
-                nosuid | noexec,
-                "newinstance,ptmxmode=0666,mode=0620,gid=5",
-            ),
+            ("tmpfs", "/dev", "tmpfs", device_flags | libc::MS_STRICTATIME, dev.as_str()),
+            ("devpts", "/dev/pts", "devpts", nosuid | noexec, pts.as_str()),
             ("mqueue", "/dev/mqueue", "mqueue", plain, ""),
             ("sysfs", "/sys", "sysfs", plain | readonly, ""),
         ];
@@ -212,6 +212,9 @@ impl Plan<'_> {
                 continue;
             }
             self.folder(target);
+            if matches!(target, "/proc" | "/dev" | "/sys") {
+                self.check_folder(target);
+            }
             self.mount(source, target, kind, flags, options);
         }
         if self.overridden("/sys") || self.overridden("/sys/fs/cgroup") {
@@ -232,6 +235,18 @@ impl Plan<'_> {
         }
     }
 
+    /// An image must not decide where these are: what is masked later would be looked for elsewhere.
+    fn check_folder(&mut self, path: &str) {
+        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let address = self.program.text(path);
+        self.program.scratch(
+            format!("use the image: its {path} is no directory"),
+            libc::SYS_openat,
+            &[AT_FDCWD, address, flags as u64],
+        );
+        self.program.step("close", libc::SYS_close, &[0]).from(0, SCRATCH);
+    }
+
     fn overridden(&self, target: &str) -> bool {
         self.container.mounts.iter().any(|mount| mount.target.trim_end_matches('/') == target)
     }
@@ -243,115 +258,6 @@ impl Plan<'_> {
                 .step(format!("link {path}"), libc::SYS_symlinkat, &[target, AT_FDCWD, address])
                 .tolerate(&[Errno::EXIST]);
         }
-    }
-
-    fn pick_up(&mut self, mount: &Mount) -> Register {
-        self.open_tree(&mount.source, true)
-    }
-
-    fn open_tree(&mut self, source: &str, recursive: bool) -> Register {
-        let address = self.program.text(source);
-        let flags =
-            OPEN_TREE_CLONE | libc::O_CLOEXEC as u64 | if recursive { AT_RECURSIVE } else { 0 };
-        self.program.saved(
-            format!("find {source}"),
-            libc::SYS_open_tree,
-            &[AT_FDCWD, address, flags],
-        )
-    }
-
-    fn bind(&mut self, mount: &Mount, tree: Register) {
-        if mount.folder {
-            self.folder(&mount.target);
-        } else {
-            self.touch(&mount.target);
-        }
-        let mut attributes = if self.container.privileged { 0 } else { ATTR_NODEV };
-        attributes |= if mount.no_exec { ATTR_NOEXEC } else { 0 };
-        let propagation = match mount.propagation {
-            MountPropagation::PropagationPrivate => libc::MS_PRIVATE,
-            MountPropagation::PropagationHostToContainer => libc::MS_SLAVE,
-            MountPropagation::PropagationBidirectional => libc::MS_SHARED,
-        };
-        let readonly = if mount.readonly { ATTR_RDONLY } else { 0 };
-        let (everywhere, top) = match mount.recursive_readonly {
-            true => (attributes | readonly, 0),
-            false => (attributes, readonly),
-        };
-        self.set_attributes(Some(tree), &mount.target, everywhere, propagation, AT_RECURSIVE);
-        if top != 0 {
-            self.set_attributes(Some(tree), &mount.target, top, 0, 0);
-        }
-        self.move_mount(tree, &mount.target);
-    }
-
-    /// Of a detached tree, or of what is mounted at `path`.
-    fn set_attributes(
-        &mut self,
-        tree: Option<Register>,
-        path: &str,
-        set: u64,
-        propagation: u64,
-        flags: u64,
-    ) {
-        let attributes = self.program.words(&[set, 0, propagation, 0]);
-        let name = format!("set the attributes of {path}");
-        let at = self.program.text(if tree.is_some() { "" } else { path });
-        let flags = flags | if tree.is_some() { AT_EMPTY_PATH } else { 0 };
-        let step = self.program.step(
-            name,
-            libc::SYS_mount_setattr,
-            &[AT_FDCWD, at, flags, attributes, 32],
-        );
-        if let Some(tree) = tree {
-            step.from(0, tree);
-        }
-    }
-
-    fn move_mount(&mut self, tree: Register, target: &str) {
-        let (nothing, to) = (self.program.text(""), self.program.text(target));
-        let args = [0, nothing, AT_FDCWD, to, MOVE_MOUNT_F_EMPTY_PATH];
-        self.program.step(format!("mount {target}"), libc::SYS_move_mount, &args).from(0, tree);
-    }
-
-    fn mount(&mut self, source: &str, target: &str, kind: &str, flags: u64, options: &str) {
-        let mut address = |text: &str| if text.is_empty() { 0 } else { self.program.text(text) };
-        let args = [address(source), address(target), address(kind), flags, address(options)];
-        let name = format!(
-            "mount {}{target}",
-            if kind.is_empty() { String::new() } else { format!("{kind} on ") }
-        );
-        self.program.step(name, libc::SYS_mount, &args);
-    }
-
-    /// Makes a directory with its parents.
-    fn folder(&mut self, path: &str) {
-        let mut made = String::new();
-        for part in path.split('/').filter(|part| !part.is_empty()) {
-            made = format!("{made}/{part}");
-            if !self.made.insert(made.clone()) {
-                continue;
-            }
-            let address = self.program.text(&made);
-            self.program
-                .step(format!("create {made}"), libc::SYS_mkdirat, &[AT_FDCWD, address, 0o755])
-                .tolerate(&[Errno::EXIST]);
-        }
-    }
-
-    /// Makes an empty file with its parents, to mount something on.
-    fn touch(&mut self, path: &str) {
-        if let Some((parent, _)) = path.rsplit_once('/') {
-            self.folder(parent);
-        }
-        let address = self.program.text(path);
-        let flags = (libc::O_CREAT | libc::O_CLOEXEC | libc::O_NONBLOCK) as u64;
-        self.program.scratch(
-            format!("create {path}"),
-            libc::SYS_openat,
-            &[AT_FDCWD, address, flags, 0o644],
-        );
-        self.program.step("close", libc::SYS_close, &[0]).from(0, SCRATCH);
     }
 
     /// Masked paths show nothing; read-only ones are remounted so. What is not there needs neither.

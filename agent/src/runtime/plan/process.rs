@@ -5,9 +5,11 @@ use caps::Capability;
 use rustix::io::Errno;
 
 use super::super::capabilities::{Capabilities, mask};
-use super::super::program::{Adjust, Program};
+use super::super::program::{Adjust, Program, SCRATCH};
+use super::super::seccomp::Filter;
 use super::super::sys::wire::{EXTRA_FD, MASTER_FD, NR_FAIL, NR_READY};
 use super::super::users::User;
+use super::users::{Users, enter, own_pipes};
 use super::{AT_FDCWD, adjust_oom_score, join_cgroups};
 
 /// A command and what it runs as.
@@ -20,9 +22,13 @@ pub struct Process {
     pub user: User,
     pub capabilities: Capabilities,
     pub no_new_privileges: bool,
-    /// The filter as the kernel reads it; empty for none.
-    pub seccomp: Vec<u8>,
+    pub seccomp: Option<Filter>,
+    /// The AppArmor profile to execute under.
+    pub apparmor: Option<String>,
     pub tty: bool,
+    /// Which of the first three descriptors are pipes of the process's own; others may be the node's
+    /// /dev/null.
+    pub pipes: Vec<u64>,
     pub oom_score_adj: Option<i64>,
     /// Soft and hard limit of open files.
     pub open_files: (u64, u64),
@@ -31,7 +37,7 @@ pub struct Process {
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A command in a running container, which comes as a pidfd, the first extra descriptor.
-pub fn exec(process: &Process, cgroups: &[std::path::PathBuf]) -> Program {
+pub fn exec(process: &Process, cgroups: &[std::path::PathBuf], users: Option<&Users>) -> Program {
     let mut program = Program::default();
     join_cgroups(&mut program, cgroups);
     adjust_oom_score(&mut program, process.oom_score_adj);
@@ -39,7 +45,10 @@ pub fn exec(process: &Process, cgroups: &[std::path::PathBuf]) -> Program {
     program.step("enter the container", libc::SYS_setns, &[EXTRA_FD as u64, namespaces as u64]);
     program.step("start a session", libc::SYS_setsid, &[]);
     if process.tty {
-        open_terminal(&mut program, process.user.uid);
+        open_terminal(&mut program, users.map_or(process.user.uid, |users| users.user));
+    }
+    if let Some(users) = users {
+        enter(&mut program, users, EXTRA_FD, &process.pipes);
     }
     run(&mut program, process);
     program
@@ -47,8 +56,12 @@ pub fn exec(process: &Process, cgroups: &[std::path::PathBuf]) -> Program {
 
 /// The first process of a pod whose containers share a pid namespace: it stays, and lets go of
 /// whatever processes are left to it.
-pub fn pause() -> Program {
+/// With `users` the pod has a user namespace, the first extra descriptor.
+pub fn pause(users: Option<&Users>) -> Program {
     let mut program = Program::default();
+    if let Some(users) = users {
+        enter(&mut program, users, EXTRA_FD, &[]);
+    }
     program.step("start a session", libc::SYS_setsid, &[]);
     // Ignoring SIGCHLD is how a process says that its children need no waiting for.
     let action = program.words(&[libc::SIG_IGN as u64, 0, 0, 0]);
@@ -96,43 +109,40 @@ pub fn run(program: &mut Program, process: &Process) {
     program
         .step("limit open files", libc::SYS_prlimit64, &[0, nofile, limits, 0])
         .tolerate(&[Errno::PERM]);
-    if process.user.uid != 0 && !process.tty {
-        // So that /dev/stdout can be opened; standard input may be the node's /dev/null.
-        for fd in [1, 2] {
-            let nobody = u64::from(u32::MAX);
-            program
-                .step(
-                    "own the output",
-                    libc::SYS_fchown,
-                    &[fd, u64::from(process.user.uid), nobody],
-                )
-                .tolerate_all();
-        }
+    if process.user.uid != 0 {
+        own_pipes(program, &process.pipes, process.user.uid); // So that /dev/stdout can be opened.
     }
+    confine(program, process);
     if !process.no_new_privileges {
-        filter(program, &process.seccomp); // Takes a privilege that is about to go.
+        filter(program, process); // Takes a privilege that is about to go.
     }
     credentials(program, process);
     if process.no_new_privileges {
         program.step("set no_new_privs", libc::SYS_prctl, &[libc::PR_SET_NO_NEW_PRIVS as u64, 1]);
-        filter(program, &process.seccomp);
+        filter(program, process);
     }
     execute(program, process);
 }
 
-fn filter(program: &mut Program, filter: &[u8]) {
-    if filter.is_empty() {
-        return;
-    }
-    let code = program.bytes(filter);
+fn filter(program: &mut Program, process: &Process) {
+    let Some(filter) = &process.seccomp else { return };
+    let code = program.bytes(&filter.code);
     // struct sock_fprog: a count of 8-byte instructions, then their address.
-    let header = program.words(&[filter.len() as u64 / 8, code]);
-    let mode = libc::SECCOMP_MODE_FILTER as u64;
-    program.step(
-        "load the seccomp filter",
-        libc::SYS_prctl,
-        &[libc::PR_SET_SECCOMP as u64, mode, header],
-    );
+    let header = program.words(&[filter.code.len() as u64 / 8, code]);
+    let (call, mode) = (libc::SYS_seccomp, u64::from(libc::SECCOMP_SET_MODE_FILTER));
+    program.step("load the seccomp filter", call, &[mode, filter.flags, header]);
+}
+
+/// Says under which AppArmor profile the command is to be executed.
+fn confine(program: &mut Program, process: &Process) {
+    let Some(profile) = &process.apparmor else { return };
+    let value = format!("exec {profile}");
+    let (path, text) = (program.text("/proc/thread-self/attr/apparmor/exec"), program.text(&value));
+    let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as u64;
+    program.scratch("open the AppArmor attribute", libc::SYS_openat, &[AT_FDCWD, path, flags]);
+    let name = format!("apply AppArmor profile {profile}");
+    program.step(name, libc::SYS_write, &[0, text, value.len() as u64]).from(0, SCRATCH);
+    program.step("close the AppArmor attribute", libc::SYS_close, &[0]).from(0, SCRATCH);
 }
 
 fn credentials(program: &mut Program, process: &Process) {

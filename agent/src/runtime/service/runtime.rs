@@ -39,10 +39,6 @@ impl RuntimeService for Service {
         if request.into_inner().verbose {
             info.insert("cgroups".to_owned(), self.engine.cgroups.mode().to_owned());
         }
-        let features = cri::RuntimeHandlerFeatures {
-            recursive_read_only_mounts: true,
-            user_namespaces: false,
-        };
         Ok(Response::new(cri::StatusResponse {
             status: Some(cri::RuntimeStatus {
                 conditions: vec![
@@ -51,13 +47,11 @@ impl RuntimeService for Service {
                 ],
             }),
             info,
-            runtime_handlers: vec![cri::RuntimeHandler {
-                name: String::new(),
-                features: Some(features),
-            }],
+            runtime_handlers: self.engine.handlers.list(),
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                ..Default::default()
+                user_namespaces_host_network: true,
+                mount_options: true,
             }),
         }))
     }
@@ -127,6 +121,7 @@ impl RuntimeService for Service {
         let mut info = HashMap::new();
         if request.get_ref().verbose {
             info.insert("supervisor".to_owned(), sandbox.record.lock().supervisor.to_string());
+            info.extend(self.engine.bandwidth_info(&sandbox).await?);
         }
         let containers = self.engine.containers_of(&sandbox.id);
         Ok(Response::new(cri::PodSandboxStatusResponse {
@@ -411,14 +406,16 @@ impl RuntimeService for Service {
         &self,
         _: Request<cri::ListMetricDescriptorsRequest>,
     ) -> Answer<cri::ListMetricDescriptorsResponse> {
-        absent("ListMetricDescriptors")
+        let descriptors = super::super::metrics::descriptors();
+        Ok(Response::new(cri::ListMetricDescriptorsResponse { descriptors }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Answer<cri::ListPodSandboxMetricsResponse> {
-        absent("ListPodSandboxMetrics")
+        let pod_metrics = self.sandbox_metrics().await;
+        Ok(Response::new(cri::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     type StreamPodSandboxMetricsStream = Streamed<cri::StreamPodSandboxMetricsResponse>;
@@ -427,7 +424,9 @@ impl RuntimeService for Service {
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        absent("StreamPodSandboxMetrics")
+        Ok(streamed(self.sandbox_metrics().await, |item| cri::StreamPodSandboxMetricsResponse {
+            pod_sandbox_metrics: vec![item],
+        }))
     }
 
     async fn update_pod_sandbox_resources(
@@ -438,6 +437,7 @@ impl RuntimeService for Service {
         self.engine
             .update_sandbox_resources(
                 &request.pod_sandbox_id,
+                request.overhead,
                 &request.resources.unwrap_or_default(),
             )
             .await?;
@@ -463,6 +463,15 @@ impl Service {
             let found = engine.list_containers(&filter);
             let containers = found.iter().filter_map(|found| engine.container(&found.id).ok());
             containers.map(|container| engine.container_stats(&container)).collect()
+        })
+        .await
+    }
+
+    async fn sandbox_metrics(&self) -> Vec<cri::PodSandboxMetrics> {
+        let engine = self.engine.clone();
+        blocking(move || {
+            let sandboxes: Vec<_> = engine.sandboxes.read().values().cloned().collect();
+            sandboxes.iter().map(|sandbox| engine.sandbox_metrics(sandbox)).collect()
         })
         .await
     }

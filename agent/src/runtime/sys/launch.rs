@@ -8,13 +8,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// What a supervisor is started with.
 pub struct Launch<'a> {
-    pub executable: CString,
+    pub executable: BorrowedFd<'a>,
     /// What `ps` shows.
     pub name: CString,
     /// The listening socket that it serves.
     pub listen: BorrowedFd<'a>,
     /// `CLONE_NEW…` of the pod's namespaces.
     pub namespaces: i32,
+    /// Namespaces of the pod that are there already.
+    pub join: Vec<OwnedFd>,
     /// Set in a new UTS namespace.
     pub hostname: Option<CString>,
     /// Files to write within the new namespaces (sysctls); failures are errors.
@@ -119,6 +121,11 @@ fn prepare_and_execute(child: &Child) -> Result<(), (&'static CStr, *const CStr)
             write_file(path, b"0")
                 .map_err(|()| (c"enter cgroup", path.as_c_str() as *const CStr))?;
         }
+        for namespace in &launch.join {
+            if libc::setns(namespace.as_raw_fd(), 0) != 0 {
+                return Err((c"enter a namespace", nothing));
+            }
+        }
         if let Some(name) = &launch.hostname
             && libc::sethostname(name.as_ptr(), name.as_bytes().len()) != 0
         {
@@ -140,6 +147,11 @@ fn prepare_and_execute(child: &Child) -> Result<(), (&'static CStr, *const CStr)
         if null < 0 {
             return Err((c"open", c"/dev/null"));
         }
+        // Out of the way of what comes next.
+        let executable = libc::fcntl(launch.executable.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
+        if executable < 0 {
+            return Err((c"pass the executable", nothing));
+        }
         if launch.listen.as_raw_fd() == 3 {
             libc::fcntl(3, libc::F_SETFD, 0);
         } else if libc::dup2(launch.listen.as_raw_fd(), 3) < 0 {
@@ -148,14 +160,17 @@ fn prepare_and_execute(child: &Child) -> Result<(), (&'static CStr, *const CStr)
         for fd in 0..3 {
             libc::dup2(null, fd);
         }
-        libc::syscall(libc::SYS_close_range, 4, u32::MAX, 0);
+        libc::syscall(libc::SYS_close_range, 4, executable - 1, 0);
+        libc::syscall(libc::SYS_close_range, executable + 1, u32::MAX, 0);
         libc::chdir(c"/".as_ptr());
         let mut none = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
-        libc::execve(launch.executable.as_ptr(), child.argv.as_ptr(), child.environment.as_ptr());
+        let (argv, environment) = (child.argv.as_ptr(), child.environment.as_ptr());
+        let (path, empty) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+        libc::syscall(libc::SYS_execveat, executable, path, argv, environment, empty);
     }
-    Err((c"execute", launch.executable.as_c_str()))
+    Err((c"execute", nothing))
 }
 
 /// # Safety

@@ -65,6 +65,11 @@ extern "C" fn supervisor_main() -> ! {
     let watched: u64 = 1 << (SIGCHLD - 1);
     pod.signals =
         call(SYS_SIGNALFD4, [-1i64 as u64, addr(&watched), 8, CLOEXEC | NONBLOCK, 0, 0]) as i32;
+    // What runs of us in a container, until it is its command, is nothing for the container to look
+    // into: neither its memory nor its executable or descriptors through /proc. Its children inherit
+    // this; executing a command ends it.
+    call(SYS_PRCTL, [4, 0, 0, 0, 0, 0]);
+    call(SYS_PRCTL, [15, addr(b"supervisor\0"), 0, 0, 0, 0]);
     // Orphans of containers without a pid namespace come to us instead of to init.
     call(SYS_PRCTL, [36, 1, 0, 0, 0, 0]);
     pod.own_pidns =

@@ -13,7 +13,9 @@ use crate::pod::{Container, Pod, Profile, Qos};
 
 mod resources;
 
-pub use resources::{applied, container_resources, observed, pod_resources};
+pub use resources::{
+    applied, applied_to_pod, container_resources, observed, overhead, pod_resources,
+};
 
 /// The same for every pod of a node.
 #[derive(Clone, Debug, Default)]
@@ -132,7 +134,7 @@ pub fn sandbox(
         cgroup_parent: node.cgroup(pod),
         security_context: Some(security_context),
         sysctls: sysctls.collect(),
-        overhead: None,
+        overhead: (!spec.overhead.is_empty()).then(|| overhead(pod)),
         resources: Some(pod_resources(pod)),
     };
     let mut all = pod_labels(pod);

@@ -129,6 +129,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn resize(&self, id: &str, resources: cri::LinuxContainerResources) -> Result<()>;
     async fn resize_sandbox(&self, id: &str, resources: cri::LinuxContainerResources)
     -> Result<()>;
+    /// The bytes of memory that a running container uses; None where the runtime cannot tell.
+    async fn memory_in_use(&self, id: &str) -> Result<Option<u64>>;
     async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<Output>;
     /// Where the streams of an exec are served.
     async fn exec_url(&self, request: cri::ExecRequest) -> Result<String>;

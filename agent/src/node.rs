@@ -180,8 +180,9 @@ impl Node {
         ]
     }
 
-    fn object(&self, status: Value) -> Value {
-        let Identity { name, labels, pod_cidr, .. } = &self.identity;
+    /// The labels with which it is registered.
+    pub fn labels(&self) -> Labels {
+        let Identity { name, labels, .. } = &self.identity;
         let arch = facts::architecture();
         let mut all: Labels = [
             ("beta.kubernetes.io/arch", arch),
@@ -193,6 +194,12 @@ impl Node {
         .map(|(key, value)| (key.to_string(), value.to_string()))
         .into();
         all.extend(labels.clone());
+        all
+    }
+
+    fn object(&self, status: Value) -> Value {
+        let Identity { name, pod_cidr, .. } = &self.identity;
+        let all = self.labels();
         let spec = match pod_cidr.as_str() {
             "" => json!({}),
             cidr => json!({"podCIDR": cidr, "podCIDRs": [cidr]}),

@@ -60,6 +60,12 @@ pub struct Options {
     pub client_ca_file: Option<PathBuf>,
     #[arg(long, default_value_t = 110)]
     pub max_pods: i64,
+    /// A folder, or a file, of pods that this node runs without being told by the API server.
+    #[arg(long, visible_alias = "static-pod-path", value_name = "PATH")]
+    pub pod_manifest_path: Option<PathBuf>,
+    /// Sysctls, or patterns as net.core.*, that pods may set although they are not safe.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Below what is left of memory.available, nodefs.available and pid.available the node is under
     /// pressure; so much is kept from pods.
     #[arg(

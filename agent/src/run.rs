@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::error::chain;
-use client::{CancellationToken, Client, Clock, Informers, Recorder, Rng};
+use client::{CancellationToken, Client, Clock, Informer, Informers, Recorder, Rng};
+use proto::view;
 use proto::view::pod::Pod;
 use proto::view::service::Service;
 
+use crate::allocation::Allocations;
 use crate::config::NodeConfig;
 use crate::cri::Runtime;
 use crate::cri::grpc::{BadEndpoint, Grpc};
@@ -18,6 +20,7 @@ use crate::images::garbage::{Collector, Policy};
 use crate::images::providers::{ConfigError, Providers};
 use crate::images::records::Records;
 use crate::logs::{self, Limits};
+use crate::manifest::folder::{self, Source};
 use crate::net;
 use crate::node::{Identity, Node, facts, lease};
 use crate::options::Options;
@@ -27,7 +30,7 @@ use crate::report::Host;
 use crate::resolv::{self, Dns};
 use crate::server::{self, Endpoint};
 use crate::volume::Machine;
-use crate::worker::{Context, NodeCredentials, Objects, Pulls};
+use crate::worker::{Context, NodeCredentials, Objects, Own, Pulls};
 
 /// As often as the kubelet (containerLogMonitorInterval).
 const LOOK_AT_LOGS: Duration = Duration::from_secs(10);
@@ -47,6 +50,8 @@ pub enum Error {
     ParallelPulls,
     #[error("--image-gc-low-threshold {low} must be below --image-gc-high-threshold {high}")]
     Thresholds { low: u8, high: u8 },
+    #[error(transparent)]
+    Manifests(#[from] folder::Error),
     #[error("make {path}")]
     Folder { path: String, source: std::io::Error },
 }
@@ -82,20 +87,25 @@ pub async fn run(
         identity,
         facts: Arc::new(facts::Machine::new(options.root_dir.clone())),
     };
+    let manifests = options.pod_manifest_path.as_ref();
+    let manifests = manifests.map(|path| Source::open(path, &name, clock.clone())).transpose()?;
     let work = async {
-        let uid = node.register().await;
-        let lease = lease::renew(client.clone(), clock.clone(), rng.clone(), name.clone(), uid);
         let network = network(&options, &name, cidr, &informers, &clock, &rng);
-        let report = async {
+        // Static pods run whether there is an API server or not: nothing waits for it here.
+        let keep = async {
+            let uid = node.register().await;
+            let lease = lease::renew(client.clone(), clock.clone(), rng.clone(), name.clone(), uid);
+            // The lease has a task of its own, so that nothing here can delay it.
+            let lease = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(lease));
+            tokio::join!(lease, node.report()).0.unwrap_or_default();
+        };
+        let pods = async {
             if let Some(cidr) = &options.pod_cidr {
                 tell_cidr(&*runtime, cidr, &clock).await;
             }
-            node.report().await;
+            pods(&options, &node, cidr, &informers, pulls, manifests).await;
         };
-        let pods = pods(&options, &node, cidr, &informers, pulls);
-        // The lease has a task of its own, so that nothing here can delay it.
-        let lease = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(lease));
-        tokio::join!(lease, network, report, pods).0.unwrap_or_default();
+        tokio::join!(keep, network, pods);
     };
     tokio::select! {
         () = work => {}
@@ -111,6 +121,7 @@ async fn pods(
     cidr: Option<net::Cidr>,
     informers: &Informers,
     pulls: Pulls,
+    manifests: Option<Source>,
 ) {
     let clock = &node.clock;
     let info = loop {
@@ -146,7 +157,15 @@ async fn pods(
         pulls,
         objects: Objects::new(node.client.clone(), clock.clone()),
         services: informers.of::<Service>(),
-        pods: informers.filtered::<Pod>(&format!("spec.nodeName={name}")),
+        allocations: Allocations::default(),
+        own: Own {
+            client: node.client.clone(),
+            nodes: informers.filtered::<view::node::Node>(&format!("metadata.name={name}")),
+            name: name.clone(),
+            labels: node.labels(),
+            allocatable: node.allocatable(),
+            unsafe_sysctls: options.allowed_unsafe_sysctls.clone(),
+        },
         config,
         dns: Dns { servers, domain: options.cluster_domain.clone(), host: resolv::parse(&host) },
         host: Host { ips: node.identity.ips.clone(), runtime_name: info.name },
@@ -154,13 +173,34 @@ async fn pods(
     });
     let informer = informers.filtered::<Pod>(&format!("spec.nodeName={name}"));
     let pods = Pods::new(context);
+    let statics = follow_manifests(&pods, manifests);
+    let rest = follow_api(&pods, options, node, &informer);
+    tokio::join!(statics, rest, pods.follow_runtime());
+}
+
+/// Runs what the files say, for ever.
+async fn follow_manifests(pods: &Pods, manifests: Option<Source>) {
+    let Some(mut manifests) = manifests else { return pods.manifests(Vec::new()) };
+    loop {
+        pods.manifests(manifests.read());
+        manifests.changed().await;
+    }
+}
+
+/// Runs what the API says, for ever.
+async fn follow_api(pods: &Pods, options: &Options, node: &Node, informer: &Informer<Pod>) {
     // Until all pods are known none may be taken for forgotten.
     informer.synced().await;
     pods.context().services.synced().await;
+    pods.context().own.nodes.synced().await;
     let mut changes = informer.changes();
-    while let Some(change) = changes.try_next() {
-        pods.change(&change);
-    }
+    let mut known: Vec<_> = std::iter::from_fn(|| changes.try_next()).collect();
+    // What runs has its place already; of the others the oldest is first.
+    known.sort_by_key(|change| {
+        let pod = change.new.as_ref().map(|entry| &entry.view);
+        pod.map(|pod| (pod.status.start_time.is_none(), pod.metadata.creation_timestamp))
+    });
+    known.iter().for_each(|change| pods.change(change));
     match node.runtime.pods().await {
         Ok(known) => {
             pods.orphans(known);
@@ -181,8 +221,8 @@ async fn pods(
     };
     let limits =
         Limits { bytes: options.container_log_max_size, files: options.container_log_max_files };
-    let collect = collect(pods.context(), name, policy(options));
-    tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits), collect);
+    let collect = collect(pods.context(), &node.identity.name, policy(options));
+    tokio::join!(follow, serve, rotate(pods, limits), collect);
 }
 
 /// Looks after the images for ever.

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use client::{CancellationToken, Change, Client, Clock, Informers, Recorder, Rng};
 use parking_lot::Mutex;
 use proto::quantity::Quantity;
+use proto::view;
 use proto::view::pod::Pod;
 use proto::view::service::Service;
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::allocation::Allocations;
 use crate::config::NodeConfig;
 use crate::cri::simulated::SimulatedRuntime;
 use crate::events::Events;
@@ -24,7 +26,7 @@ use crate::probe::Untroubled;
 use crate::report::Host;
 use crate::resolv::Dns;
 use crate::volume::NoDisk;
-use crate::worker::{Context, Objects, Pulls};
+use crate::worker::{Context, Objects, Own, Pulls};
 
 /// Simulated nodes, called `simulated-1` and so on. Dropping this stops them all.
 pub struct Simulated {
@@ -183,7 +185,15 @@ impl Shared {
             pulls: Pulls::default(),
             objects: self.objects.clone(),
             services: self.informers.of::<Service>(),
-            pods: self.informers.of::<Pod>(),
+            allocations: Allocations::default(),
+            own: Own {
+                client: self.client.clone(),
+                nodes: self.informers.of::<view::node::Node>(),
+                name: name.clone(),
+                labels: node.labels(),
+                allocatable: node.allocatable(),
+                unsafe_sysctls: Vec::new(),
+            },
             config: NodeConfig::default(),
             dns: Dns::default(),
             host: Host { ips, runtime_name: "simulated".into() },
@@ -203,6 +213,7 @@ impl Shared {
             }
         });
         let pods = Pods::new(Arc::new(context));
+        pods.manifests(Vec::new());
         let events = pods.clone();
         let follow = tokio::spawn(async move { events.follow_runtime().await });
         Running { runtime, pods, _tasks: [report, heartbeat, follow].map(AbortOnDropHandle::new) }

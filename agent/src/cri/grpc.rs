@@ -246,6 +246,13 @@ impl Runtime for Grpc {
         answer.map(drop)
     }
 
+    async fn memory_in_use(&self, id: &str) -> Result<Option<u64>> {
+        let request = cri::ContainerStatsRequest { container_id: id.into() };
+        let answer = call!(self.runtime, container_stats, "ContainerStats", request)?;
+        let memory = answer.stats.and_then(|stats| stats.memory);
+        Ok(memory.and_then(|memory| memory.working_set_bytes).map(|bytes| bytes.value))
+    }
+
     async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<Output> {
         let request = cri::ExecSyncRequest {
             container_id: id.into(),

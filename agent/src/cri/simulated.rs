@@ -260,6 +260,10 @@ impl Runtime for SimulatedRuntime {
         Ok(())
     }
 
+    async fn memory_in_use(&self, _id: &str) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     async fn exec(&self, _id: &str, command: &[String], _timeout: Duration) -> Result<Output> {
         let code = self.state.lock().commands.get(&command.join(" ")).copied().unwrap_or(0);
         Ok(Output { code, ..Output::default() })

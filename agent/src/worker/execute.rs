@@ -1,12 +1,14 @@
 //! The executor of a pod's plans: it does each step and remembers how it went, and chooses
 //! nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::Clock;
 use proto::cri;
 use proto::time::Time;
+use tokio::sync::watch;
 
 use super::image::ImageError;
 use super::objects::Watched;
@@ -22,6 +24,8 @@ use crate::observed::{Observed, State};
 use crate::plan::{Failure, Memory, Step};
 use crate::pod::{Container, Pod};
 use crate::resolv;
+
+mod resize;
 
 pub struct Executor<'a> {
     pub context: &'a Arc<Context>,
@@ -49,7 +53,9 @@ impl Executor<'_> {
     pub async fn run(mut self, steps: Vec<Step>) {
         let kill = |step: &Step| matches!(step, Step::Kill { .. });
         let (kills, rest): (Vec<Step>, Vec<Step>) = steps.into_iter().partition(kill);
-        futures::future::join_all(kills.iter().map(|step| self.kill(step))).await;
+        let stopped = watch::Sender::new(BTreeSet::new());
+        let kills = kills.iter().map(|step| self.kill(step, &stopped));
+        futures::future::join_all(kills).await;
         for step in rest {
             if !self.step(step).await {
                 break;
@@ -69,16 +75,26 @@ impl Executor<'_> {
             }
             Step::Kill { .. } => Ok(()),
             Step::Resize { sandbox, id, container } => {
-                self.resize(&sandbox, Some(&id), &container).await;
+                self.resize(&sandbox, &id, &container).await;
                 Ok(())
             }
             Step::ResizePod { sandbox, container } => {
-                self.resize(&sandbox, None, &container).await;
+                self.resize_pod(&sandbox, container.as_deref()).await;
                 Ok(())
             }
             Step::StopSandbox { id } => runtime.stop_sandbox(&id).await,
             Step::RemoveSandbox { id } => runtime.remove_sandbox(&id).await,
             Step::RemoveContainer { id } => self.remove(&id).await,
+            Step::Reset { id, container, crash } => {
+                let removed = self.remove(&id).await;
+                if removed.is_ok() {
+                    self.memory.reset.insert(container.clone());
+                    if crash {
+                        self.count_crash(&container);
+                    }
+                }
+                removed
+            }
             Step::ReportBackOff { container, message } => {
                 self.event(Some(&container), WARNING, "BackOff", &message);
                 if message.starts_with("Back-off pulling") {
@@ -162,34 +178,6 @@ impl Executor<'_> {
         }
     }
 
-    /// Sets the limits of the pod and, where one is named, of a running container.
-    async fn resize(&mut self, sandbox: &str, id: Option<&str>, name: &str) {
-        let Some(pod) = self.pod else { return };
-        let Some(container) = pod.container(name) else { return };
-        let runtime = &self.context.runtime;
-        let of_pod = || config::pod_resources(pod);
-        // A part cannot have more than the whole: which of them is first depends on the direction.
-        let first = runtime.resize_sandbox(sandbox, of_pod()).await;
-        let mut outcome = Ok(());
-        if let Some(id) = id {
-            let memory = self.context.config.memory;
-            let resources = config::container_resources(pod, container, memory);
-            outcome = runtime.resize(id, resources).await;
-        }
-        if outcome.is_ok() && first.is_err() {
-            outcome = runtime.resize_sandbox(sandbox, of_pod()).await;
-        }
-        let previous = self.memory.resize_failure.take();
-        match outcome {
-            Ok(()) => drop(self.memory.resized.insert(name.into(), config::applied(container))),
-            Err(error) => {
-                let (clock, message) = (&self.context.clock, error.message().to_string());
-                let failure = failure(clock, previous, "Error", message, RETRY);
-                self.memory.resize_failure = Some(failure);
-            }
-        }
-    }
-
     fn setup_failed(&mut self, reason: &'static str, message: String) {
         let previous = self.memory.setup.take();
         if previous.as_ref().is_none_or(|previous| previous.message != message) {
@@ -208,6 +196,7 @@ impl Executor<'_> {
             Ok(()) => {
                 self.memory.failures.remove(name);
                 self.memory.reported.remove(name);
+                self.memory.reset.remove(name);
             }
             Err(error) => {
                 if error.reason == "CreateContainerConfigError" {
@@ -220,10 +209,16 @@ impl Executor<'_> {
             }
         }
         if restart {
-            let crashes = &mut self.memory.crashes;
-            let next = Backoff::next(crashes.get(name).copied(), CRASH, clock.now());
-            crashes.insert(name.into(), next);
+            self.count_crash(name);
         }
+    }
+
+    /// The next restart of the container waits longer.
+    fn count_crash(&mut self, name: &str) {
+        let crashes = &mut self.memory.crashes;
+        let now = self.context.clock.now();
+        let next = Backoff::next(crashes.get(name).copied(), CRASH, now);
+        crashes.insert(name.into(), next);
     }
 
     async fn try_start(
@@ -288,19 +283,22 @@ impl Executor<'_> {
         self.event(Some(name), NORMAL, "Created", "Container created");
         runtime.start(&id).await.map_err(failed("RunContainerError", CRASH))?;
         self.event(Some(name), NORMAL, "Started", "Container started");
-        if let Some(hook) = &container.lifecycle.post_start {
-            let target = hooks::Target { id: &id, container, ips: &self.facts.pod_ips };
-            if let Err(error) = hooks::run(self.context, hook, &target).await {
-                let message = format!("PostStartHook failed: {error}");
-                self.event(Some(name), WARNING, "FailedPostStartHook", &message);
-                let grace = Duration::from_secs(pod.grace().max(1).unsigned_abs());
-                if let Err(error) = runtime.stop(&id, grace).await {
-                    tracing::warn!(container = %name, %error, "cannot stop a container");
-                }
-                return Err(StartError { reason: "PostStartHookError", message, limits: CRASH });
-            }
-        }
-        Ok(())
+        let Some(hook) = &container.lifecycle.post_start else { return Ok(()) };
+        let target = hooks::Target { id: &id, container, ips: &self.facts.pod_ips };
+        let Err(error) = hooks::run(self.context, hook, &target).await else { return Ok(()) };
+        // What the hook said may be secret; whoever may read the log may know it.
+        tracing::info!(pod = %self.id.name, container = %name, %error, "a postStart hook failed");
+        self.event(Some(name), WARNING, "FailedPostStartHook", "PostStartHook failed");
+        let kill = Step::Kill {
+            id,
+            container: name.clone(),
+            grace: Duration::from_secs(pod.grace().max(1).unsigned_abs()),
+            after: Vec::new(),
+            why: "FailedPostStartHook".into(),
+        };
+        self.kill(&kill, &watch::Sender::default()).await;
+        let message = format!("PostStartHook failed: {error}");
+        Err(StartError { reason: "PostStartHookError", message, limits: CRASH })
     }
 
     /// The run of the container that an ephemeral one targets.
@@ -323,37 +321,43 @@ impl Executor<'_> {
     }
 
     /// preStop, TERM, KILL: all within the grace period, of which two seconds always remain for
-    /// the TERM.
-    async fn kill(&self, step: &Step) {
-        let Step::Kill { id, container: name, grace, why } = step else { return };
+    /// the TERM. `stopped` names the containers that have stopped meanwhile, for those that wait
+    /// for them.
+    async fn kill(&self, step: &Step, stopped: &watch::Sender<BTreeSet<String>>) {
+        let Step::Kill { id, container: name, grace, after, why } = step else { return };
         self.event(Some(name), NORMAL, "Killing", why);
-        let started = self.context.clock.instant();
+        let clock = &self.context.clock;
+        let started = clock.instant();
+        let left = || grace.saturating_sub(clock.instant().duration_since(started));
         let container = self.pod.and_then(|pod| pod.container(name));
         let hook = container.and_then(|container| container.lifecycle.pre_stop.as_ref());
-        if let (Some(container), Some(hook)) = (container, hook) {
+        if let (Some(container), Some(hook), false) = (container, hook, grace.is_zero()) {
             let target = hooks::Target { id, container, ips: &self.facts.pod_ips };
             let hook = hooks::run(self.context, hook, &target);
-            match self.context.clock.timeout(*grace, hook).await {
-                Ok(Ok(())) | Err(_) => {}
-                Ok(Err(error)) => {
-                    let message = format!("PreStopHook failed: {error}");
-                    self.event(Some(name), WARNING, "FailedPreStopHook", &message);
-                }
+            if let Ok(Err(error)) = clock.timeout(*grace, hook).await {
+                let pod = &self.id.name;
+                tracing::info!(%pod, container = %name, %error, "a preStop hook failed");
+                self.event(Some(name), WARNING, "FailedPreStopHook", "PreStopHook failed");
             }
         }
-        let spent = self.context.clock.instant().duration_since(started);
+        let mut others = stopped.subscribe();
+        let turn = others.wait_for(|stopped| after.iter().all(|name| stopped.contains(name)));
+        // Whoever has not stopped in time is waited for no longer.
+        let _ = clock.timeout(left(), turn).await;
         let least = (*grace).min(Duration::from_secs(2));
-        let left = grace.saturating_sub(spent).max(least);
-        if let Err(error) = self.context.runtime.stop(id, left).await {
+        if let Err(error) = self.context.runtime.stop(id, left().max(least)).await {
             tracing::warn!(pod = %self.id.name, container = %name, %error, "cannot stop a container");
             self.pause().await;
         }
+        stopped.send_if_modified(|stopped| stopped.insert(name.clone()));
     }
 
-    async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+    async fn remove(&mut self, id: &str) -> Result<(), RuntimeError> {
         self.context.runtime.remove(id).await?;
         let run = self.observed.containers.iter().find(|run| run.id == *id);
         if let Some(run) = run.filter(|run| run.state != State::Created) {
+            let highest = self.memory.attempts.entry(run.name.clone()).or_default();
+            *highest = run.attempt.max(*highest);
             self.context.disk.forget(self.id, run).await;
         }
         Ok(())

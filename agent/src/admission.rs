@@ -19,6 +19,8 @@ pub struct Standing {
     pub labels: Labels,
     pub taints: Vec<Taint>,
     pub allocatable: BTreeMap<String, Quantity>,
+    /// The machine is about to shut down.
+    pub shutting_down: bool,
     /// `--allowed-unsafe-sysctls`.
     pub unsafe_sysctls: Vec<String>,
 }
@@ -95,6 +97,10 @@ impl HostPort {
 
 /// Takes the pod, or says why not. `others` is what the other pods of the node hold together.
 pub fn admit(pod: &Pod, node: &Standing, others: &Held) -> Result<(), Rejection> {
+    if node.shutting_down {
+        let why = "Pod was rejected as the node is shutting down.";
+        return Err(Rejection::new("NodeShutdown", why));
+    }
     sysctls(pod, node)?;
     operating_system(pod, node)?;
     resources(&Held::of(pod), node, others)?;
@@ -244,6 +250,7 @@ mod tests {
             allocatable: amounts
                 .map(|(name, amount)| (name.to_string(), amount.parse().unwrap()))
                 .into(),
+            shutting_down: false,
             unsafe_sysctls: vec!["net.core.*".into()],
         }
     }

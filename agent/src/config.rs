@@ -9,6 +9,7 @@ use proto::meta::Labels;
 
 use crate::cri::labels;
 use crate::environment::expand;
+use crate::plan::Retention;
 use crate::pod::{Container, Pod, Profile, Qos};
 
 mod resources;
@@ -30,6 +31,7 @@ pub struct NodeConfig {
     pub domain: String,
     /// Of the machine, in bytes.
     pub memory: i64,
+    pub retention: Retention,
 }
 
 /// Everything a container is made from beside its pod.

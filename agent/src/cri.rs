@@ -112,7 +112,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// happened in between must then be observed.
     async fn events(&self) -> Result<BoxStream<'static, String>>;
 
-    async fn run_sandbox(&self, config: cri::PodSandboxConfig) -> Result<String>;
+    /// Under one of the runtime's handlers; empty: its default.
+    async fn run_sandbox(&self, config: cri::PodSandboxConfig, handler: &str) -> Result<String>;
     async fn stop_sandbox(&self, id: &str) -> Result<()>;
     async fn remove_sandbox(&self, id: &str) -> Result<()>;
     async fn create(

@@ -30,6 +30,7 @@ pub mod resolv;
 mod run;
 pub mod runtime;
 pub mod server;
+pub mod shutdown;
 pub mod simulated;
 pub mod volume;
 pub mod worker;

@@ -17,7 +17,7 @@ mod memory;
 mod restart_all;
 mod terminate;
 
-pub use memory::{Failure, Health, Memory};
+pub use memory::{Failure, Health, Memory, Retention};
 pub use restart_all::triggers;
 pub use terminate::{End, cleanup, finished};
 
@@ -129,7 +129,7 @@ fn live(pod: &Pod, observed: &Observed, memory: &Memory, now: Time) -> Plan {
     for old in observed.sandboxes.iter().filter(|old| old.ready && old.id != sandbox.id) {
         plan.steps.push(Step::StopSandbox { id: old.id.clone() });
     }
-    prune(&mut plan, observed);
+    prune(&mut plan, observed, memory, now);
     let work = Work { pod, observed, memory, now, sandbox: &sandbox.id };
     // Whoever looks for an error may not have to wait for what it keeps from starting.
     for container in &pod.spec.ephemeral_containers {
@@ -165,14 +165,21 @@ fn setup(plan: &mut Plan, observed: &Observed, memory: &Memory, now: Time) {
     }
 }
 
-/// Of each container the last two runs stay, for `logs --previous` and lastState.
-fn prune(plan: &mut Plan, observed: &Observed) {
+/// Of each container the last run stays and as many before it as the node keeps, for `logs
+/// --previous` and lastState.
+fn prune(plan: &mut Plan, observed: &Observed, memory: &Memory, now: Time) {
+    let retention = memory.retention;
     let mut runs: BTreeMap<&str, usize> = BTreeMap::new();
     for run in &observed.containers {
         let kept = runs.entry(&run.name).or_default();
         *kept += 1;
-        if *kept > 2 && !run.is_running() {
-            plan.steps.push(Step::RemoveContainer { id: run.id.clone() });
+        if *kept <= retention.runs + 1 || run.is_running() {
+            continue;
+        }
+        let ended = run.exit().and_then(|exit| exit.finished);
+        match ended.map(|ended| ended.plus(retention.least)) {
+            Some(until) if until > now => plan.again_at(until),
+            _ => plan.steps.push(Step::RemoveContainer { id: run.id.clone() }),
         }
     }
     let newest = observed.newest().map(|sandbox| &sandbox.id);

@@ -14,6 +14,7 @@ use tokio::sync::broadcast;
 use crate::cri::PodId;
 use crate::plan::End;
 use crate::pod::CONFIG_MIRROR;
+use crate::shutdown::Ending;
 use crate::worker::{Context, Handle, Latest, Worker};
 
 mod statics;
@@ -128,6 +129,33 @@ impl Pods {
                 }
             }
             self.context.clock.sleep(delay).await;
+        }
+    }
+
+    /// The pods that would have to end before the machine does.
+    pub fn endings(&self) -> Vec<Ending> {
+        let workers = self.workers.lock();
+        let pods = workers.iter().filter_map(|(uid, worker)| match worker.latest() {
+            Latest::Present(entry) if !entry.view.is_terminal() => Some(Ending {
+                uid: uid.clone(),
+                priority: entry.view.spec.priority.unwrap_or(0),
+                grace: {
+                    let own = entry.view.spec.termination_grace_period_seconds;
+                    Duration::from_secs(own.unwrap_or(30).max(0).unsigned_abs())
+                },
+            }),
+            _ => None,
+        });
+        pods.collect()
+    }
+
+    /// Until the pod is at its end and nothing of it runs.
+    pub fn stopped(&self, uid: &str) -> impl Future<Output = ()> + use<> {
+        let stopped = self.workers.lock().get(uid).map(Handle::stopped);
+        async move {
+            if let Some(stopped) = stopped {
+                stopped.await;
+            }
         }
     }
 

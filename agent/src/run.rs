@@ -15,6 +15,7 @@ use crate::allocation::Allocations;
 use crate::config::NodeConfig;
 use crate::cri::Runtime;
 use crate::cri::grpc::{BadEndpoint, Grpc};
+use crate::cri::simulated::SimulatedRuntime;
 use crate::events::Events;
 use crate::images::garbage::{Collector, Policy};
 use crate::images::providers::{ConfigError, Providers};
@@ -23,13 +24,15 @@ use crate::logs::{self, Limits};
 use crate::manifest::folder::{self, Source};
 use crate::net;
 use crate::node::{Identity, Node, facts, lease};
-use crate::options::Options;
+use crate::options::{self, Options};
+use crate::plan::Retention;
 use crate::pods::Pods;
-use crate::probe::Network;
+use crate::probe::{Network, Prober};
 use crate::report::Host;
 use crate::resolv::{self, Dns};
 use crate::server::{self, Endpoint};
-use crate::volume::Machine;
+use crate::shutdown::{self, Shutdown, periods};
+use crate::volume::{Disk, Machine, NoDisk};
 use crate::worker::{Context, NodeCredentials, Objects, Own, Pulls};
 
 /// As often as the kubelet (containerLogMonitorInterval).
@@ -65,7 +68,8 @@ pub async fn run(
     rng: Rng,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let runtime: Arc<dyn Runtime> = Arc::new(Grpc::new(&options.runtime_endpoint)?);
+    let ground = Ground::new(&options, &clock)?;
+    let runtime = ground.runtime.clone();
     let client = client.named("kubelet");
     let identity = identity(&options)?;
     let name = identity.name.clone();
@@ -86,6 +90,7 @@ pub async fn run(
         runtime: runtime.clone(),
         identity,
         facts: Arc::new(facts::Machine::new(options.root_dir.clone())),
+        shutdown: Shutdown::default(),
     };
     let manifests = options.pod_manifest_path.as_ref();
     let manifests = manifests.map(|path| Source::open(path, &name, clock.clone())).transpose()?;
@@ -103,7 +108,7 @@ pub async fn run(
             if let Some(cidr) = &options.pod_cidr {
                 tell_cidr(&*runtime, cidr, &clock).await;
             }
-            pods(&options, &node, cidr, &informers, pulls, manifests).await;
+            pods(&options, &node, ground, cidr, &informers, pulls, manifests).await;
         };
         tokio::join!(keep, network, pods);
     };
@@ -114,10 +119,48 @@ pub async fn run(
     Ok(())
 }
 
+/// What the pods of this node stand on.
+struct Ground {
+    runtime: Arc<dyn Runtime>,
+    disk: Arc<dyn Disk>,
+    prober: Arc<dyn Prober>,
+}
+
+impl Ground {
+    fn new(options: &Options, clock: &Clock) -> Result<Ground, BadEndpoint> {
+        Ok(match options.runtime {
+            options::Runtime::Cri => Ground {
+                runtime: Arc::new(Grpc::new(&options.runtime_endpoint)?),
+                disk: Arc::new(Machine::new(node_config(options))),
+                prober: Arc::new(Network::new()),
+            },
+            options::Runtime::Simulated => {
+                let runtime = Arc::new(SimulatedRuntime::new(clock.clone()));
+                Ground { runtime: runtime.clone(), disk: Arc::new(NoDisk), prober: runtime }
+            }
+        })
+    }
+}
+
+fn node_config(options: &Options) -> NodeConfig {
+    NodeConfig {
+        root: options.root_dir.clone(),
+        logs: options.pod_logs_dir.clone(),
+        cgroup_root: options.cgroup_root.clone(),
+        domain: options.cluster_domain.clone(),
+        memory: i64::try_from(facts::memory("MemTotal:")).unwrap_or(i64::MAX),
+        retention: Retention {
+            runs: options.maximum_dead_containers_per_container,
+            least: options.minimum_container_ttl_duration,
+        },
+    }
+}
+
 /// Works on the node's pods for ever.
 async fn pods(
     options: &Options,
     node: &Node,
+    ground: Ground,
     cidr: Option<net::Cidr>,
     informers: &Informers,
     pulls: Pulls,
@@ -133,13 +176,6 @@ async fn pods(
             }
         }
     };
-    let config = NodeConfig {
-        root: options.root_dir.clone(),
-        logs: options.pod_logs_dir.clone(),
-        cgroup_root: options.cgroup_root.clone(),
-        domain: options.cluster_domain.clone(),
-        memory: i64::try_from(facts::memory("MemTotal:")).unwrap_or(i64::MAX),
-    };
     let host = std::fs::read_to_string(&options.resolv_conf).unwrap_or_default();
     let own = cidr.map(|cidr| IpAddr::from(net::gateway(cidr)));
     let servers = match options.cluster_dns.is_empty() {
@@ -151,9 +187,9 @@ async fn pods(
         client: node.client.clone(),
         clock: clock.clone(),
         events: node.events.clone(),
-        runtime: node.runtime.clone(),
-        disk: Arc::new(Machine::new(config.clone())),
-        prober: Arc::new(Network::new()),
+        runtime: ground.runtime,
+        disk: ground.disk,
+        prober: ground.prober,
         pulls,
         objects: Objects::new(node.client.clone(), clock.clone()),
         services: informers.of::<Service>(),
@@ -165,8 +201,9 @@ async fn pods(
             labels: node.labels(),
             allocatable: node.allocatable(),
             unsafe_sysctls: options.allowed_unsafe_sysctls.clone(),
+            shutdown: node.shutdown.clone(),
         },
-        config,
+        config: node_config(options),
         dns: Dns { servers, domain: options.cluster_domain.clone(), host: resolv::parse(&host) },
         host: Host { ips: node.identity.ips.clone(), runtime_name: info.name },
         allocatable: node.allocatable(),
@@ -175,7 +212,14 @@ async fn pods(
     let pods = Pods::new(context);
     let statics = follow_manifests(&pods, manifests);
     let rest = follow_api(&pods, options, node, &informer);
-    tokio::join!(statics, rest, pods.follow_runtime());
+    let periods =
+        periods(options.shutdown_grace_period, options.shutdown_grace_period_critical_pods);
+    let shutdown = async {
+        if !periods.is_empty() {
+            shutdown::follow(&pods, &node.shutdown, &periods, &node.events).await;
+        }
+    };
+    tokio::join!(statics, rest, pods.follow_runtime(), shutdown);
 }
 
 /// Runs what the files say, for ever.
@@ -309,6 +353,10 @@ async fn network(
     clock: &Clock,
     rng: &Rng,
 ) {
+    if options.runtime == options::Runtime::Simulated {
+        // Nobody is there to be reached.
+        return;
+    }
     let Some(pod_cidr) = cidr else {
         tracing::warn!("without --pod-cidr this node has no pod network, Services and DNS");
         return;

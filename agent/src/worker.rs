@@ -73,6 +73,7 @@ pub enum Latest {
 pub struct Handle {
     latest: Arc<watch::Sender<Latest>>,
     end: Arc<watch::Sender<Option<End>>>,
+    stopped: watch::Receiver<bool>,
     wake: Arc<Notify>,
 }
 
@@ -96,6 +97,18 @@ impl Handle {
         self.wake.notify_one();
     }
 
+    /// Until the pod is at its end and nothing of it runs.
+    pub fn stopped(&self) -> impl Future<Output = ()> + use<> {
+        let mut stopped = self.stopped.clone();
+        // A worker that is gone has nothing running, either.
+        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
+    }
+
+    /// The pod as it was last told.
+    pub fn latest(&self) -> Latest {
+        self.latest.borrow().clone()
+    }
+
     /// Something has changed in the runtime.
     pub fn wake(&self) {
         self.wake.notify_one();
@@ -108,6 +121,7 @@ pub struct Worker {
     id: PodId,
     latest: watch::Receiver<Latest>,
     end: watch::Receiver<Option<End>>,
+    stopped: watch::Sender<bool>,
     wake: Arc<Notify>,
     /// Of a static pod: what stands for it in the API.
     mirror: Option<Mirror>,
@@ -128,18 +142,22 @@ impl Worker {
         let (sender, receiver) = watch::channel(latest);
         let (ender, end) = watch::channel(None);
         let wake = Arc::new(Notify::new());
-        let handle = Handle { latest: Arc::new(sender), end: Arc::new(ender), wake: wake.clone() };
+        let (stopper, stopped) = watch::channel(false);
+        let handle =
+            Handle { latest: Arc::new(sender), end: Arc::new(ender), stopped, wake: wake.clone() };
+        let retention = context.config.retention;
         let worker = Worker {
             context,
             id,
             latest: receiver,
             end,
+            stopped: stopper,
             wake,
             mirror: None,
             judged: false,
             pod: None,
             asked: None,
-            memory: Memory::default(),
+            memory: Memory { retention, ..Memory::default() },
             status: None,
             relabelled: false,
         };
@@ -182,6 +200,7 @@ impl Worker {
                 // Nothing reads any of it any more.
                 watched = objects::Watched::default();
                 self.context.allocations.release(&self.id.uid);
+                self.stopped.send_replace(true);
             } else {
                 watched.follow(&self.context.objects, &pod, &self.wake);
             }

@@ -125,6 +125,7 @@ async fn start(dir: &Path, authority: &Authority) -> SocketAddr {
             labels: Default::default(),
             allocatable: Default::default(),
             unsafe_sysctls: Vec::new(),
+            shutdown: Default::default(),
         },
         services: informers.of(),
         config: Default::default(),

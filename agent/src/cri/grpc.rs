@@ -169,8 +169,9 @@ impl Runtime for Grpc {
         Ok(uids.boxed())
     }
 
-    async fn run_sandbox(&self, config: cri::PodSandboxConfig) -> Result<String> {
-        let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+    async fn run_sandbox(&self, config: cri::PodSandboxConfig, handler: &str) -> Result<String> {
+        let (config, runtime_handler) = (Some(config), handler.to_string());
+        let request = cri::RunPodSandboxRequest { config, runtime_handler };
         let answer = call!(self.runtime, run_pod_sandbox, "RunPodSandbox", request)?;
         Ok(answer.pod_sandbox_id)
     }

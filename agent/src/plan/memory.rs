@@ -1,6 +1,7 @@
 //! What a worker remembers of a pod beyond what API and runtime know.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proto::time::Time;
 
@@ -48,6 +49,23 @@ pub struct Memory {
     pub pod_resized: Option<Applied>,
     /// The final report has been handed over.
     pub finished: bool,
+    /// How many ended containers stay, and how long: the node's setting.
+    pub retention: Retention,
+}
+
+/// What stays of containers that have ended and been replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// `--maximum-dead-containers-per-container`.
+    pub runs: usize,
+    /// `--minimum-container-ttl-duration`.
+    pub least: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Retention {
+        Retention { runs: 1, least: Duration::ZERO }
+    }
 }
 
 /// A step that failed, and when to try it again.

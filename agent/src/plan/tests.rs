@@ -162,7 +162,17 @@ fn old_runs_are_pruned() {
         run("c", 1, exited(1, 9)),
         run("c", 0, exited(1, 12)),
     ]);
-    assert_eq!(planned(&simple("Always"), &seen, &mounted()), "remove c1, remove c0");
+    let table = [
+        (1, 0, "remove c1, remove c0"),
+        (0, 0, "remove c2, remove c1, remove c0"),
+        (2, 0, "remove c0"),
+        (1, 10, "remove c0, again 1s"),
+    ];
+    for (runs, least, expected) in table {
+        let retention = Retention { runs, least: Duration::from_secs(least) };
+        let memory = Memory { retention, ..mounted() };
+        assert_eq!(planned(&simple("Always"), &seen, &memory), expected, "{retention:?}");
+    }
 }
 
 #[test]

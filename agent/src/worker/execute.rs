@@ -8,6 +8,7 @@ use std::time::Duration;
 use client::Clock;
 use proto::cri;
 use proto::time::Time;
+use proto::view::runtime_class::RuntimeClass;
 use tokio::sync::watch;
 
 use super::image::ImageError;
@@ -45,6 +46,8 @@ struct StartError {
     limits: Limits,
 }
 
+/// Of a kernel's name for itself.
+const MAX_HOSTNAME: usize = 64;
 /// How long `ErrImagePull` is shown before it becomes `ImagePullBackOff`.
 const PULL_ERROR_SHOWN: Duration = Duration::from_secs(2);
 
@@ -159,22 +162,49 @@ impl Executor<'_> {
 
     async fn sandbox(&mut self, attempt: u32) -> bool {
         let Some(pod) = self.pod else { return false };
-        if let Some(refusal) = unsupported(pod) {
-            self.setup_failed("FailedCreatePodSandBox", refusal);
-            return false;
+        let made = match unsupported(pod) {
+            Some(refusal) => Err(refusal),
+            None => self.try_sandbox(pod, attempt).await,
+        };
+        match made {
+            Ok(()) => self.memory.setup = None,
+            Err(why) => {
+                let message = format!("Failed to create pod sandbox: {why}");
+                self.setup_failed("FailedCreatePodSandBox", message);
+                return false;
+            }
         }
+        true
+    }
+
+    async fn try_sandbox(&self, pod: &Pod, attempt: u32) -> Result<(), String> {
+        let domain = &self.context.config.domain;
+        if let Some(name) = resolv::fqdn(pod, domain).filter(|name| name.len() > MAX_HOSTNAME)
+            && pod.spec.set_hostname_as_fqdn == Some(true)
+        {
+            return Err(format!(
+                "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too \
+                 long ({MAX_HOSTNAME} characters is the max, {} characters requested)",
+                name.len()
+            ));
+        }
+        let handler = self.handler(pod).await?;
         let dns = resolv::dns(pod, &self.context.dns);
         let config = config::sandbox(pod, attempt, &self.context.config, dns);
-        match self.context.runtime.run_sandbox(config).await {
-            Ok(_) => {
-                self.memory.setup = None;
-                true
+        let made = self.context.runtime.run_sandbox(config, &handler).await;
+        made.map(drop).map_err(|error| error.message().into())
+    }
+
+    /// The runtime's handler of the pod's RuntimeClass (Kubernetes: Runtime Class).
+    async fn handler(&self, pod: &Pod) -> Result<String, String> {
+        let class = pod.spec.runtime_class_name.as_deref().filter(|class| !class.is_empty());
+        let Some(class) = class else { return Ok(String::new()) };
+        match self.context.client.get::<RuntimeClass>("", class).await {
+            Ok(entry) => Ok(entry.view.handler),
+            Err(error) if error.is_not_found() => {
+                Err(format!("runtimeclass.node.k8s.io {class:?} not found"))
             }
-            Err(error) => {
-                let message = format!("Failed to create pod sandbox: {}", error.message());
-                self.setup_failed("FailedCreatePodSandBox", message);
-                false
-            }
+            Err(error) => Err(format!("failed to lookup RuntimeClass {class}: {error}")),
         }
     }
 
@@ -393,22 +423,16 @@ fn failure(
 /// What this node cannot do for a pod, said before anything is made.
 fn unsupported(pod: &Pod) -> Option<String> {
     let spec = &pod.spec;
-    let class = spec.runtime_class_name.as_deref().filter(|class| !class.is_empty());
-    if let Some(class) = class {
-        let why = format!("RuntimeClass {class:?} not found");
-        return Some(format!("Failed to create pod sandbox: failed to get sandbox runtime: {why}"));
-    }
     if spec.host_users == Some(false) {
-        return Some("Failed to create pod sandbox: user namespaces are not supported".into());
+        return Some("user namespaces are not supported".into());
     }
     let mut all = pod.containers();
-    let refused = all.find_map(|container| {
+    all.find_map(|container| {
         let what = match container {
             container if !container.volume_devices.is_empty() => "volumeDevices",
             container if !container.resources.claims.is_empty() => "resource claims",
             _ => return None,
         };
         Some(format!("container {}: {what} are not supported", container.name))
-    });
-    refused.map(|refused| format!("Failed to create pod sandbox: {refused}"))
+    })
 }

@@ -8,6 +8,7 @@ use proto::quantity::Quantity;
 use proto::view::node::Node;
 
 use crate::admission::Standing;
+use crate::shutdown::Shutdown;
 
 /// The node's own object. Before the API server has shown it, the node is what it registers as.
 pub struct Own {
@@ -17,6 +18,7 @@ pub struct Own {
     pub labels: Labels,
     pub allocatable: BTreeMap<String, Quantity>,
     pub unsafe_sysctls: Vec<String>,
+    pub shutdown: Shutdown,
 }
 
 impl Own {
@@ -41,6 +43,7 @@ impl Own {
             labels: if known { &node.metadata.labels } else { &self.labels }.clone(),
             taints: node.spec.taints.clone(),
             allocatable: self.allocatable.clone(),
+            shutting_down: self.shutdown.is_near(),
             unsafe_sysctls: self.unsafe_sysctls.clone(),
         }
     }

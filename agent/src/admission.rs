@@ -2,6 +2,7 @@
 //! scheduler that knows less, or a user who names a node, may ask for what cannot be. Pure; what
 //! pods hold already is the ledger's business ([`crate::allocation`]).
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use proto::meta::Labels;
@@ -10,7 +11,7 @@ use proto::selector::Expression;
 use proto::view::node::Taint;
 use proto::view::pod::NodeSelectorTerm;
 
-use crate::pod::{Pod, Port};
+use crate::pod::{Pod, Port, Qos};
 
 /// The node as pods may ask for it.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +42,11 @@ impl Rejection {
         Rejection::new(name, format!("Predicate {name} failed: {why}"))
     }
 
+    /// Would it be taken if others held less?
+    pub fn lacks_room(&self) -> bool {
+        self.reason.starts_with("OutOf")
+    }
+
     /// Could another look at the Node object change it?
     pub fn depends_on_node(&self) -> bool {
         matches!(self.reason.as_str(), "NodeAffinity" | "TaintToleration")
@@ -48,10 +54,12 @@ impl Rejection {
 }
 
 /// What a pod holds of its node beside time: amounts by resource, and ports.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Held {
     pub amounts: BTreeMap<String, Quantity>,
     pub ports: Vec<HostPort>,
+    /// How much it matters, the least first: critical or not, its class, its priority.
+    pub worth: (bool, Reverse<Qos>, i32),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,13 +69,21 @@ pub struct HostPort {
     port: i32,
 }
 
+impl Default for Held {
+    fn default() -> Held {
+        let worth = (false, Reverse(Qos::BestEffort), 0);
+        Held { amounts: BTreeMap::new(), ports: Vec::new(), worth }
+    }
+}
+
 impl Held {
     pub fn of(pod: &Pod) -> Held {
         let mut amounts = pod.requests();
         amounts.insert("pods".into(), Quantity::new(1));
         let ports = pod.spec.containers.iter().chain(&pod.spec.init_containers);
         let ports = ports.flat_map(|container| &container.ports).filter_map(HostPort::of);
-        Held { amounts, ports: ports.collect() }
+        let worth = (pod.is_critical(), Reverse(pod.qos()), pod.spec.priority.unwrap_or(0));
+        Held { amounts, ports: ports.collect(), worth }
     }
 
     pub fn amount(&self, name: &str) -> Quantity {
@@ -344,6 +360,7 @@ mod tests {
         let others = Held {
             amounts: [("cpu".to_string(), "500m".parse().unwrap())].into(),
             ports: vec![HostPort::of(&taken).unwrap()],
+            ..Held::default()
         };
         for (spec, reason, message) in table {
             let said = admit(&pod(json!({}), spec.clone()), &node(), &others);

@@ -12,8 +12,10 @@ use proto::time::Time;
 use tokio::sync::Notify;
 
 use crate::admission::{Held, Rejection, Standing, admit, shown};
+use crate::plan::End;
 use crate::pod::{COMPUTE, Pod, Qos};
 use crate::resize::Pending;
+use crate::worker::Ender;
 
 /// Shared by the workers of a node.
 #[derive(Clone, Default)]
@@ -24,17 +26,39 @@ struct Shared {
     ledger: Ledger,
     /// Who waits for room.
     wakers: BTreeMap<String, Arc<Notify>>,
+    /// How to end those who are there.
+    enders: BTreeMap<String, Ender>,
 }
 
 impl Allocations {
-    /// Takes a pod that the node does not have yet, or says why not.
-    pub fn admit(&self, pod: &Pod, node: &Standing) -> Result<(), Rejection> {
-        self.0.lock().ledger.admit(pod, node)
+    /// Takes a pod that the node does not have yet, or says why not. For a critical one others
+    /// have to go. `ender` ends this one.
+    pub fn admit(&self, pod: &Pod, node: &Standing, ender: &Ender) -> Result<(), Rejection> {
+        let mut shared = self.0.lock();
+        let uid = &pod.metadata.uid;
+        let mut verdict = shared.ledger.admit(pod, node);
+        if verdict.as_ref().is_err_and(Rejection::lacks_room) && pod.is_critical() {
+            for victim in shared.ledger.victims(pod, &node.allocatable) {
+                shared.ledger.forget(&victim);
+                shared.wakers.remove(&victim);
+                if let Some(victim) = shared.enders.remove(&victim) {
+                    victim.end(preempted());
+                }
+            }
+            verdict = shared.ledger.admit(pod, node);
+        }
+        if verdict.is_ok() {
+            shared.enders.insert(uid.clone(), ender.clone());
+        }
+        verdict
     }
 
     /// Counts a pod that the node has: with what it has been given.
-    pub fn keep(&self, pod: &Pod) {
-        self.0.lock().ledger.set(&pod.metadata.uid, Held::of(pod));
+    pub fn keep(&self, pod: &Pod, ender: &Ender) {
+        let mut shared = self.0.lock();
+        let uid = &pod.metadata.uid;
+        shared.ledger.set(uid, Held::of(pod));
+        shared.enders.insert(uid.clone(), ender.clone());
     }
 
     /// Gives a running pod what it asks for now, or says why not; `wake` is notified when it
@@ -65,11 +89,18 @@ impl Allocations {
     /// The pod holds nothing any more.
     pub fn release(&self, uid: &str) {
         let mut shared = self.0.lock();
+        shared.enders.remove(uid);
         if shared.ledger.forget(uid) {
             shared.wakers.remove(uid);
             shared.wake(uid);
         }
     }
+}
+
+fn preempted() -> End {
+    let why = "Pod was preempted by Kubelet to accommodate a critical pod.";
+    let end = End::failed("Preempting", "Preempted in order to admit critical pod");
+    End { disruption: Some(why), ..end }
 }
 
 impl Shared {
@@ -113,6 +144,41 @@ impl Ledger {
     fn forget(&mut self, uid: &str) -> bool {
         self.deferred.remove(uid);
         self.held.remove(uid).is_some()
+    }
+
+    /// Who has to go so that this pod has room: those that matter least, and no more than must.
+    /// Nobody, where that would not help.
+    fn victims(&self, pod: &Pod, capacity: &BTreeMap<String, Quantity>) -> Vec<String> {
+        let (uid, wanted) = (&pod.metadata.uid, Held::of(pod));
+        let fits = |gone: &[&String]| {
+            capacity.iter().all(|(name, capacity)| {
+                let stay =
+                    self.held.iter().filter(|(other, _)| *other != uid && !gone.contains(other));
+                let used: Quantity = stay.map(|(_, held)| held.amount(name)).sum();
+                wanted.amount(name).is_zero() || used + wanted.amount(name) <= *capacity
+            })
+        };
+        let mut others: Vec<(&String, &Held)> =
+            self.held.iter().filter(|(other, held)| *other != uid && !held.worth.0).collect();
+        others.sort_by_key(|(_, held)| held.worth);
+        let mut gone = Vec::new();
+        for (other, _) in others {
+            if fits(&gone) {
+                break;
+            }
+            gone.push(other);
+        }
+        if !fits(&gone) {
+            return Vec::new();
+        }
+        // Whoever turns out to be in nobody's way stays, the worthiest first.
+        for other in gone.clone().into_iter().rev() {
+            let without: Vec<&String> = gone.iter().copied().filter(|it| *it != other).collect();
+            if fits(&without) {
+                gone = without;
+            }
+        }
+        gone.into_iter().cloned().collect()
     }
 
     fn others(&self, uid: &str) -> Held {
@@ -187,6 +253,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::pod::CRITICAL;
 
     fn pod(uid: &str, cpu: &str, priority: i32) -> Pod {
         serde_json::from_value(json!({"metadata": {"uid": uid}, "spec": {"priority": priority,
@@ -248,6 +315,33 @@ mod tests {
         assert_eq!(said(ledger.grant(&high, &four(), at(2))), "");
         assert!(ledger.forget("full"));
         assert_eq!(said(ledger.grant(&low, &four(), at(3))), "");
+    }
+
+    #[test]
+    fn critical_pods_make_room() {
+        let mut ledger = Ledger::default();
+        for (uid, cpu, priority) in [
+            ("small", "500m", 0),
+            ("large", "2", 0),
+            ("worthy", "1", 9),
+            ("vital", "500m", CRITICAL),
+        ] {
+            ledger.set(uid, Held::of(&pod(uid, cpu, priority)));
+        }
+        let table = [
+            ("500m", vec!["small"]),
+            ("2", vec!["large"]),
+            ("2500m", vec!["small", "large"]),
+            ("3500m", vec!["small", "large", "worthy"]),
+            // It would not help.
+            ("4", vec![]),
+        ];
+        for (cpu, mut expected) in table {
+            let mut victims = ledger.victims(&pod("new", cpu, CRITICAL), &four());
+            victims.sort();
+            expected.sort_unstable();
+            assert_eq!(victims, expected, "{cpu}");
+        }
     }
 
     #[test]

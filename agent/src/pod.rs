@@ -152,6 +152,12 @@ impl Pod {
         if guaranteed { Qos::Guaranteed } else { Qos::Burstable }
     }
 
+    /// The node needs it more than others (Kubernetes: Guaranteed Scheduling For Critical Add-On
+    /// Pods).
+    pub fn is_critical(&self) -> bool {
+        self.is_static || self.spec.priority.is_some_and(|priority| priority >= CRITICAL)
+    }
+
     /// What is asked for the pod as a whole, where anything is.
     pub fn level_resources(&self) -> Option<&Resources> {
         let set = |whole: &&Resources| !whole.requests.is_empty() || !whole.limits.is_empty();
@@ -191,6 +197,9 @@ impl Qos {
         }
     }
 }
+
+/// From this priority on pods are critical (system-cluster-critical).
+pub const CRITICAL: i32 = 2_000_000_000;
 
 /// What decides on the class of a pod, and what can be resized.
 pub const COMPUTE: [&str; 2] = ["cpu", "memory"];

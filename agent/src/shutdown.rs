@@ -11,15 +11,13 @@ use tokio::sync::watch;
 
 use crate::events::{Events, NORMAL};
 use crate::plan::End;
+use crate::pod::CRITICAL;
 use crate::pods::Pods;
 
 mod bus;
 pub mod logind;
 
 pub use logind::Logind;
-
-/// From this priority on pods are critical to the node (system-cluster-critical).
-const CRITICAL: i32 = 2_000_000_000;
 
 /// How long pods of at least this priority may take to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +130,7 @@ pub async fn end_all(pods: &Pods, periods: &[Period], clock: &Clock) {
     for (time, group) in groups(pods.endings(), periods) {
         for pod in &group {
             let end = End::failed("Terminated", MESSAGE);
-            pods.end(&pod.uid, End { grace: Some(pod.grace), disruption: true, ..end });
+            pods.end(&pod.uid, End { grace: Some(pod.grace), disruption: Some(MESSAGE), ..end });
         }
         let stopped = group.iter().map(|pod| pods.stopped(&pod.uid));
         if clock.timeout(time, futures::future::join_all(stopped)).await.is_err() {

@@ -72,9 +72,24 @@ pub enum Latest {
 #[derive(Clone)]
 pub struct Handle {
     latest: Arc<watch::Sender<Latest>>,
-    end: Arc<watch::Sender<Option<End>>>,
+    ender: Ender,
     stopped: watch::Receiver<bool>,
     wake: Arc<Notify>,
+}
+
+/// Ends a pod for the node's own reasons.
+#[derive(Clone)]
+pub struct Ender {
+    end: Arc<watch::Sender<Option<End>>>,
+    wake: Arc<Notify>,
+}
+
+impl Ender {
+    /// What ends already is not ended anew.
+    pub fn end(&self, end: End) {
+        self.end.send_replace(Some(end));
+        self.wake.notify_one();
+    }
 }
 
 impl Handle {
@@ -91,10 +106,9 @@ impl Handle {
         });
     }
 
-    /// The node ends the pod. What ends already is not ended anew.
+    /// The node ends the pod.
     pub fn end(&self, end: End) {
-        self.end.send_replace(Some(end));
-        self.wake.notify_one();
+        self.ender.end(end);
     }
 
     /// Until the pod is at its end and nothing of it runs.
@@ -121,6 +135,7 @@ pub struct Worker {
     id: PodId,
     latest: watch::Receiver<Latest>,
     end: watch::Receiver<Option<End>>,
+    ender: Ender,
     stopped: watch::Sender<bool>,
     wake: Arc<Notify>,
     /// Of a static pod: what stands for it in the API.
@@ -143,14 +158,16 @@ impl Worker {
         let (ender, end) = watch::channel(None);
         let wake = Arc::new(Notify::new());
         let (stopper, stopped) = watch::channel(false);
-        let handle =
-            Handle { latest: Arc::new(sender), end: Arc::new(ender), stopped, wake: wake.clone() };
+        let ender = Ender { end: Arc::new(ender), wake: wake.clone() };
+        let latest = Arc::new(sender);
+        let handle = Handle { latest, ender: ender.clone(), stopped, wake: wake.clone() };
         let retention = context.config.retention;
         let worker = Worker {
             context,
             id,
             latest: receiver,
             end,
+            ender,
             stopped: stopper,
             wake,
             mirror: None,
@@ -268,13 +285,13 @@ impl Worker {
         }
         if !observed.is_empty() || status.start_time.is_some() || pod.deleting() {
             // It was taken before this agent was started, and has what it was given then.
-            return context.allocations.keep(&resize::before(&pod, status));
+            return context.allocations.keep(&resize::before(&pod, status), &self.ender);
         }
-        let mut verdict = context.allocations.admit(&pod, &context.own.standing());
+        let mut verdict = context.allocations.admit(&pod, &context.own.standing(), &self.ender);
         if verdict.as_ref().is_err_and(Rejection::depends_on_node)
             && let Some(node) = context.own.fresh().await
         {
-            verdict = context.allocations.admit(&pod, &node);
+            verdict = context.allocations.admit(&pod, &node, &self.ender);
         }
         if let Err(Rejection { reason, message }) = verdict {
             context.events.pod(&pod, None, WARNING, &reason, &message);
@@ -288,6 +305,9 @@ impl Worker {
     fn ends(&mut self, pod: &Pod, observed: &Observed, now: Time) -> bool {
         if self.memory.end.is_none() {
             self.memory.end = self.end.borrow().clone();
+            if let Some(end) = self.memory.end.as_ref().filter(|end| end.reason == "Preempting") {
+                self.context.events.pod(pod, None, WARNING, &end.reason, &end.message);
+            }
         }
         let end = finished(pod, observed, &self.memory, now);
         if let (Some(end), None) = (&end, &self.memory.end)

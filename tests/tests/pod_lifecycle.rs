@@ -196,6 +196,26 @@ async fn what_does_not_fit_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_critical_pod_takes_the_room_of_others() {
+    let cluster = Cluster::new().await;
+    let of = |cpu: &str| json!({"containers": [{"name": "c", "image": "i", "resources": requests(cpu)}]});
+    for (name, cpu) in [("small", "1"), ("large", "6")] {
+        cluster.create(name, json!({}), of(cpu)).await;
+        cluster.until(name, ready).await;
+    }
+    let mut critical = of("5");
+    critical["priorityClassName"] = json!("system-node-critical");
+    cluster.create("critical", json!({}), critical).await;
+    cluster.until("critical", ready).await;
+    let pod = cluster.until("large", phase("Failed")).await;
+    assert_eq!(pod["status"]["reason"], "Preempting");
+    assert_eq!(pod["status"]["message"], "Preempted in order to admit critical pod");
+    assert_eq!(condition(&pod, "DisruptionTarget")["reason"], "TerminationByKubelet");
+    assert_eq!(cluster.events("Preempting").await, ["Preempted in order to admit critical pod"]);
+    assert!(ready(&cluster.pod("small").await));
+}
+
+#[tokio::test(start_paused = true)]
 async fn sidecars_stop_last_and_in_reverse() {
     let cluster = Cluster::new().await;
     let sidecar = |name: &str| json!({"name": name, "image": "i", "restartPolicy": "Always"});

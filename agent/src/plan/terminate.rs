@@ -19,14 +19,14 @@ pub struct End {
     pub message: String,
     /// What its containers get instead of their own grace period.
     pub grace: Option<Duration>,
-    /// The node ends the pod for reasons of its own: the condition DisruptionTarget says so.
-    pub disruption: bool,
+    /// What the condition DisruptionTarget says, where the node ends it for reasons of its own.
+    pub disruption: Option<&'static str>,
 }
 
 impl End {
     fn of(phase: Phase) -> End {
         let (reason, message) = (String::new(), String::new());
-        End { phase, reason, message, grace: None, disruption: false }
+        End { phase, reason, message, grace: None, disruption: None }
     }
 
     /// The pod fails for this reason.

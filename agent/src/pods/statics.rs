@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::Pods;
 use crate::cri::PodId;
 use crate::manifest::{Manifest, by_name};
+use crate::pod::CONFIG_MIRROR;
 use crate::worker::{Latest, Mirror, Worker, delete_mirror};
 
 type Seen = watch::Sender<Option<Arc<Entry<Pod>>>>;
@@ -77,9 +78,11 @@ impl Pods {
     /// Under which uid the runtime knows the pod of the API: that of the static pod whose mirror it
     /// is. A mirror of nothing is nothing: its annotation is anybody's word.
     pub fn runtime_uid(&self, pod: &Pod) -> String {
+        let meta = &pod.metadata;
         let statics = self.statics.lock();
-        let running = statics.running.get(&Key::of(&pod.metadata));
-        running.unwrap_or(&pod.metadata.uid).clone()
+        let running = statics.running.get(&Key::of(meta));
+        let mirrored = running.filter(|uid| meta.annotations.get(CONFIG_MIRROR) == Some(*uid));
+        mirrored.unwrap_or(&meta.uid).clone()
     }
 
     /// The API's object in the place of a static pod has changed.

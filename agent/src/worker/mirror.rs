@@ -3,7 +3,6 @@
 //! not depend on any of it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use client::{DeleteOptions, Entry};
 use proto::view;
@@ -73,7 +72,6 @@ impl Task {
             match self.once().await {
                 Ok(()) => delay = FIRST_DELAY,
                 Err(error) if error.is_not_found() || error.is_conflict() => {}
-                Err(error) if error.is_already_exists() => {}
                 Err(error) => {
                     let pod = &self.mirror.manifest.name;
                     tracing::warn!(%pod, %error, "cannot keep the mirror of a static pod");
@@ -85,8 +83,6 @@ impl Task {
             let open = tokio::select! {
                 changed = self.desired.changed() => changed.is_ok(),
                 changed = self.mirror.seen.changed() => changed.is_ok(),
-                // A missed word about the mirror is no reason to leave it as it is.
-                () = self.context.clock.sleep(RETRY), if delay > FIRST_DELAY => true,
             };
             if !open {
                 return;
@@ -125,8 +121,6 @@ impl Task {
         }
     }
 }
-
-const RETRY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

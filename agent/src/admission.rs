@@ -283,102 +283,97 @@ mod tests {
         json!({"containers": [container]})
     }
 
+    /// Who uses half a cpu and a port already.
+    fn others() -> Held {
+        let taken = json!({"hostPort": 80, "hostIP": "127.0.0.1"});
+        let taken: Port = serde_json::from_value(taken).unwrap();
+        Held {
+            amounts: [("cpu".to_string(), "500m".parse().unwrap())].into(),
+            ports: vec![HostPort::of(&taken).unwrap()],
+            ..Held::default()
+        }
+    }
+
+    fn check(spec: Value, reason: &str, message: &str) {
+        let said = admit(&pod(json!({}), spec.clone()), &node(), &others());
+        let expected = match reason {
+            "" => Ok(()),
+            reason => Err(Rejection::new(reason, message)),
+        };
+        assert_eq!(said, expected, "{spec}");
+    }
+
+    #[test]
+    fn what_there_is_not_enough_of() {
+        let out = "Node didn't have enough resource: ";
+        let table = [
+            (json!({"cpu": "1500m"}), "", ""),
+            (json!({"cpu": "1501m"}), "cpu", "requested: 1501, used: 500, capacity: 2000"),
+            (
+                json!({"memory": "2Gi"}),
+                "memory",
+                "requested: 2147483648, used: 0, capacity: 1073741824",
+            ),
+            (json!({"example.com/x": "2"}), "example.com/x", "requested: 2, used: 0, capacity: 1"),
+            (json!({"example.com/unknown": "2"}), "", ""),
+        ];
+        for (requests, name, rest) in table {
+            let spec = with(json!({"resources": {"requests": requests}}));
+            match name {
+                "" => check(spec, "", ""),
+                name => check(spec, &format!("OutOf{name}"), &format!("{out}{name}, {rest}")),
+            }
+        }
+        let full = [("pods".to_string(), Quantity::new(3))].into();
+        let full = Held { amounts: full, ..Held::default() };
+        let said = admit(&pod(json!({}), json!({})), &node(), &full).unwrap_err();
+        assert_eq!(said.reason, "OutOfpods");
+        assert_eq!(said.message, format!("{out}pods, requested: 1, used: 3, capacity: 3"));
+    }
+
     #[test]
     fn what_a_node_refuses() {
-        let requests = |amounts: Value| with(json!({"resources": {"requests": amounts}}));
         let port = |port: Value| with(json!({"ports": [port]}));
         let required = |terms: Value| {
             let required = json!({"nodeSelectorTerms": terms});
             json!({"affinity": {"nodeAffinity":
                 {"requiredDuringSchedulingIgnoredDuringExecution": required}}})
         };
+        let expression =
+            |key: &str, value: &str| json!([{"key": key, "operator": "In", "values": [value]}]);
         let sysctl =
             |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
-        let out = "Node didn't have enough resource: ";
         let mismatch =
             "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         let ports = "Predicate NodePorts failed: node(s) didn't have free ports for the requested \
                      pod ports";
+        let taints =
+            "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
+        let os = "Failed to admit pod as the OS field doesn't match node OS";
+        let elsewhere = required(json!([{"matchExpressions": expression("disk", "hdd")}]));
+        let here = required(json!([{"matchFields": expression("metadata.name", "n")}]));
+        let tolerates = |key: &str| json!({"tolerations": [{"key": key, "operator": "Exists"}]});
+        let forbidden = "forbidden sysctl: \"kernel.msgmax\" not allowlisted";
         let table = [
-            (json!({}), "", String::new()),
-            (requests(json!({"cpu": "1500m"})), "", String::new()),
-            (
-                requests(json!({"cpu": "1501m"})),
-                "OutOfcpu",
-                format!("{out}cpu, requested: 1501, used: 500, capacity: 2000"),
-            ),
-            (
-                requests(json!({"memory": "2Gi"})),
-                "OutOfmemory",
-                format!("{out}memory, requested: 2147483648, used: 0, capacity: 1073741824"),
-            ),
-            (
-                requests(json!({"example.com/x": "2"})),
-                "OutOfexample.com/x",
-                format!("{out}example.com/x, requested: 2, used: 0, capacity: 1"),
-            ),
-            (requests(json!({"example.com/unknown": "2"})), "", String::new()),
-            (json!({"nodeSelector": {"disk": "ssd"}}), "", String::new()),
-            (json!({"nodeSelector": {"disk": "hdd"}}), "NodeAffinity", mismatch.into()),
-            (
-                required(json!([{"matchExpressions":
-                    [{"key": "disk", "operator": "In", "values": ["hdd"]}]}])),
-                "NodeAffinity",
-                mismatch.into(),
-            ),
-            (
-                required(json!([{"matchFields":
-                    [{"key": "metadata.name", "operator": "In", "values": ["n"]}]}])),
-                "",
-                String::new(),
-            ),
-            (port(json!({"hostPort": 80})), "NodePorts", ports.into()),
-            (port(json!({"hostPort": 80, "protocol": "UDP"})), "", String::new()),
-            (port(json!({"hostPort": 80, "hostIP": "127.0.0.2"})), "", String::new()),
-            (port(json!({"hostPort": 80, "hostIP": "127.0.0.1"})), "NodePorts", ports.into()),
-            (
-                json!({"os": {"name": "windows"}}),
-                "PodOSNotSupported",
-                "Failed to admit pod as the OS field doesn't match node OS".into(),
-            ),
-            (
-                json!({"tolerations": [{"key": "a", "operator": "Exists"}]}),
-                "TaintToleration",
-                "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"
-                    .into(),
-            ),
-            (sysctl("kernel.shm_rmid_forced"), "", String::new()),
-            (sysctl("net.core.somaxconn"), "", String::new()),
-            (
-                sysctl("kernel.msgmax"),
-                "SysctlForbidden",
-                "forbidden sysctl: \"kernel.msgmax\" not allowlisted".into(),
-            ),
+            (json!({}), "", ""),
+            (json!({"nodeSelector": {"disk": "ssd"}}), "", ""),
+            (json!({"nodeSelector": {"disk": "hdd"}}), "NodeAffinity", mismatch),
+            (elsewhere, "NodeAffinity", mismatch),
+            (here, "", ""),
+            (port(json!({"hostPort": 80})), "NodePorts", ports),
+            (port(json!({"hostPort": 80, "protocol": "UDP"})), "", ""),
+            (port(json!({"hostPort": 80, "hostIP": "127.0.0.2"})), "", ""),
+            (port(json!({"hostPort": 80, "hostIP": "127.0.0.1"})), "NodePorts", ports),
+            (json!({"os": {"name": "windows"}}), "PodOSNotSupported", os),
+            (tolerates("a"), "TaintToleration", taints),
+            (tolerates("b"), "", ""),
+            (sysctl("kernel.shm_rmid_forced"), "", ""),
+            (sysctl("net.core.somaxconn"), "", ""),
+            (sysctl("kernel.msgmax"), "SysctlForbidden", forbidden),
         ];
-        let taken: Port =
-            serde_json::from_value(json!({"hostPort": 80, "hostIP": "127.0.0.1"})).unwrap();
-        let others = Held {
-            amounts: [("cpu".to_string(), "500m".parse().unwrap())].into(),
-            ports: vec![HostPort::of(&taken).unwrap()],
-            ..Held::default()
-        };
         for (spec, reason, message) in table {
-            let said = admit(&pod(json!({}), spec.clone()), &node(), &others);
-            let expected = match reason {
-                "" => Ok(()),
-                reason => Err(Rejection::new(reason, message)),
-            };
-            assert_eq!(said, expected, "{spec}");
+            check(spec, reason, message);
         }
-        let full = Held { amounts: [("pods".to_string(), Quantity::new(3))].into(), ..others };
-        let said = admit(&pod(json!({}), json!({})), &node(), &full).unwrap_err();
-        assert_eq!(
-            (said.reason.as_str(), said.message.as_str()),
-            (
-                "OutOfpods",
-                "Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3",
-            )
-        );
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub fn plan(pod: &Pod, observed: &Observed, memory: &Memory, now: Time) -> Plan 
         return terminate::terminate(pod, observed, memory, now);
     }
     let mut plan = live(pod, observed, memory, now);
-    if let Some(deadline) = terminate::deadline(pod) {
+    if let Some(deadline) = terminate::deadline(pod, memory) {
         plan.again_at(deadline);
     }
     plan

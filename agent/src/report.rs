@@ -47,7 +47,7 @@ pub fn report(
     }
     let mut status = PodStatus {
         observed_generation: Some(pod.metadata.generation).filter(|generation| *generation > 0),
-        start_time: previous.start_time.or(Some(now)),
+        start_time: previous.start_time.or(memory.start_time).or(Some(now)),
         reason: previous.reason.clone(),
         message: previous.message.clone(),
         init_container_statuses,

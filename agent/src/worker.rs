@@ -208,6 +208,7 @@ impl Worker {
                 self.execute(plan, &observed, &publisher, &watched).await;
                 continue;
             };
+            self.memory.start_time.get_or_insert(now);
             let over = self.ends(&pod, &observed, now);
             if over {
                 let same = self.memory.terminating.filter(|(grace, _)| *grace == pod.grace());

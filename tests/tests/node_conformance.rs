@@ -130,8 +130,9 @@ impl Node<'_> {
     }
 
     fn processes_are_shared_when_asked(&self) {
-        self.ends("shared-processes", "Succeeded");
-        assert!(self.logs("shared-processes", "looks").contains("sleep 4321"));
+        let pod = self.ends("shared-processes", "Failed");
+        assert_eq!(self.logs("shared-processes", "looks"), "sleep\x004321\x00");
+        assert_eq!(status(&pod, "sleeps")["state"]["terminated"]["exitCode"], 137);
     }
 
     fn the_hosts_namespaces_are_seen(&self) {

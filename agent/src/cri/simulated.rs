@@ -266,7 +266,7 @@ impl Runtime for SimulatedRuntime {
     async fn stop(&self, id: &str, grace: Duration) -> Result<()> {
         let behaviour = self.state.lock().behaviours.get(id).cloned().unwrap_or_default();
         self.clock.sleep(behaviour.stop_delay.min(grace)).await;
-        match behaviour.stop_delay > grace {
+        match grace.is_zero() || behaviour.stop_delay > grace {
             true => self.end(id, 137, "Error", ""),
             false => self.end(id, behaviour.stop_code, "", &behaviour.message),
         }

@@ -17,6 +17,8 @@ use crate::resize::{self, Due, Pending};
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     pub crashes: BTreeMap<String, Backoff>,
+    /// When this agent first saw the pod; the API may know better.
+    pub start_time: Option<Time>,
     /// How the pod has ended, or why the node ends it. It stays so.
     pub end: Option<End>,
     /// The node has not taken the pod: nothing of it may be made.

@@ -37,13 +37,13 @@ impl End {
 
 /// Has the pod ended for good, whatever becomes of its object? A reported end is final.
 pub fn finished(pod: &Pod, observed: &Observed, memory: &Memory, now: Time) -> Option<End> {
-    if pod.status.phase.is_terminal() {
-        return Some(End::of(pod.status.phase));
-    }
     if memory.end.is_some() {
         return memory.end.clone();
     }
-    if deadline(pod).is_some_and(|deadline| deadline <= now) {
+    if pod.status.phase.is_terminal() {
+        return Some(End::of(pod.status.phase));
+    }
+    if deadline(pod, memory).is_some_and(|deadline| deadline <= now) {
         let message = "Pod was active on the node longer than the specified deadline";
         return Some(End::failed("DeadlineExceeded", message));
     }
@@ -72,9 +72,9 @@ pub fn finished(pod: &Pod, observed: &Observed, memory: &Memory, now: Time) -> O
 }
 
 /// When `activeDeadlineSeconds` is over.
-pub(super) fn deadline(pod: &Pod) -> Option<Time> {
+pub(super) fn deadline(pod: &Pod, memory: &Memory) -> Option<Time> {
     let seconds = u64::try_from(pod.spec.active_deadline_seconds?).ok()?;
-    Some(pod.status.start_time?.plus(Duration::from_secs(seconds)))
+    Some(pod.status.start_time.or(memory.start_time)?.plus(Duration::from_secs(seconds)))
 }
 
 /// Kills what runs: all at the same time, but sidecars only get their TERM when regular containers

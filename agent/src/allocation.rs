@@ -158,15 +158,17 @@ impl Ledger {
                 wanted.amount(name).is_zero() || used + wanted.amount(name) <= *capacity
             })
         };
-        let mut others: Vec<(&String, &Held)> =
-            self.held.iter().filter(|(other, held)| *other != uid && !held.worth.0).collect();
-        others.sort_by_key(|(_, held)| held.worth);
+        let others = self.held.iter().filter(|(other, held)| *other != uid && !held.worth.0);
+        let mut rest: Vec<(&String, &Held)> = others.collect();
+        rest.sort_by_key(|(_, held)| (held.worth, COMPUTE.map(|name| held.amount(name))));
         let mut gone = Vec::new();
-        for (other, _) in others {
-            if fits(&gone) {
-                break;
-            }
-            gone.push(other);
+        while !fits(&gone) && !rest.is_empty() {
+            // One that is enough, or else the least.
+            let enough = |(other, _): &(&String, &Held)| {
+                fits(&gone.iter().copied().chain([*other]).collect::<Vec<_>>())
+            };
+            let next = rest.iter().position(enough).unwrap_or(0);
+            gone.push(rest.remove(next).0);
         }
         if !fits(&gone) {
             return Vec::new();

@@ -9,7 +9,8 @@ use crate::plan::{End, Memory, Plan, finished};
 use crate::pod::status::{
     Condition, ContainerState, ContainerStatus, Ip, Phase, PodStatus, Running, Terminated,
 };
-use crate::pod::{Container, Pod, Resources};
+use crate::pod::{Container, Pod};
+use crate::resize::amounts;
 
 mod conditions;
 
@@ -326,13 +327,6 @@ impl Work<'_> {
         }
         status.resources = Some(amounts(&container.resources));
     }
-}
-
-/// `{"limits": …, "requests": …}`, of which either may be missing.
-fn amounts(resources: &Resources) -> Value {
-    let parts = [("limits", &resources.limits), ("requests", &resources.requests)];
-    let parts = parts.into_iter().filter(|(_, map)| !map.is_empty());
-    parts.map(|(name, map)| (name.to_string(), json!(map))).collect::<Map<_, _>>().into()
 }
 
 /// The phase of a pod from its containers (Kubernetes: Pod phase).

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::quantity::Quantity;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::config;
+use crate::events::{NORMAL, WARNING};
 use crate::observed::Container as Run;
 use crate::pod::status::PodStatus;
 use crate::pod::{COMPUTE, Container, Pod, Resources};
@@ -88,6 +89,64 @@ pub fn due(pod: &Pod, container: &Container, run: &Run) -> Option<Due> {
     Some(if changed.any(|(name, _)| restarts(name)) { Due::Restart } else { Due::InPlace })
 }
 
+/// What is to be told of a resize, as events: what `after` says that `before` did not.
+pub fn news(pod: &Pod, before: &PodStatus, after: &PodStatus) -> Vec<Event> {
+    let (pending, progress) = ("PodResizePending", "PodResizeInProgress");
+    let said = |status: &PodStatus, kind: &str| {
+        status.condition(kind).map(|it| (it.reason.clone(), it.message.clone()))
+    };
+    let new = |kind: &str| said(after, kind).filter(|now| said(before, kind).as_ref() != Some(now));
+    let mut news = Vec::new();
+    if let Some((reason, error)) = new(pending) {
+        let message = summary(pod, &format!("Pod resize {reason}"), &error);
+        news.push((WARNING, format!("Resize{reason}"), message));
+    }
+    match new(progress) {
+        Some((reason, error)) if reason == "Error" => {
+            news.push((WARNING, "ResizeError".into(), summary(pod, "Pod resize error", &error)));
+        }
+        Some(_) => {
+            news.push((NORMAL, "ResizeStarted".into(), summary(pod, "Pod resize started", "")));
+        }
+        None if said(before, progress).is_some() && said(after, progress).is_none() => {
+            news.push((NORMAL, "ResizeCompleted".into(), summary(pod, "Pod resize completed", "")));
+        }
+        None => {}
+    }
+    news
+}
+
+/// Severity, reason and message.
+pub type Event = (&'static str, String, String);
+
+/// Upstream's sentence: what the containers are to have, in this order of fields.
+fn summary(pod: &Pod, what: &str, error: &str) -> String {
+    let list = |containers: &[Container]| {
+        let one = |container: &Container| {
+            let name = Value::from(container.name.as_str());
+            format!("{{\"name\":{name},\"resources\":{}}}", amounts(&container.resources))
+        };
+        containers.iter().map(one).collect::<Vec<_>>().join(",")
+    };
+    let mut fields = Vec::new();
+    if !pod.spec.init_containers.is_empty() {
+        fields.push(format!("\"initContainers\":[{}]", list(&pod.spec.init_containers)));
+    }
+    fields.push(format!("\"containers\":[{}]", list(&pod.spec.containers)));
+    fields.push(format!("\"generation\":{}", pod.metadata.generation));
+    if !error.is_empty() {
+        fields.push(format!("\"error\":{}", Value::from(error)));
+    }
+    format!("{what}: {{{}}}", fields.join(","))
+}
+
+/// `{"limits": …, "requests": …}`, of which either may be missing.
+pub fn amounts(resources: &Resources) -> Value {
+    let parts = [("limits", &resources.limits), ("requests", &resources.requests)];
+    let parts = parts.into_iter().filter(|(_, map)| !map.is_empty());
+    parts.map(|(name, map)| (name.to_string(), json!(map))).collect::<Map<_, _>>().into()
+}
+
 fn read(told: Option<&Value>) -> Option<Resources> {
     serde_json::from_value(told?.clone()).ok()
 }
@@ -101,8 +160,6 @@ fn differ(a: &Resources, b: &Resources) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::observed::Applied;
 
@@ -131,6 +188,49 @@ mod tests {
             assert_eq!(pending, expected);
             let cpu = settled.spec.containers[0].resources.requests["cpu"].to_string();
             assert_eq!(cpu, runs, "{has} {asks}");
+        }
+    }
+
+    #[test]
+    fn what_is_new_is_told() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"generation": 2}, "spec":
+            {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}}}]}}))
+        .unwrap();
+        let status = |kind: &str, reason: &str, message: &str| -> PodStatus {
+            let condition = json!({"type": kind, "status": "True", "reason": reason,
+                "message": message});
+            let conditions = if kind.is_empty() { json!([]) } else { json!([condition]) };
+            serde_json::from_value(json!({ "conditions": conditions })).unwrap()
+        };
+        let none = || status("", "", "");
+        let deferred = || status("PodResizePending", "Deferred", "no room");
+        let running = || status("PodResizeInProgress", "", "");
+        let failed = || status("PodResizeInProgress", "Error", "broken");
+        let json =
+            r#"{"containers":[{"name":"c","resources":{"limits":{"cpu":"1"}}}],"generation":2"#;
+        let table = [
+            (
+                none(),
+                deferred(),
+                format!("ResizeDeferred Pod resize Deferred: {json},\"error\":\"no room\"}}"),
+            ),
+            (deferred(), deferred(), String::new()),
+            (deferred(), running(), format!("ResizeStarted Pod resize started: {json}}}")),
+            (
+                running(),
+                failed(),
+                format!("ResizeError Pod resize error: {json},\"error\":\"broken\"}}"),
+            ),
+            (running(), none(), format!("ResizeCompleted Pod resize completed: {json}}}")),
+            (none(), none(), String::new()),
+        ];
+        for (before, after, expected) in table {
+            let news = news(&pod, &before, &after);
+            let news: Vec<String> = news
+                .into_iter()
+                .map(|(_, reason, message)| format!("{reason} {message}"))
+                .collect();
+            assert_eq!(news.join("; "), expected);
         }
     }
 

@@ -231,6 +231,11 @@ impl Worker {
             let plan = plan(&pod, &observed, &self.memory, now);
             let status = self.report(&pod, &observed, &plan, now);
             if self.status.as_ref() != Some(&status) {
+                let before = self.status.as_ref().unwrap_or(&pod.status);
+                let asked = self.asked.as_deref().unwrap_or(&pod);
+                for (kind, reason, message) in resize::news(asked, before, &status) {
+                    self.context.events.pod(&pod, None, kind, &reason, &message);
+                }
                 publisher.status(&pod, &status);
                 self.status = Some(status);
             }

@@ -379,6 +379,10 @@ async fn resizes_wait_for_room_and_come_in_order() {
     assert_eq!(condition(&cluster.pod("low").await, "PodResizePending")["reason"], "Deferred");
     cluster.delete("high", 1).await;
     cluster.until("low", has("6")).await;
+    let done = r#"Pod resize completed: {"containers":[{"name":"c","resources":{"requests":{"cpu":"6"}}}],"generation":2}"#;
+    assert!(cluster.events("ResizeDeferred").await.len() == 2);
+    let completed = cluster.events("ResizeCompleted").await;
+    assert!(completed.contains(&done.to_string()), "{completed:?}");
 }
 
 #[tokio::test(start_paused = true)]

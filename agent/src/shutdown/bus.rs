@@ -239,7 +239,7 @@ mod tests {
         };
         assert_eq!(message("b", &[1, 0, 0, 0]).flag(), Some(true));
         assert_eq!(message("s", &[1, 0, 0, 0]).flag(), None);
-        let body = b"\x01t\0\0\0\0\0\x40\x4b\x4c\0\0\0\0\0";
+        let body = b"\x01t\0\0\0\0\0\0\x40\x4b\x4c\0\0\0\0\0";
         assert_eq!(message("v", body).long(), Some(5_000_000));
     }
 }

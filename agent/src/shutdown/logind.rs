@@ -269,7 +269,7 @@ mod tests {
             }
             serial += 1;
             let answer = match *member {
-                "Get" => message(RETURN, serial, "v", b"\x01t\0\0\0\0\0\x40\x4b\x4c\0\0\0\0\0"),
+                "Get" => message(RETURN, serial, "v", b"\x01t\0\0\0\0\0\0\x40\x4b\x4c\0\0\0\0\0"),
                 _ => message(RETURN, serial, "h", &[0; 4]),
             };
             let handed = ours.take_if(|_| *member == "Inhibit");

@@ -107,7 +107,8 @@ pub async fn follow(pods: &Pods, shutdown: &Shutdown, periods: &[Period], events
         if logind.delay() < whole {
             let (has, needs) = (logind.delay().as_secs(), whole.as_secs());
             tracing::warn!(
-                "logind holds up a shutdown for {has} s, pods may take {needs} s: set InhibitDelayMaxSec in logind.conf"
+                "logind holds up a shutdown for {has} s, pods may take {needs} s: set \
+                 InhibitDelayMaxSec in logind.conf"
             );
         }
         while let Some(near) = logind.changed().await {

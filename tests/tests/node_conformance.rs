@@ -41,6 +41,8 @@ fn a_node_does_as_kubernetes_says() {
     node.what_does_not_fit_is_not_taken();
     node.a_stubborn_pod_is_killed_in_time();
     node.a_killed_container_begins_anew();
+    node.exit_codes_decide_on_restarts();
+    node.pods_are_limited_as_a_whole();
 }
 
 struct Node<'a> {
@@ -233,6 +235,37 @@ impl Node<'_> {
         // Its own grace is an hour; who deletes it decides.
         self.cluster.ctl(&["delete", "pod", "stubborn", "--grace-period=1"]).ok();
         assert_eq!(machine::processes("sleep\x0098765\x00"), Vec::<u32>::new());
+    }
+
+    fn exit_codes_decide_on_restarts(&self) {
+        let pod = self.ends("again-on-42", "Succeeded");
+        assert_eq!(status(&pod, "c")["restartCount"], 1);
+        let all = ["setup", "watcher", "c"];
+        let pod = self.until("restart-all", "all containers restarted", |pod| {
+            let once = |name: &&str| status(pod, name)["restartCount"] == 1;
+            all.iter().all(once) && status(pod, "c")["state"]["running"].is_object()
+        });
+        assert_eq!(condition(&pod, "AllContainersRestarting")["status"], "False");
+        // Its volumes stay: each has run twice.
+        let look = ["exec", "restart-all", "-c", "c", "--", "cat", "/shared/log"];
+        until("the second run of all", 30, || {
+            (self.cluster.ctl(&look).out == "setup\nc\nsetup\nc\n").then_some(())
+        });
+    }
+
+    fn pods_are_limited_as_a_whole(&self) {
+        let running = |pod: &Value| status(pod, "c")["state"]["running"].is_object();
+        let pod = self.until("as-a-whole", "Running", running);
+        let resources = &pod["status"]["resources"];
+        assert_eq!(
+            (&resources["limits"]["cpu"], &resources["requests"]["memory"]),
+            (&Value::from("500m"), &Value::from("32Mi"),)
+        );
+        assert_eq!(pod["status"]["allocatedResources"]["cpu"], "100m");
+        assert_eq!(pod["status"]["qosClass"], "Burstable");
+        let pid = machine::processes("sleep\x0065432\x00")[0];
+        let limit = machine::cgroup_value(pid, &["memory.max", "memory.limit_in_bytes"]);
+        assert_eq!(limit, "67108864");
     }
 
     fn a_killed_container_begins_anew(&self) {

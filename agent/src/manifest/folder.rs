@@ -85,10 +85,6 @@ impl Source {
     }
 
     /// Until something has happened to the files.
-    #[allow(
-        deprecated,
-        reason = "an OwnedFd is what AsyncFd wants; its newer constructor is unsafe"
-    )]
     pub async fn changed(&self) {
         let Ok(mut ready) = self.changes.readable().await else { return };
         let mut buffer = [MaybeUninit::uninit(); 4096];

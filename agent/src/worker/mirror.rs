@@ -71,10 +71,10 @@ impl Task {
         loop {
             match self.once().await {
                 Ok(()) => delay = FIRST_DELAY,
-                Err(error) if error.is_not_found() || error.is_conflict() => {}
+                // The node may not be registered yet, or the mirror not be seen as it is.
                 Err(error) => {
                     let pod = &self.mirror.manifest.name;
-                    tracing::warn!(%pod, %error, "cannot keep the mirror of a static pod");
+                    tracing::warn!(%pod, %error, "cannot keep the mirror of a static pod yet");
                     self.context.clock.sleep(delay).await;
                     delay = (delay * 2).min(MAX_DELAY);
                     continue;

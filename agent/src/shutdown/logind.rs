@@ -252,7 +252,7 @@ mod tests {
         let mut ours = Some(ours);
         let mut serial = 0;
         while let Some(member) = wanted.last() {
-            match decode(&bytes.strip_prefix(b"BEGIN\r\n".as_slice()).unwrap_or(&bytes)).unwrap() {
+            match decode(bytes.strip_prefix(b"BEGIN\r\n".as_slice()).unwrap_or(&bytes)).unwrap() {
                 None => {
                     let mut more = [0; 1024];
                     let count = stream.read(&mut more).unwrap();

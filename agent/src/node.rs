@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::cri::{Handler, Info, Runtime};
 use crate::events::{Events, NORMAL, WARNING};
+use crate::shutdown::Shutdown;
 
 pub mod facts;
 pub mod lease;
@@ -46,8 +47,13 @@ pub struct Node {
     pub runtime: Arc<dyn Runtime>,
     pub identity: Identity,
     pub facts: Arc<dyn Facts>,
+    pub shutdown: Shutdown,
 }
 
+/// What pods may only ask of nodes that say they can do it (Kubernetes: Node Declared Features); in
+/// the order of the alphabet, as the API wants it.
+const FEATURES: &[&str] =
+    &["InPlacePodLevelResourcesVerticalScaling", "RestartAllContainersOnContainerExits"];
 /// How often the state is looked at, and reported although it is the same.
 const LOOK: Duration = Duration::from_secs(10);
 const REPORT: Duration = Duration::from_secs(300);
@@ -145,7 +151,10 @@ impl Node {
                     }
                 }
             }
-            self.clock.sleep(pause).await;
+            tokio::select! {
+                () = self.clock.sleep(pause) => {}
+                () = self.shutdown.changed() => {}
+            }
         }
     }
 
@@ -176,12 +185,16 @@ impl Node {
             ("MemoryPressure", pressure.memory),
             ("DiskPressure", pressure.disk),
             ("PIDPressure", pressure.pids),
-            ("Ready", info.is_some_and(|info| info.not_ready.is_none())),
+            (
+                "Ready",
+                !self.shutdown.is_near() && info.is_some_and(|info| info.not_ready.is_none()),
+            ),
         ]
     }
 
-    fn object(&self, status: Value) -> Value {
-        let Identity { name, labels, pod_cidr, .. } = &self.identity;
+    /// The labels with which it is registered.
+    pub fn labels(&self) -> Labels {
+        let Identity { name, labels, .. } = &self.identity;
         let arch = facts::architecture();
         let mut all: Labels = [
             ("beta.kubernetes.io/arch", arch),
@@ -193,6 +206,12 @@ impl Node {
         .map(|(key, value)| (key.to_string(), value.to_string()))
         .into();
         all.extend(labels.clone());
+        all
+    }
+
+    fn object(&self, status: Value) -> Value {
+        let Identity { name, pod_cidr, .. } = &self.identity;
+        let all = self.labels();
         let spec = match pod_cidr.as_str() {
             "" => json!({}),
             cidr => json!({"podCIDR": cidr, "podCIDRs": [cidr]}),
@@ -223,7 +242,9 @@ impl Node {
             .map(|(kind, yes)| {
                 let (reason, mut message) = words(kind, yes);
                 let why = info.and_then(|info| info.not_ready.clone());
-                if kind == "Ready" && !yes {
+                if kind == "Ready" && self.shutdown.is_near() {
+                    message = "node is shutting down".into();
+                } else if kind == "Ready" && !yes {
                     let gone = "container runtime is down".to_string();
                     message = why.map_or(gone, |why| format!("container runtime: {why}"));
                 }
@@ -253,6 +274,7 @@ impl Node {
             "capacity": self.capacity(),
             "conditions": conditions,
             "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+            "declaredFeatures": FEATURES,
             "nodeInfo": node_info,
         });
         if let Some(info) = info.filter(|info| !info.handlers.is_empty()) {

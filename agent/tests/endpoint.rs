@@ -11,7 +11,7 @@ use agent::pods::Pods;
 use agent::probe::Untroubled;
 use agent::server::{Endpoint, serve};
 use agent::volume::NoDisk;
-use agent::worker::{Context, Objects, Pulls};
+use agent::worker::{Context, Objects, Own, Pulls};
 use bytes::Bytes;
 use client::{Client, Clock, Informers, Recorder, Rng};
 use http_body_util::{BodyExt, Full};
@@ -117,7 +117,16 @@ async fn start(dir: &Path, authority: &Authority) -> SocketAddr {
         prober: Arc::new(Untroubled),
         pulls: Pulls::default(),
         objects: Objects::new(client.clone(), clock.clone()),
-        pods: informers.of::<Pod>(),
+        allocations: Default::default(),
+        own: Own {
+            client: client.clone(),
+            nodes: informers.of(),
+            name: "n".into(),
+            labels: Default::default(),
+            allocatable: Default::default(),
+            unsafe_sysctls: Vec::new(),
+            shutdown: Default::default(),
+        },
         services: informers.of(),
         config: Default::default(),
         dns: Default::default(),

@@ -77,7 +77,7 @@ pub(super) async fn port_forward(
         return refuse(StatusCode::NOT_FOUND, "pod does not exist");
     };
     let runtime = &shared.pods.context().runtime;
-    let observed = match runtime.observe(&entry.view.metadata.uid).await {
+    let observed = match runtime.observe(&shared.pods.runtime_uid(&entry.view)).await {
         Ok(observed) => observed,
         Err(error) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     };
@@ -107,8 +107,8 @@ async fn running(
 ) -> Result<String, Response> {
     let entry = shared.informer.get(namespace, pod);
     let entry = entry.ok_or_else(|| refuse(StatusCode::NOT_FOUND, "pod does not exist"))?;
-    let uid = &entry.view.metadata.uid;
-    let observed = shared.pods.context().runtime.observe(uid).await;
+    let uid = shared.pods.runtime_uid(&entry.view);
+    let observed = shared.pods.context().runtime.observe(&uid).await;
     let observed =
         observed.map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let run = observed.running().find(|run| run.name == container);

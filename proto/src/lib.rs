@@ -17,3 +17,4 @@ pub mod status;
 pub mod time;
 pub mod user;
 pub mod view;
+pub mod volume;

@@ -24,6 +24,7 @@ pub mod secret;
 pub mod service;
 pub mod service_account;
 pub mod service_cidr;
+pub mod storage_class;
 
 use std::collections::BTreeMap;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use client::error::chain;
 use client::{CancellationToken, Client, Clock, Informers, Recorder, Rng};
+use proto::view;
 use proto::view::pod::Pod;
 use proto::view::service::Service;
 
@@ -26,7 +27,7 @@ use crate::probe::Network;
 use crate::report::Host;
 use crate::resolv::{self, Dns};
 use crate::server::{self, Endpoint};
-use crate::volume::Machine;
+use crate::volume::{Machine, folders};
 use crate::worker::{Context, NodeCredentials, Objects, Pulls};
 
 /// As often as the kubelet (containerLogMonitorInterval).
@@ -182,7 +183,10 @@ async fn pods(
     let limits =
         Limits { bytes: options.container_log_max_size, files: options.container_log_max_files };
     let collect = collect(pods.context(), name, policy(options));
-    tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits), collect);
+    let own = informers.filtered::<view::node::Node>(&format!("metadata.name={name}"));
+    let (client, config) = (node.client.clone(), &pods.context().config);
+    let folders = folders::keep(client, clock.clone(), config, own);
+    tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits), collect, folders);
 }
 
 /// Looks after the images for ever.

@@ -25,6 +25,7 @@ use crate::resize;
 use crate::resolv::Dns;
 use crate::volume::Disk;
 
+mod claims;
 mod execute;
 mod hooks;
 mod image;

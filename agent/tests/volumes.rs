@@ -10,7 +10,7 @@ use agent::cri::PodId;
 use agent::downward::Facts;
 use agent::environment::Sources;
 use agent::pod::Pod;
-use agent::volume::{Disk, Machine};
+use agent::volume::{Bound, Disk, Machine, Run};
 use serde_json::{Value, json};
 
 struct Bench {
@@ -46,11 +46,18 @@ impl Bench {
     async fn host_path(&self, pod: &Pod, path: &str) -> PathBuf {
         let container = &pod.spec.containers[0];
         let facts = Facts { pod_ips: vec!["10.0.0.1".into()], ..Facts::default() };
-        let mounts = self.disk.container(pod, container, 0, &facts, &BTreeMap::new()).await;
-        let mounts = mounts.unwrap();
-        let found = mounts.iter().find(|mount| mount.container_path == path).unwrap();
+        let run = run(&facts);
+        let given = self.disk.container(pod, container, run).await.unwrap();
+        let found = given.mounts.iter().find(|mount| mount.container_path == path).unwrap();
         PathBuf::from(&found.host_path)
     }
+}
+
+/// The first run of a container.
+fn run(facts: &Facts) -> Run<'_> {
+    static NOTHING: BTreeMap<String, String> = BTreeMap::new();
+    static NO_IMAGES: BTreeMap<String, proto::cri::ImageSpec> = BTreeMap::new();
+    Run { attempt: 0, facts, environment: &NOTHING, images: &NO_IMAGES }
 }
 
 fn pod(volumes: Value, mounts: Value) -> Pod {
@@ -170,8 +177,8 @@ async fn a_sub_path_cannot_leave_its_volume() {
         // The pod's own doing.
         let _ = symlink(&outside, volume.join("link"));
         let container = &pod.spec.containers[0];
-        let result =
-            bench.disk.container(&pod, container, 0, &Facts::default(), &BTreeMap::new()).await;
+        let facts = Facts::default();
+        let result = bench.disk.container(&pod, container, run(&facts)).await;
         let expected = "failed to prepare subPath for volumeMount \"e\" of container \"c\"";
         assert_eq!(result.unwrap_err().to_string(), expected, "{sub}");
     }
@@ -184,8 +191,8 @@ async fn what_cannot_be_mounted_is_named() {
     let Some(bench) = Bench::new() else { return };
     let table = [
         (
-            json!({"persistentVolumeClaim": {"claimName": "x"}}),
-            "volumes of type \"persistentVolumeClaim\" are not supported by this node",
+            json!({"iscsi": {"targetPortal": "192.0.2.1", "iqn": "x", "lun": 0}}),
+            "volumes of type \"iscsi\" are not supported by this node",
         ),
         (json!({"configMap": {"name": "no"}}), "configmap \"no\" not found"),
         (

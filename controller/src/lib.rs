@@ -11,13 +11,16 @@ pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
 pub mod endpoints;
+pub mod ephemeral_volume;
 mod execute;
 pub mod garbage_collector;
+pub mod host_path;
 pub mod legacy_service_account_token;
 pub mod load_balancer;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod options;
+pub mod persistent_volume;
 pub mod plan;
 pub mod pod_gc;
 pub mod quota;
@@ -44,6 +47,7 @@ use crate::disruption::Disruption;
 use crate::endpoint_slice::EndpointSlices;
 use crate::endpoint_slice_mirroring::EndpointSliceMirroring;
 use crate::endpoints::EndpointsOfServices;
+use crate::ephemeral_volume::EphemeralVolumes;
 use crate::legacy_service_account_token::TokenCleaner;
 use crate::load_balancer::LoadBalancers;
 use crate::node_lifecycle::NodeLifecycle;
@@ -105,6 +109,9 @@ static CONTROLLERS: &[Start] = &[
     (Quotas::NAME, |_, setup| Ok(start(Quotas, setup))),
     (ClaimProtection::NAME, |_, setup| Ok(start(ClaimProtection, setup))),
     (VolumeProtection::NAME, |_, setup| Ok(start(VolumeProtection, setup))),
+    (persistent_volume::NAME, |_, setup| Ok(Some(Box::pin(persistent_volume::run(setup))))),
+    (EphemeralVolumes::NAME, |_, setup| Ok(start(EphemeralVolumes, setup))),
+    (host_path::NAME, |_, setup| Ok(Some(Box::pin(host_path::run(setup))))),
     (RootCa::NAME, |options, setup| {
         let Some(certificates) = root_ca(options)? else { return Ok(None) };
         Ok(start(RootCa { certificates }, setup))

@@ -22,6 +22,20 @@ pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 pub const STORAGE_PROVISIONER: [&str; 2] =
     ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
 
+/// On volumes: kept until what is behind them is gone.
+pub const PROVISIONER_FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
+
+/// Who makes volumes of folders on the nodes' disks, as StorageClasses name it.
+pub const HOST_PATH: &str = "coracle.dev/host-path";
+/// On Nodes: where the node keeps such folders.
+pub const HOST_PATH_FOLDER: &str = "host-path.coracle.dev/folder";
+/// On such volumes: the name of the node that has the folder.
+pub const HOST_PATH_NODE: &str = "host-path.coracle.dev/node";
+/// On Nodes, before the name of a volume: its folder is to go ([`WANTED`]) or has gone ([`DONE`]).
+pub const HOST_PATH_DISCARD: &str = "discard.host-path.coracle.dev/";
+pub const WANTED: &str = "wanted";
+pub const DONE: &str = "done";
+
 /// The mode in which only one pod may use a claim.
 pub const ONE_POD: &str = "ReadWriteOncePod";
 

@@ -73,4 +73,9 @@ impl PersistentVolumeClaim {
     pub fn size(&self) -> crate::quantity::Quantity {
         crate::volume::storage(&self.spec.resources.requests)
     }
+
+    /// Whether it was made for the pod, as the claims of ephemeral volumes are.
+    pub fn is_of(&self, pod: &crate::view::pod::Pod) -> bool {
+        self.metadata.controller().is_some_and(|owner| owner.uid == pod.metadata.uid)
+    }
 }

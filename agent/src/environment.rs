@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use proto::view::service::Service;
 
+use crate::csi;
 use crate::downward::{self, Facts};
 use crate::pod::{Container, EnvVar, KeyRef, Pod};
 use crate::volume::Bound;
@@ -21,6 +22,8 @@ pub struct Sources {
     /// By the pod's volumes that are claims: the volume behind each, or why there is none (yet).
     /// Only where volumes are mounted; what is mounted is not looked for again.
     pub claims: BTreeMap<String, Result<Bound, String>>,
+    /// The same of those that a driver makes for the pod alone.
+    pub inline: BTreeMap<String, Result<csi::Wanted, String>>,
 }
 
 /// The container cannot be made as it is written; the sentence is its waiting message

@@ -7,6 +7,7 @@
 pub mod backoff;
 pub mod config;
 pub mod cri;
+pub mod csi;
 pub mod downward;
 pub mod environment;
 pub mod events;

@@ -14,6 +14,7 @@ use proto::view::service::Service;
 use crate::config::NodeConfig;
 use crate::cri::Runtime;
 use crate::cri::grpc::{BadEndpoint, Grpc};
+use crate::csi::{Plugins, Registration};
 use crate::events::Events;
 use crate::images::garbage::{Collector, Policy};
 use crate::images::providers::{ConfigError, Providers};
@@ -137,12 +138,20 @@ async fn pods(
         false => options.cluster_dns.iter().map(IpAddr::to_string).collect(),
     };
     let name = &node.identity.name;
+    let plugins = Plugins::default();
+    let registration = Registration {
+        plugins: plugins.clone(),
+        client: node.client.clone(),
+        clock: clock.clone(),
+        node: name.clone(),
+        folder: config.root.join("plugins_registry"),
+    };
     let context = Arc::new(Context {
         client: node.client.clone(),
         clock: clock.clone(),
         events: node.events.clone(),
         runtime: node.runtime.clone(),
-        disk: Arc::new(Machine::new(config.clone())),
+        disk: Arc::new(Machine::with_plugins(config.clone(), plugins.clone())),
         prober: Arc::new(Network::new()),
         pulls,
         objects: Objects::new(node.client.clone(), clock.clone()),
@@ -151,6 +160,7 @@ async fn pods(
         config,
         dns: Dns { servers, domain: options.cluster_domain.clone(), host: resolv::parse(&host) },
         host: Host { ips: node.identity.ips.clone(), runtime_name: info.name },
+        node: name.clone(),
         allocatable: node.allocatable(),
     });
     let informer = informers.filtered::<Pod>(&format!("spec.nodeName={name}"));
@@ -185,8 +195,9 @@ async fn pods(
     let collect = collect(pods.context(), name, policy(options));
     let own = informers.filtered::<view::node::Node>(&format!("metadata.name={name}"));
     let (client, config) = (node.client.clone(), &pods.context().config);
+    let drivers = registration.keep();
     let folders = folders::keep(client, clock.clone(), config, own);
-    tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits), collect, folders);
+    tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits), collect, folders, drivers);
 }
 
 /// Looks after the images for ever.

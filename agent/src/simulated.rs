@@ -187,6 +187,7 @@ impl Shared {
             config: NodeConfig::default(),
             dns: Dns::default(),
             host: Host { ips, runtime_name: "simulated".into() },
+            node: name.clone(),
             allocatable: node.allocatable(),
         };
         let (client, clock, rng) = (self.client.clone(), self.clock.clone(), self.rng.clone());

@@ -1,13 +1,14 @@
 //! The files of pods on the node's disk: volumes, /etc/hosts, termination messages, logs. Whatever
 //! a pod writes into its volumes, nothing outside of them may be reached through here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use async_trait::async_trait;
 use proto::cri;
 
 use crate::cri::PodId;
+use crate::csi;
 use crate::downward::Facts;
 use crate::environment::Sources;
 use crate::observed::{self, Observed};
@@ -49,6 +50,10 @@ pub enum Error {
     Mode { volume: String, mode: &'static str, field: &'static str },
     #[error("volume mount {0:?} names no volume of the pod")]
     NoVolume(String),
+    #[error("{stage} failed for volume {volume:?} : {why}")]
+    Driver { stage: &'static str, volume: String, why: csi::Error },
+    #[error("take the volumes of storage drivers away")]
+    Unmount(#[source] csi::Error),
     #[error("{operation} {}", path.display())]
     Io { operation: &'static str, path: PathBuf, source: std::io::Error },
 }
@@ -124,6 +129,10 @@ pub trait Disk: Send + Sync + 'static {
     ) -> Result<Given, Error>;
     /// Fills in the termination messages of containers that have ended.
     async fn messages(&self, pod: &Pod, observed: &mut Observed);
+    /// The attached volumes that pods of this node have, as a Node's status calls them.
+    async fn in_use(&self) -> BTreeSet<String> {
+        BTreeSet::new()
+    }
     /// Takes the volumes down.
     async fn unmount(&self, pod: &PodId) -> Result<(), Error>;
     /// A run has been removed: its log and message, too.

@@ -26,6 +26,7 @@ use crate::resolv::Dns;
 use crate::volume::Disk;
 
 mod claims;
+mod csi;
 mod execute;
 mod hooks;
 mod image;
@@ -52,6 +53,8 @@ pub struct Context {
     pub config: NodeConfig,
     pub dns: Dns,
     pub host: Host,
+    /// The name of the node.
+    pub node: String,
     pub allocatable: BTreeMap<String, Quantity>,
 }
 

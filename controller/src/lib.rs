@@ -2,6 +2,7 @@
 //! object and a view of the others to a plan; the framework alone waits, retries and writes.
 //! Nothing here opens a socket or reads a clock by itself.
 
+pub mod attach_detach;
 pub mod backends;
 pub mod certificates;
 pub mod cluster_role;
@@ -40,6 +41,7 @@ use std::pin::Pin;
 
 use client::{CancellationToken, Client, Clock, Informers, LeaseName, Recorder, Rng, lead};
 
+use crate::attach_detach::AttachDetach;
 use crate::certificates::{Approver, Authority, AuthorityError, Cleaner, SignerController};
 use crate::cluster_role::Aggregation;
 use crate::deployment::Deployments;
@@ -110,6 +112,7 @@ static CONTROLLERS: &[Start] = &[
     (ClaimProtection::NAME, |_, setup| Ok(start(ClaimProtection, setup))),
     (VolumeProtection::NAME, |_, setup| Ok(start(VolumeProtection, setup))),
     (persistent_volume::NAME, |_, setup| Ok(Some(Box::pin(persistent_volume::run(setup))))),
+    (AttachDetach::NAME, |_, setup| Ok(start(AttachDetach, setup))),
     (EphemeralVolumes::NAME, |_, setup| Ok(start(EphemeralVolumes, setup))),
     (host_path::NAME, |_, setup| Ok(Some(Box::pin(host_path::run(setup))))),
     (RootCa::NAME, |options, setup| {

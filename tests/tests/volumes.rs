@@ -10,6 +10,7 @@ use proto::view::persistent_volume::PersistentVolume;
 use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::pod::Pod;
 use proto::view::storage_class::StorageClass;
+use proto::view::volume_attachment::VolumeAttachment;
 use serde_json::{Value, json};
 use tests::world::World;
 
@@ -270,4 +271,46 @@ async fn ephemeral_claims_live_and_die_with_their_pods() {
     let why = "0/1 nodes are available: PVC default/q-data was not created for pod default/q (pod \
                is not owner).";
     until_event(&world, "q", "FailedScheduling", why).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn volumes_of_drivers_are_attached_to_the_nodes_of_their_pods() {
+    let world = World::new(15, 1).await;
+    let driven = json!({"spec": {"hostPath": null,
+        "csi": {"driver": "csi.example.com", "volumeHandle": "h"}}});
+    create::<PersistentVolume>(&world, volume("v", "1Gi", driven)).await;
+    create::<PersistentVolumeClaim>(&world, claim("k", json!("manual"), json!({}))).await;
+    until_claim(&world, "k", "Bound", "v").await;
+    create::<Pod>(&world, pod("p", named("k"))).await;
+    let node = until_running(&world, "p").await;
+    let one = |all: &client::Informer<VolumeAttachment>| all.snapshot().values().next().cloned();
+    world.until::<VolumeAttachment>(|all| one(all).is_some()).await;
+    let attachment = one(&world.informers.of::<VolumeAttachment>()).unwrap();
+    assert_eq!(attachment.spec.attacher, "csi.example.com");
+    assert_eq!(attachment.spec.node_name, node);
+    assert_eq!(attachment.spec.source.persistent_volume_name, "v");
+    // The driver has done it; the node says that it uses the volume.
+    let name = &attachment.metadata.name;
+    let done = Patch::Merge(json!({"status": {"attached": true}}));
+    world.client.patch::<VolumeAttachment>("", name, "status", &done).await.unwrap();
+    world
+        .until::<Node>(|nodes| {
+            nodes.get("", &node).is_some_and(|node| {
+                node.status
+                    .volumes_attached
+                    .iter()
+                    .any(|it| it.name == "kubernetes.io/csi/csi.example.com^h")
+            })
+        })
+        .await;
+    let says = |used: Value| Patch::Merge(json!({"status": {"volumesInUse": used}}));
+    let used = says(json!(["kubernetes.io/csi/csi.example.com^h"]));
+    world.client.patch::<Node>("", &node, "status", &used).await.unwrap();
+    delete::<Pod>(&world, "p").await;
+    world.until::<Pod>(|pods| pods.get("default", "p").is_none()).await;
+    world.clock.sleep(Duration::from_secs(60)).await;
+    let still = one(&world.informers.of::<VolumeAttachment>());
+    assert!(still.is_some(), "the node has not let go of it");
+    world.client.patch::<Node>("", &node, "status", &says(json!([]))).await.unwrap();
+    world.until::<VolumeAttachment>(|all| one(all).is_none()).await;
 }

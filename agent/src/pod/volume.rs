@@ -1,13 +1,15 @@
 //! The volumes of a pod's spec. A source this node cannot mount is kept by name, to be refused by
 //! name.
 
+use std::collections::BTreeMap;
+
 use proto::meta::or_default;
 use proto::quantity::Quantity;
 use proto::view::persistent_volume::NfsVolume;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{FieldRef, ResourceFieldRef};
+use super::{FieldRef, LocalReference, ResourceFieldRef};
 
 /// A volume: its name and its one source.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -29,6 +31,7 @@ pub enum VolumeSource {
     /// A claim, or a generic ephemeral volume, whose claim is named for the pod.
     Claim(ClaimVolume),
     Nfs(NfsVolume),
+    Csi(CsiInline),
     Image(ImageVolume),
     /// Within a projected volume only.
     Token(Token),
@@ -57,6 +60,20 @@ pub struct ClaimVolume {
     /// Empty for a generic ephemeral volume.
     pub claim_name: String,
     pub read_only: bool,
+}
+
+/// A volume that a driver makes for this pod alone.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CsiInline {
+    pub driver: String,
+    #[serde(deserialize_with = "or_default")]
+    pub read_only: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub fs_type: String,
+    #[serde(deserialize_with = "or_default")]
+    pub volume_attributes: BTreeMap<String, String>,
+    pub node_publish_secret_ref: Option<LocalReference>,
 }
 
 /// The files of an image or artifact.
@@ -135,6 +152,7 @@ impl Volume {
             "projected" => VolumeSource::Projected(serde_json::from_value(value)?),
             "persistentVolumeClaim" => VolumeSource::Claim(serde_json::from_value(value)?),
             "ephemeral" => VolumeSource::Claim(ClaimVolume::default()),
+            "csi" => VolumeSource::Csi(serde_json::from_value(value)?),
             "nfs" => VolumeSource::Nfs(serde_json::from_value(value)?),
             "image" => VolumeSource::Image(serde_json::from_value(value)?),
             _ => files(kind, value)?,

@@ -1,6 +1,6 @@
 //! The adapter to the machine's own disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::config::NodeConfig;
 use crate::cri::PodId;
+use crate::csi;
 use crate::downward::Facts;
 use crate::environment::Sources;
 use crate::observed::{self, Observed};
@@ -25,6 +26,7 @@ use crate::pod::{Container, Pod, Volume, VolumeSource};
 /// Folders below `--root-dir` and the folder of logs.
 pub struct Machine {
     config: Arc<NodeConfig>,
+    plugins: csi::Plugins,
     /// Where the volumes are that are not found by their name alone: by pod and volume. Known anew
     /// after a restart, when everything is mounted again.
     placed: Mutex<HashMap<String, BTreeMap<String, Placed>>>,
@@ -47,7 +49,12 @@ impl Placed {
 
 impl Machine {
     pub fn new(config: NodeConfig) -> Machine {
-        Machine { config: Arc::new(config), placed: Mutex::default() }
+        Machine::with_plugins(config, csi::Plugins::default())
+    }
+
+    /// The same with storage drivers.
+    pub fn with_plugins(config: NodeConfig, plugins: csi::Plugins) -> Machine {
+        Machine { config: Arc::new(config), plugins, placed: Mutex::default() }
     }
 
     /// The folder of a container's logs.
@@ -67,18 +74,55 @@ impl Machine {
         all.entry(pod.metadata.uid.clone()).or_default().insert(volume.name.clone(), placed);
     }
 
-    /// Mounts what is behind a claim, unless that has been done.
-    fn claim(&self, pod: &Pod, volume: &Volume, sources: &Sources) -> Result<(), Error> {
+    fn is_placed(&self, pod: &Pod, volume: &Volume) -> bool {
         let known = |all: &BTreeMap<String, Placed>| all.contains_key(&volume.name);
-        if self.placed.lock().get(&pod.metadata.uid).is_some_and(known) {
+        self.placed.lock().get(&pod.metadata.uid).is_some_and(known)
+    }
+
+    /// Mounts what is behind a claim, unless that has been done.
+    async fn claim(&self, pod: &Pod, volume: &Volume, sources: &Sources) -> Result<(), Error> {
+        if self.is_placed(pod, volume) {
             return Ok(());
         }
         let missing = || Err("it was not looked for".to_string());
         let bound = sources.claims.get(&volume.name).cloned().unwrap_or_else(missing);
         let bound = bound.map_err(|why| Error::Claim { volume: volume.name.clone(), why })?;
-        let placed = persistent::mount(&self.config, pod, volume, &bound)?;
+        persistent::check(pod, volume, &bound)?;
+        let placed = match &bound.csi {
+            Some(wanted) => {
+                persistent::claim_alone(&self.config, pod, &bound)?;
+                self.driven(pod, wanted).await?
+            }
+            None => blocking(|| persistent::mount(&self.config, pod, &bound))?,
+        };
         self.place(pod, volume, placed);
         Ok(())
+    }
+
+    /// Mounts what the pod itself asks of a driver, unless that has been done.
+    async fn inline(&self, pod: &Pod, volume: &Volume, sources: &Sources) -> Result<(), Error> {
+        if self.is_placed(pod, volume) {
+            return Ok(());
+        }
+        let missing = || Err("it was not looked for".to_string());
+        let wanted = sources.inline.get(&volume.name).cloned().unwrap_or_else(missing);
+        let wanted = wanted.map_err(|why| Error::Claim { volume: volume.name.clone(), why })?;
+        let placed = self.driven(pod, &wanted).await?;
+        self.place(pod, volume, placed);
+        Ok(())
+    }
+
+    /// Lets a driver bring the volume.
+    async fn driven(&self, pod: &Pod, wanted: &csi::Wanted) -> Result<Placed, Error> {
+        let mounted = csi::mount(&self.plugins, &self.config.root, pod, wanted).await;
+        let stage = "MountVolume.SetUp";
+        let failed = |why| Error::Driver { stage, volume: wanted.name.clone(), why };
+        let csi::Mounted { path, to_be_owned } = mounted.map_err(failed)?;
+        if to_be_owned {
+            let owned = blocking(|| persistent::own(pod, &path, wanted.read_only));
+            owned.map_err(|why| Error::SetUp { volume: wanted.name.clone(), why })?;
+        }
+        Ok(Placed { path, read_only: wanted.read_only, block: wanted.block })
     }
 
     fn set_up(
@@ -100,8 +144,8 @@ impl Machine {
                 Ok(())
             }
             VolumeSource::Unsupported(kind) => Err(SetUpError::Unsupported(kind.clone())),
-            // Each container brings its own; claims are mounted by `claim`.
-            VolumeSource::Image(_) | VolumeSource::Claim(_) => Ok(()),
+            // Each container brings its own; the others are not mounted from here.
+            VolumeSource::Image(_) | VolumeSource::Claim(_) | VolumeSource::Csi(_) => Ok(()),
             _ => {
                 let files = payload(&source, pod, facts, sources)?.unwrap_or_default();
                 make(&dir, 0o755)?;
@@ -120,23 +164,19 @@ impl Disk for Machine {
     async fn mount(&self, pod: &Pod, facts: &Facts, sources: &Sources) -> Result<(), Error> {
         blocking(|| {
             let dir = self.config.pod_dir(&pod.metadata.uid);
-            let io = |operation, path: &Path| {
-                let path = path.to_path_buf();
-                move |source| Error::Io { operation, path, source }
-            };
-            fs::create_dir_all(&dir).map_err(io("make", &dir))?;
-            for container in pod.containers() {
-                self.make_logs(pod, container)?;
+            let io = |source| Error::Io { operation: "make", path: dir.clone(), source };
+            fs::create_dir_all(&dir).map_err(io)?;
+            pod.containers().try_for_each(|container| self.make_logs(pod, container))
+        })?;
+        for volume in &pod.spec.volumes {
+            let set_up = |why| Error::SetUp { volume: volume.name.clone(), why };
+            match volume.source().map_err(|why| set_up(why.into()))? {
+                VolumeSource::Claim(_) => self.claim(pod, volume, sources).await?,
+                VolumeSource::Csi(_) => self.inline(pod, volume, sources).await?,
+                _ => blocking(|| self.set_up(pod, volume, facts, sources)).map_err(set_up)?,
             }
-            for volume in &pod.spec.volumes {
-                let set_up = |why| Error::SetUp { volume: volume.name.clone(), why };
-                match volume.source().map_err(|why| set_up(why.into()))? {
-                    VolumeSource::Claim(_) => self.claim(pod, volume, sources)?,
-                    _ => self.set_up(pod, volume, facts, sources).map_err(set_up)?,
-                }
-            }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     async fn container(
@@ -162,12 +202,19 @@ impl Disk for Machine {
     async fn unmount(&self, pod: &PodId) -> Result<(), Error> {
         let dir = self.config.pod_dir(&pod.uid);
         self.placed.lock().remove(&pod.uid);
+        // What containers had of the volumes goes first, then what drivers brought.
+        blocking(|| remove(&dir.join("volume-subpaths")))?;
+        csi::unmount(&self.plugins, &self.config.root, &pod.uid).await.map_err(Error::Unmount)?;
         blocking(|| {
-            for part in ["volume-subpaths", "volumes"] {
+            for part in ["volumes", "volumeDevices"] {
                 remove(&dir.join(part))?;
             }
             Ok(())
         })
+    }
+
+    async fn in_use(&self) -> BTreeSet<String> {
+        blocking(|| csi::in_use(&self.config.root))
     }
 
     async fn forget(&self, pod: &PodId, run: &observed::Container) {
@@ -230,6 +277,7 @@ pub(super) fn volume_dir(
         VolumeSource::DownwardApi(_) => "downward-api",
         VolumeSource::Projected(_) | VolumeSource::Token(_) => "projected",
         VolumeSource::Nfs(_) => "nfs",
+        VolumeSource::Csi(_) => "csi",
         VolumeSource::Image(_) | VolumeSource::Claim(_) | VolumeSource::Unsupported(_) => "none",
     };
     let volumes = config.pod_dir(&pod.metadata.uid).join("volumes");

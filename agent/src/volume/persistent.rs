@@ -11,6 +11,7 @@ use proto::volume::{HOST_PATH, ONE_POD, PROVISIONED_BY};
 use super::machine::{Placed, io_error, make};
 use super::{Error, SetUpError, folders, host_path, mounts, nfs, ownership};
 use crate::config::NodeConfig;
+use crate::csi;
 use crate::pod::volume::HostPath;
 use crate::pod::{Pod, Volume};
 
@@ -22,17 +23,14 @@ pub struct Bound {
     pub source: String,
     /// The pod asks for no more than reading.
     pub read_only: bool,
+    /// Where a driver brings it.
+    pub csi: Option<Box<csi::Wanted>>,
     /// The node is one of those that reach the volume.
     pub reachable: bool,
 }
 
-/// Mounts the volume for the pod, unless it is; says where.
-pub fn mount(
-    config: &NodeConfig,
-    pod: &Pod,
-    volume: &Volume,
-    bound: &Bound,
-) -> Result<Placed, Error> {
+/// Whether the pod may have the volume here, and uses it as what it is.
+pub fn check(pod: &Pod, volume: &Volume, bound: &Bound) -> Result<(), Error> {
     let name = &bound.volume.metadata.name;
     if !bound.reachable {
         return Err(Error::NodeAffinity(name.clone()));
@@ -44,7 +42,23 @@ pub fn mount(
         false if modes.devices => return Err(mismatch("Filesystem", "volumeDevices")),
         _ => {}
     }
+    Ok(())
+}
+
+/// Mounts the volume for the pod, unless it is; says where.
+pub fn mount(config: &NodeConfig, pod: &Pod, bound: &Bound) -> Result<Placed, Error> {
+    let name = &bound.volume.metadata.name;
     set_up(config, pod, bound).map_err(|why| Error::SetUp { volume: name.clone(), why })
+}
+
+/// For a driver's volume: it is the only pod that has it, if it must be.
+pub fn claim_alone(config: &NodeConfig, pod: &Pod, bound: &Bound) -> Result<(), Error> {
+    let name = &bound.volume.metadata.name;
+    let alone = bound.volume.spec.access_modes.iter().any(|mode| mode == ONE_POD);
+    match alone && in_use(config, pod, name) {
+        true => Err(Error::SetUp { volume: name.clone(), why: SetUpError::InUse }),
+        false => Ok(()),
+    }
 }
 
 struct Used {
@@ -156,7 +170,7 @@ fn local(
 }
 
 /// Gives the files to the pod's group.
-fn own(pod: &Pod, dir: &Path, read_only: bool) -> Result<(), SetUpError> {
+pub fn own(pod: &Pod, dir: &Path, read_only: bool) -> Result<(), SetUpError> {
     let context = &pod.spec.security_context;
     let group = context.fs_group.and_then(|group| u32::try_from(group).ok());
     let Some(group) = group.filter(|_| !read_only) else { return Ok(()) };

@@ -3,19 +3,35 @@
 
 use std::collections::BTreeMap;
 
+use client::Patch;
 use proto::meta::Labels;
 use proto::view::node::Node;
 use proto::view::persistent_volume::PersistentVolume;
 use proto::view::persistent_volume_claim::PersistentVolumeClaim;
-use proto::volume::reaches;
+use proto::volume::{reaches, storage};
+use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, csi};
+use crate::environment::Sources;
 use crate::pod::volume::ClaimVolume;
 use crate::pod::{Pod, Volume, VolumeSource};
 use crate::volume::Bound;
 
+/// The condition of a claim whose volume's file system is to grow.
+const RESIZE_PENDING: &str = "FileSystemResizePending";
+
+/// Finds what is behind the pod's volumes, where that is for the API to say.
+pub async fn find(context: &Context, pod: &Pod, sources: &mut Sources) {
+    sources.claims = bound(context, pod).await;
+    for volume in &pod.spec.volumes {
+        let Ok(VolumeSource::Csi(wanted)) = volume.source() else { continue };
+        let found = csi::inline(context, pod, volume, &wanted).await;
+        sources.inline.insert(volume.name.clone(), found);
+    }
+}
+
 /// By volume: what is behind it, or why nothing is, in the kubelet's words.
-pub async fn bound(context: &Context, pod: &Pod) -> BTreeMap<String, Result<Bound, String>> {
+async fn bound(context: &Context, pod: &Pod) -> BTreeMap<String, Result<Bound, String>> {
     let mut found = BTreeMap::new();
     for volume in &pod.spec.volumes {
         let Ok(VolumeSource::Claim(claim)) = volume.source() else { continue };
@@ -51,13 +67,50 @@ async fn one(
             reaches(&found, &pod.spec.node_name, &labels)
         }
     };
-    Ok(Bound { volume: found.view, source, read_only: wanted.read_only, reachable })
+    let read_only = wanted.read_only;
+    let csi = match &found.spec.csi {
+        Some(of) if reachable => {
+            let mut wanted = csi::persistent(context, pod, &found, of, read_only).await?;
+            if is_growing(&claim.value()) {
+                wanted.grow_to = Some(storage(&found.spec.capacity).value());
+                wanted.expand_secrets =
+                    csi::secret(context, of.node_expand_secret_ref.as_ref()).await?;
+            }
+            Some(Box::new(wanted))
+        }
+        _ => None,
+    };
+    Ok(Bound { volume: found.view, source, read_only, csi, reachable })
 }
 
 async fn labels(context: &Context, node: &str) -> Result<Labels, String> {
     let node = context.client.get::<Node>("", node).await;
     node.map(|node| node.view.metadata.labels)
         .map_err(|error| format!("failed to fetch the node from API server: {error}"))
+}
+
+/// Whether its volume has grown and its file system has not.
+fn is_growing(claim: &Value) -> bool {
+    let conditions = claim["status"]["conditions"].as_array().into_iter().flatten();
+    let mut pending = conditions.filter(|one| one["type"] == RESIZE_PENDING);
+    pending.any(|one| one["status"] == "True")
+}
+
+/// Says of the claims whose volumes were to grow that they have.
+pub async fn grown(context: &Context, pod: &Pod, sources: &Sources) -> Result<(), client::Error> {
+    for volume in &pod.spec.volumes {
+        let Some(Ok(bound)) = sources.claims.get(&volume.name) else { continue };
+        let grows = bound.csi.as_ref().is_some_and(|wanted| wanted.grow_to.is_some());
+        let Some(owner) = bound.volume.spec.claim_ref.as_ref().filter(|_| grows) else { continue };
+        let status = json!({
+            "capacity": bound.volume.spec.capacity,
+            "conditions": [{ "type": RESIZE_PENDING, "$patch": "delete" }],
+        });
+        let patch = Patch::Strategic(json!({ "status": status }));
+        let (namespace, name) = (&owner.namespace, &owner.name);
+        context.client.patch::<PersistentVolumeClaim>(namespace, name, "status", &patch).await?;
+    }
+    Ok(())
 }
 
 /// The volume's name, if the pod may have the claim as it is.
@@ -100,8 +153,6 @@ fn belongs(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
 
     #[test]

@@ -12,7 +12,7 @@ use proto::time::Time;
 use super::image::ImageError;
 use super::objects::Watched;
 use super::publish::Publisher;
-use super::{Context, claims, hooks};
+use super::{Context, claims, csi, hooks};
 use crate::backoff::{Backoff, CRASH, Limits, PULL, RETRY};
 use crate::config::{self, Parts};
 use crate::cri::{Error as RuntimeError, PodId};
@@ -91,8 +91,9 @@ impl Executor<'_> {
                 Ok(())
             }
             Step::Unmount => {
-                if let Err(error) = self.context.disk.unmount(self.id).await {
-                    tracing::warn!(pod = %self.id.name, %error, "cannot unmount volumes");
+                if let Err(error) = self.unmount().await {
+                    let error = client::error::chain(&error);
+                    tracing::warn!(pod = %self.id.name, error, "cannot unmount volumes");
                     self.pause().await;
                 } else {
                     self.memory.unmounted = true;
@@ -129,12 +130,16 @@ impl Executor<'_> {
                 return false;
             }
         };
-        sources.claims = claims::bound(self.context, pod).await;
+        claims::find(self.context, pod, &mut sources).await;
         match self.context.disk.mount(pod, &self.facts, &sources).await {
             Ok(()) => {
                 self.memory.mounted = true;
                 self.memory.unmounted = false;
                 self.memory.setup = None;
+                if let Err(error) = claims::grown(self.context, pod, &sources).await {
+                    // It will be said when the volume is mounted next.
+                    tracing::warn!(pod = %self.id.name, %error, "cannot say that a volume grew");
+                }
                 true
             }
             Err(error) => {
@@ -142,6 +147,20 @@ impl Executor<'_> {
                 false
             }
         }
+    }
+
+    /// Takes the volumes down and lets those that were attached go.
+    async fn unmount(&self) -> Result<(), crate::volume::Error> {
+        let before = self.context.disk.in_use().await;
+        self.context.disk.unmount(self.id).await?;
+        let after = self.context.disk.in_use().await;
+        if before != after {
+            // The next pod's mount or end will say it: nothing is lost but time.
+            if let Err(error) = csi::in_use(self.context, &self.context.node, None).await {
+                tracing::warn!(pod = %self.id.name, error, "cannot say which volumes are in use");
+            }
+        }
+        Ok(())
     }
 
     async fn sandbox(&mut self, attempt: u32) -> bool {

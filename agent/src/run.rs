@@ -139,13 +139,6 @@ async fn pods(
     };
     let name = &node.identity.name;
     let plugins = Plugins::default();
-    let registration = Registration {
-        plugins: plugins.clone(),
-        client: node.client.clone(),
-        clock: clock.clone(),
-        node: name.clone(),
-        folder: config.root.join("plugins_registry"),
-    };
     let context = Arc::new(Context {
         client: node.client.clone(),
         clock: clock.clone(),
@@ -193,11 +186,8 @@ async fn pods(
     let limits =
         Limits { bytes: options.container_log_max_size, files: options.container_log_max_files };
     let collect = collect(pods.context(), name, policy(options));
-    let own = informers.filtered::<view::node::Node>(&format!("metadata.name={name}"));
-    let (client, config) = (node.client.clone(), &pods.context().config);
-    let drivers = registration.keep();
-    let folders = folders::keep(client, clock.clone(), config, own);
-    tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits), collect, folders, drivers);
+    let storage = storage(node, &pods.context().config, informers, plugins);
+    tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits), collect, storage);
 }
 
 /// Looks after the images for ever.
@@ -243,6 +233,21 @@ fn policy(options: &Options) -> Policy {
         minimum_age: options.minimum_image_ttl_duration,
         maximum_age: (!age.is_zero()).then_some(age),
     }
+}
+
+/// Looks after what storage the node has for ever: drivers, and folders of its own disk.
+async fn storage(node: &Node, config: &NodeConfig, informers: &Informers, plugins: Plugins) {
+    let (client, clock, name) = (&node.client, &node.clock, &node.identity.name);
+    let registration = Registration {
+        plugins,
+        client: client.clone(),
+        clock: clock.clone(),
+        node: name.clone(),
+        folder: config.root.join("plugins_registry"),
+    };
+    let own = informers.filtered::<view::node::Node>(&format!("metadata.name={name}"));
+    let folders = folders::keep(client.clone(), clock.clone(), config, own);
+    tokio::join!(registration.keep(), folders);
 }
 
 fn endpoint(options: &Options, identity: &Identity) -> Endpoint {

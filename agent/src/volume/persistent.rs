@@ -159,13 +159,14 @@ fn local(
     if bound.read_only {
         flags |= rustix::mount::MountFlags::RDONLY;
     }
-    make(&dir, 0o750).or_else(|error| match dir.exists() {
-        // Mounted already, perhaps read-only.
-        true => Ok(()),
-        false => Err(error),
-    })?;
+    let there = dir.exists() && mounts::is_mounted(&dir).map_err(io_error("look at", &dir))?;
+    if !there {
+        make(&dir, 0o750)?;
+    }
     mounts::bind(path, &dir, flags).map_err(io_error("bind", &dir))?;
-    own(pod, &dir, bound.read_only)?;
+    if !there {
+        own(pod, &dir, bound.read_only)?;
+    }
     Ok(Placed::folder(dir, bound.read_only))
 }
 

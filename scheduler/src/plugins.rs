@@ -37,6 +37,8 @@ pub enum Event {
     Claim,
     Volume,
     StorageClass,
+    /// What drivers a node has.
+    Drivers,
 }
 
 /// One rule of placement.
@@ -86,6 +88,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &ports::NodePorts,
     &fit::NodeResourcesFit,
     &volumes::VolumeRestrictions,
+    &volumes::NodeVolumeLimits,
     &volumes::VolumeBinding,
     &volumes::VolumeZone,
     &topology::PodTopologySpread,

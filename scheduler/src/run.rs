@@ -10,6 +10,7 @@ use client::{
 use proto::kind;
 use proto::view::{Condition, ObjectReference};
 
+use proto::view::csi_node::CsiNode;
 use proto::view::namespace::Namespace;
 use proto::view::node::Node;
 use proto::view::persistent_volume::PersistentVolume;
@@ -76,6 +77,7 @@ struct Scheduler {
     claims: Changes<PersistentVolumeClaim>,
     volumes: Changes<PersistentVolume>,
     classes: Changes<StorageClass>,
+    drivers: Changes<CsiNode>,
     writer: Writer,
     failed: mpsc::UnboundedReceiver<Key>,
     clock: Clock,
@@ -104,6 +106,7 @@ impl Scheduler {
         let claims = informers.of::<PersistentVolumeClaim>();
         let (volumes, classes) =
             (informers.of::<PersistentVolume>(), informers.of::<StorageClass>());
+        let drivers = informers.of::<CsiNode>();
         Scheduler {
             snapshot: Snapshot::default(),
             queue: Queue::default(),
@@ -113,6 +116,7 @@ impl Scheduler {
             claims: claims.changes(),
             volumes: volumes.changes(),
             classes: classes.changes(),
+            drivers: drivers.changes(),
             writer: Writer {
                 recorder: Recorder::new(client.clone(), clock.clone(), rng.clone(), NAME, ""),
                 client,
@@ -131,6 +135,7 @@ impl Scheduler {
                 Box::pin(async move { claims.synced().await }),
                 Box::pin(async move { volumes.synced().await }),
                 Box::pin(async move { classes.synced().await }),
+                Box::pin(async move { drivers.synced().await }),
             ],
         }
     }
@@ -163,6 +168,7 @@ impl Scheduler {
                 change = self.claims.next() => self.claim(change),
                 change = self.volumes.next() => self.volume(change),
                 change = self.classes.next() => self.class(change),
+                change = self.drivers.next() => self.drivers(change),
                 Some(key) = self.failed.recv() => self.could_not_bind(&key),
                 () = alarm => {}
                 () = until.cancelled() => return,
@@ -180,6 +186,9 @@ impl Scheduler {
         }
         while let Some(change) = self.classes.try_next() {
             self.class(change);
+        }
+        while let Some(change) = self.drivers.try_next() {
+            self.drivers(change);
         }
         while let Some(change) = self.volumes.try_next() {
             self.volume(change);
@@ -235,6 +244,11 @@ impl Scheduler {
     fn class(&mut self, change: Change<StorageClass>) {
         self.snapshot.storage.put_class(&change.key.name, change.new);
         self.queue.happened(Event::StorageClass, self.clock.now());
+    }
+
+    fn drivers(&mut self, change: Change<CsiNode>) {
+        self.snapshot.storage.put_drivers(&change.key.name, change.new);
+        self.queue.happened(Event::Drivers, self.clock.now());
     }
 
     fn pod(&mut self, change: Change<Pod>) {

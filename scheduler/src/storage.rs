@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use client::{Entry, Key};
+use proto::view::csi_node::CsiNode;
 use proto::view::persistent_volume::PersistentVolume;
 use proto::view::persistent_volume_claim::PersistentVolumeClaim;
+use proto::view::pod::ClaimUse;
 use proto::view::storage_class::StorageClass;
 use proto::volume::{Place, SELECTED_NODE, best, is_claimed_by, reaches};
 
@@ -19,6 +21,8 @@ pub struct Storage {
     claims: HashMap<Key, Claim>,
     volumes: BTreeMap<String, Arc<Entry<PersistentVolume>>>,
     classes: HashMap<String, Arc<Entry<StorageClass>>>,
+    /// By node: what drivers it has.
+    drivers: HashMap<String, Arc<Entry<CsiNode>>>,
     /// By pod: volumes that will be its claims', though the API does not say so yet.
     promised: HashMap<Key, BTreeSet<String>>,
 }
@@ -88,6 +92,39 @@ impl Storage {
             Some(class) => drop(self.classes.insert(name.into(), class)),
             None => drop(self.classes.remove(name)),
         }
+    }
+
+    pub fn put_drivers(&mut self, node: &str, drivers: Option<Arc<Entry<CsiNode>>>) {
+        match drivers {
+            Some(drivers) => drop(self.drivers.insert(node.into(), drivers)),
+            None => drop(self.drivers.remove(node)),
+        }
+    }
+
+    /// How many volumes of a driver the node can have, where it says.
+    pub fn most(&self, node: &str, driver: &str) -> Option<usize> {
+        let all = &self.drivers.get(node)?.spec.drivers;
+        let driver = all.iter().find(|known| known.name == driver)?;
+        usize::try_from(driver.allocatable.as_ref()?.count?).ok()
+    }
+
+    /// The volumes that a pod has or will have of drivers: each driver, and what tells the volume
+    /// from its others.
+    pub fn driven(&self, pod: &PodInfo) -> BTreeSet<(String, String)> {
+        let volume = |used: ClaimUse| {
+            let claim = self.claim(pod.namespace(), &used.name)?;
+            match self.volumes.get(&claim.spec.volume_name) {
+                Some(volume) => {
+                    let csi = volume.spec.csi.as_ref()?;
+                    Some((csi.driver.clone(), csi.volume_handle.clone()))
+                }
+                None => {
+                    let class = self.classes.get(claim.class())?;
+                    Some((class.provisioner.clone(), format!("{}/{}", pod.namespace(), used.name)))
+                }
+            }
+        };
+        pod.object.claims().filter_map(volume).collect()
     }
 
     pub fn claim(&self, namespace: &str, name: &str) -> Option<&Claim> {

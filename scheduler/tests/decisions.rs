@@ -406,6 +406,29 @@ fn what_is_promised_to_one_pod_no_other_gets() {
 }
 
 #[test]
+fn a_node_has_only_so_many_volumes_of_a_driver() {
+    let mut cluster = snapshot(vec![node("a", json!({}))]);
+    for (claim_name, volume_name) in [("k1", "v1"), ("k2", "v2")] {
+        let bound = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+            "spec": {"volumeName": volume_name}, "status": {"phase": "Bound"}});
+        let (key, claim) = claim(claim_name, bound);
+        cluster.storage.put_claim(key, claim);
+        let driven = json!({"spec": {"nodeAffinity": null,
+            "csi": {"driver": "d", "volumeHandle": volume_name}}});
+        cluster.storage.put_volume(volume_name, Some(volume(volume_name, "", driven)));
+    }
+    let drivers = json!({"metadata": {"name": "a"}, "spec": {"drivers": [
+        {"name": "d", "nodeID": "a", "allocatable": {"count": 1}}]}});
+    cluster.storage.put_drivers("a", Some(entry(drivers)));
+    cluster.place(pod("first", uses("k1")), "a");
+    assert_eq!(decide(&pod("same", uses("k1")), &cluster).as_deref(), Ok("a"));
+    assert_eq!(
+        decide(&pod("other", uses("k2")), &cluster).unwrap_err(),
+        "0/1 nodes are available: 1 node(s) exceed max volume count."
+    );
+}
+
+#[test]
 fn a_claim_for_one_pod_is_not_shared() {
     let mut cluster = snapshot(vec![node("a", json!({})), node("b", json!({}))]);
     let alone = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}},

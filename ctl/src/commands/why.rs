@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use client::{Client, Key, ListOptions};
+use proto::view::csi_node::CsiNode;
 use proto::view::namespace::Namespace;
 use proto::view::node::Node;
 use proto::view::persistent_volume::PersistentVolume;
@@ -93,6 +94,10 @@ async fn storage(client: &Client, snapshot: &mut Snapshot) -> Result<()> {
     for volume in client.list::<PersistentVolume>(&everything).await?.items {
         let name = volume.metadata.name.clone();
         snapshot.storage.put_volume(&name, Some(Arc::new(volume)));
+    }
+    for drivers in client.list::<CsiNode>(&everything).await?.items {
+        let node = drivers.metadata.name.clone();
+        snapshot.storage.put_drivers(&node, Some(Arc::new(drivers)));
     }
     for class in client.list::<StorageClass>(&everything).await?.items {
         let name = class.metadata.name.clone();

@@ -1,6 +1,9 @@
 //! VolumeBinding: a pod runs where its volumes are, or can be made. VolumeRestrictions: a claim
-//! that only one pod may have is not given to a second. VolumeZone: the labels of volumes say where
+//! that only one pod may have is not given to a second. NodeVolumeLimits: a node has no more volumes
+//! of a driver than the driver can bring there. VolumeZone: the labels of volumes say where
 //! they are, as node affinity does.
+
+use std::collections::BTreeSet;
 
 use proto::volume::ONE_POD;
 
@@ -10,6 +13,7 @@ use crate::storage::{Claims, Lack};
 
 pub struct VolumeBinding;
 pub struct VolumeRestrictions;
+pub struct NodeVolumeLimits;
 pub struct VolumeZone;
 
 /// Claims that can be had somewhere.
@@ -100,6 +104,51 @@ impl Judge for InUse {
         let why = "node has pod using PersistentVolumeClaim with the same name and \
                    ReadWriteOncePod access mode";
         vec![why.into()]
+    }
+}
+
+struct Limited<'a> {
+    snapshot: &'a Snapshot,
+    pod: &'a PodInfo,
+    wanted: BTreeSet<(String, String)>,
+}
+
+impl Plugin for NodeVolumeLimits {
+    fn name(&self) -> &'static str {
+        "NodeVolumeLimits"
+    }
+
+    fn cures(&self) -> &'static [Event] {
+        &[Event::NodeAdded, Event::PodDeleted, Event::Claim, Event::Drivers]
+    }
+
+    fn judge<'a>(&self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> Option<Box<dyn Judge + 'a>> {
+        let wanted = snapshot.storage.driven(pod);
+        (!wanted.is_empty()).then(|| Box::new(Limited { snapshot, pod, wanted }) as Box<dyn Judge>)
+    }
+}
+
+impl Judge for Limited<'_> {
+    fn filter(&self, node: &NodeInfo) -> Vec<Reason> {
+        let storage = &self.snapshot.storage;
+        let mut drivers: BTreeSet<&str> =
+            self.wanted.iter().map(|(driver, _)| driver.as_str()).collect();
+        drivers.retain(|driver| storage.most(&node.name, driver).is_some());
+        if drivers.is_empty() {
+            return Vec::new();
+        }
+        let others = node.pods.iter().filter(|other| other.key != self.pod.key);
+        let mut all: BTreeSet<(String, String)> =
+            others.flat_map(|other| storage.driven(other)).collect();
+        all.extend(self.wanted.iter().cloned());
+        let exceeded = drivers.into_iter().any(|driver| {
+            let count = all.iter().filter(|(of, _)| of == driver).count();
+            storage.most(&node.name, driver).is_some_and(|most| count > most)
+        });
+        match exceeded {
+            true => vec!["node(s) exceed max volume count".into()],
+            false => Vec::new(),
+        }
     }
 }
 

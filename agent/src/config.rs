@@ -46,6 +46,7 @@ pub struct Parts {
     pub image: cri::ImageSpec,
     pub environment: BTreeMap<String, String>,
     pub mounts: Vec<cri::Mount>,
+    pub devices: Vec<cri::Device>,
     /// The user of the image, where it names one: a number or a name.
     pub image_user: Option<Result<i64, String>>,
     /// The id of the container whose processes an ephemeral one sees.
@@ -206,6 +207,7 @@ pub fn container(
             .map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone().into() })
             .collect(),
         mounts: parts.mounts,
+        devices: parts.devices,
         labels: labels_map,
         annotations,
         log_path: format!("{}/{}.log", container.name, parts.attempt),

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use proto::view::service::Service;
 
+use crate::csi;
 use crate::downward::{self, Facts};
 use crate::pod::{Container, EnvVar, KeyRef, Pod};
+use crate::volume::Bound;
 
 /// What environments refer to: the ConfigMaps and Secrets of the pod's namespace by name, each as
 /// its keys' values. One that does not exist is absent.
@@ -17,6 +19,11 @@ pub struct Sources {
     /// ServiceAccount tokens of the pod, by audience and asked life in seconds, or why there is
     /// none.
     pub tokens: BTreeMap<(String, i64), Result<Vec<u8>, String>>,
+    /// By the pod's volumes that are claims: the volume behind each, or why there is none (yet).
+    /// Only where volumes are mounted; what is mounted is not looked for again.
+    pub claims: BTreeMap<String, Result<Bound, String>>,
+    /// The same of those that a driver makes for the pod alone.
+    pub inline: BTreeMap<String, Result<csi::Wanted, String>>,
 }
 
 /// The container cannot be made as it is written; the sentence is its waiting message

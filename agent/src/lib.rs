@@ -9,6 +9,7 @@ pub mod allocation;
 pub mod backoff;
 pub mod config;
 pub mod cri;
+pub mod csi;
 pub mod downward;
 pub mod environment;
 pub mod events;

@@ -237,7 +237,7 @@ pub struct Container {
     #[serde(deserialize_with = "or_default")]
     pub volume_mounts: Vec<VolumeMount>,
     #[serde(deserialize_with = "or_default")]
-    pub volume_devices: Vec<Value>,
+    pub volume_devices: Vec<VolumeDevice>,
     pub liveness_probe: Option<Probe>,
     pub readiness_probe: Option<Probe>,
     pub startup_probe: Option<Probe>,
@@ -375,6 +375,14 @@ pub struct VolumeMount {
     pub mount_propagation: Option<String>,
 }
 
+/// A volume of mode Block, and where the container has it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VolumeDevice {
+    pub name: String,
+    pub device_path: String,
+}
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Probe {
@@ -481,6 +489,8 @@ pub struct PodSecurityContext {
     pub supplemental_groups: Vec<i64>,
     pub supplemental_groups_policy: Option<String>,
     pub fs_group: Option<i64>,
+    /// `Always` (or absent) or `OnRootMismatch`.
+    pub fs_group_change_policy: Option<String>,
     #[serde(deserialize_with = "or_default")]
     pub sysctls: Vec<Header>,
     pub seccomp_profile: Option<Profile>,

@@ -377,7 +377,9 @@ fn mounts(container: &Container) -> Vec<Value> {
         let mut value = json!({"name": mount.name, "mountPath": mount.mount_path});
         if mount.read_only {
             value["readOnly"] = true.into();
-            value["recursiveReadOnly"] = "Disabled".into();
+            let asked = mount.recursive_read_only.as_deref().unwrap_or("Disabled");
+            let given = if asked == "Disabled" { "Disabled" } else { "Enabled" };
+            value["recursiveReadOnly"] = given.into();
         }
         value
     };

@@ -16,6 +16,7 @@ use crate::config::NodeConfig;
 use crate::cri::Runtime;
 use crate::cri::grpc::{BadEndpoint, Grpc};
 use crate::cri::simulated::SimulatedRuntime;
+use crate::csi::{Plugins, Registration};
 use crate::events::Events;
 use crate::images::garbage::{Collector, Policy};
 use crate::images::providers::{ConfigError, Providers};
@@ -33,7 +34,7 @@ use crate::resolv::{self, Dns};
 use crate::server::{self, Endpoint};
 use crate::shutdown::{self, Shutdown, periods};
 use crate::userns::Ranges;
-use crate::volume::{Disk, Machine, NoDisk};
+use crate::volume::{Disk, Machine, NoDisk, folders};
 use crate::worker::{Context, NodeCredentials, Objects, Own, Pulls};
 
 /// As often as the kubelet (containerLogMonitorInterval).
@@ -125,19 +126,27 @@ struct Ground {
     runtime: Arc<dyn Runtime>,
     disk: Arc<dyn Disk>,
     prober: Arc<dyn Prober>,
+    /// The node's drivers of storage; a simulated node has none.
+    plugins: Option<Plugins>,
 }
 
 impl Ground {
     fn new(options: &Options, clock: &Clock) -> Result<Ground, BadEndpoint> {
         Ok(match options.runtime {
-            options::Runtime::Cri => Ground {
-                runtime: Arc::new(Grpc::new(&options.runtime_endpoint)?),
-                disk: Arc::new(Machine::new(node_config(options))),
-                prober: Arc::new(Network::new()),
-            },
+            options::Runtime::Cri => {
+                let plugins = Plugins::default();
+                let disk = Machine::with_plugins(node_config(options), plugins.clone());
+                Ground {
+                    runtime: Arc::new(Grpc::new(&options.runtime_endpoint)?),
+                    disk: Arc::new(disk),
+                    prober: Arc::new(Network::new()),
+                    plugins: Some(plugins),
+                }
+            }
             options::Runtime::Simulated => {
                 let runtime = Arc::new(SimulatedRuntime::new(clock.clone()));
-                Ground { runtime: runtime.clone(), disk: Arc::new(NoDisk), prober: runtime }
+                let disk = Arc::new(NoDisk);
+                Ground { runtime: runtime.clone(), disk, prober: runtime, plugins: None }
             }
         })
     }
@@ -225,7 +234,12 @@ async fn pods(
             shutdown::follow(&pods, &node.shutdown, &periods, &node.events).await;
         }
     };
-    tokio::join!(statics, rest, pods.follow_runtime(), shutdown);
+    let storage = async {
+        if let Some(plugins) = ground.plugins {
+            storage(pods.context(), plugins).await;
+        }
+    };
+    tokio::join!(statics, rest, pods.follow_runtime(), shutdown, storage);
 }
 
 /// Runs what the files say, for ever.
@@ -318,6 +332,20 @@ fn policy(options: &Options) -> Policy {
         minimum_age: options.minimum_image_ttl_duration,
         maximum_age: (!age.is_zero()).then_some(age),
     }
+}
+
+/// Looks after what storage the node has for ever: drivers, and folders of its own disk.
+async fn storage(context: &Context, plugins: Plugins) {
+    let (client, clock, own) = (&context.client, &context.clock, &context.own);
+    let registration = Registration {
+        plugins,
+        client: client.clone(),
+        clock: clock.clone(),
+        node: own.name.clone(),
+        folder: context.config.root.join("plugins_registry"),
+    };
+    let folders = folders::keep(client.clone(), clock.clone(), &context.config, own.nodes.clone());
+    tokio::join!(registration.keep(), folders);
 }
 
 fn endpoint(options: &Options, identity: &Identity) -> Endpoint {

@@ -27,6 +27,8 @@ use crate::resize;
 use crate::resolv::Dns;
 use crate::volume::Disk;
 
+mod claims;
+mod csi;
 mod execute;
 mod hooks;
 mod image;

@@ -130,6 +130,7 @@ async fn start(dir: &Path, authority: &Authority) -> SocketAddr {
         services: informers.of(),
         config: Default::default(),
         dns: Default::default(),
+        node: "n".into(),
         host: Default::default(),
         allocatable: Default::default(),
         client,

@@ -10,7 +10,8 @@ use agent::cri::PodId;
 use agent::downward::Facts;
 use agent::environment::Sources;
 use agent::pod::Pod;
-use agent::volume::{Disk, Machine};
+use agent::volume::{Bound, Disk, Machine, Run};
+use proto::view::persistent_volume::PersistentVolume;
 use serde_json::{Value, json};
 
 struct Bench {
@@ -46,11 +47,18 @@ impl Bench {
     async fn host_path(&self, pod: &Pod, path: &str) -> PathBuf {
         let container = &pod.spec.containers[0];
         let facts = Facts { pod_ips: vec!["10.0.0.1".into()], ..Facts::default() };
-        let mounts = self.disk.container(pod, container, 0, &facts, &BTreeMap::new()).await;
-        let mounts = mounts.unwrap();
-        let found = mounts.iter().find(|mount| mount.container_path == path).unwrap();
+        let run = run(&facts);
+        let given = self.disk.container(pod, container, run).await.unwrap();
+        let found = given.mounts.iter().find(|mount| mount.container_path == path).unwrap();
         PathBuf::from(&found.host_path)
     }
+}
+
+/// The first run of a container.
+fn run(facts: &Facts) -> Run<'_> {
+    static NOTHING: BTreeMap<String, String> = BTreeMap::new();
+    static NO_IMAGES: BTreeMap<String, proto::cri::ImageSpec> = BTreeMap::new();
+    Run { attempt: 0, facts, environment: &NOTHING, images: &NO_IMAGES }
 }
 
 fn pod(volumes: Value, mounts: Value) -> Pod {
@@ -170,8 +178,8 @@ async fn a_sub_path_cannot_leave_its_volume() {
         // The pod's own doing.
         let _ = symlink(&outside, volume.join("link"));
         let container = &pod.spec.containers[0];
-        let result =
-            bench.disk.container(&pod, container, 0, &Facts::default(), &BTreeMap::new()).await;
+        let facts = Facts::default();
+        let result = bench.disk.container(&pod, container, run(&facts)).await;
         let expected = "failed to prepare subPath for volumeMount \"e\" of container \"c\"";
         assert_eq!(result.unwrap_err().to_string(), expected, "{sub}");
     }
@@ -184,8 +192,8 @@ async fn what_cannot_be_mounted_is_named() {
     let Some(bench) = Bench::new() else { return };
     let table = [
         (
-            json!({"persistentVolumeClaim": {"claimName": "x"}}),
-            "volumes of type \"persistentVolumeClaim\" are not supported by this node",
+            json!({"iscsi": {"targetPortal": "192.0.2.1", "iqn": "x", "lun": 0}}),
+            "volumes of type \"iscsi\" are not supported by this node",
         ),
         (json!({"configMap": {"name": "no"}}), "configmap \"no\" not found"),
         (
@@ -201,4 +209,226 @@ async fn what_cannot_be_mounted_is_named() {
         assert_eq!(result.unwrap_err().to_string(), expected);
     }
     bench.disk.remove(&id()).await.unwrap();
+}
+
+fn claimed(name: &str) -> Value {
+    json!({"name": name, "persistentVolumeClaim": {"claimName": "k"}})
+}
+
+/// What the API would say of the claim's volume.
+fn bound(spec: Value) -> Bound {
+    let volume = json!({"metadata": {"name": "pv"}, "spec": spec});
+    let volume: PersistentVolume = serde_json::from_value(volume).unwrap();
+    let source =
+        ["local", "hostPath", "nfs", "iscsi"].into_iter().find(|it| spec.get(it).is_some());
+    Bound { volume, source: source.unwrap().into(), reachable: true, ..Bound::default() }
+}
+
+fn with(claim: Bound) -> Sources {
+    Sources { claims: [("v".to_string(), Ok(claim))].into(), ..Sources::default() }
+}
+
+#[tokio::test]
+async fn persistent_volumes_come_and_go() {
+    let Some(bench) = Bench::new() else { return };
+    let disk = bench.config.root.join("disk");
+    fs::create_dir_all(&disk).unwrap();
+    fs::write(disk.join("old"), "1").unwrap();
+    let mut pod = pod(json!([claimed("v")]), json!([{"name": "v", "mountPath": "/v"}]));
+    pod.spec.security_context.fs_group = Some(4000);
+    let local = json!({"local": {"path": disk}, "accessModes": ["ReadWriteOnce"]});
+    let facts = Facts::default();
+    bench.disk.mount(&pod, &facts, &with(bound(local.clone()))).await.unwrap();
+    let seen = bench.host_path(&pod, "/v").await;
+    assert!(seen.ends_with("u/volumes/kubernetes.io~local-volume/pv"), "{}", seen.display());
+    assert_eq!(fs::read_to_string(seen.join("old")).unwrap(), "1");
+    assert_eq!(fs::metadata(disk.join("old")).unwrap().gid(), 4000);
+    fs::write(seen.join("new"), "2").unwrap();
+    // What is mounted is not looked for again.
+    bench.disk.mount(&pod, &facts, &Sources::default()).await.unwrap();
+    // An agent that was started again finds it mounted.
+    let again = Machine::new(bench.config.clone());
+    again.mount(&pod, &facts, &with(bound(local.clone()))).await.unwrap();
+    assert_eq!(bench.mounts().len(), 1);
+    bench.disk.unmount(&id()).await.unwrap();
+    assert_eq!(bench.mounts(), Vec::<String>::new());
+    assert_eq!(fs::read_to_string(disk.join("new")).unwrap(), "2", "the data went with the pod");
+
+    // Only to be read; with options.
+    let mut reader = bound(local);
+    reader.read_only = true;
+    reader.volume.spec.mount_options = vec!["noexec".into()];
+    bench.disk.mount(&pod, &facts, &with(reader)).await.unwrap();
+    let seen = bench.host_path(&pod, "/v").await;
+    assert!(fs::write(seen.join("more"), "3").is_err(), "it can be written");
+    assert!(bench.mounts()[0].contains("noexec"), "{:?}", bench.mounts());
+    let given = bench.disk.container(&pod, &pod.spec.containers[0], run(&facts)).await.unwrap();
+    assert!(given.mounts[0].readonly);
+    bench.disk.unmount(&id()).await.unwrap();
+    bench.disk.remove(&id()).await.unwrap();
+    assert!(disk.join("new").exists());
+    assert!(fs::read_dir(bench.config.root.join("pods")).unwrap().next().is_none());
+}
+
+#[tokio::test]
+async fn a_device_is_given_to_the_container() {
+    let Some(bench) = Bench::new() else { return };
+    fs::create_dir_all(&bench.config.root).unwrap();
+    let device = bench.config.root.join("disk");
+    let (kind, mode) = (rustix::fs::FileType::BlockDevice, rustix::fs::Mode::from_raw_mode(0o600));
+    let number = rustix::fs::makedev(7, 200);
+    rustix::fs::mknodat(rustix::fs::CWD, &device, kind, mode, number).unwrap();
+    let mut pod = pod(json!([claimed("v")]), json!([]));
+    let devices = json!([{"name": "v", "devicePath": "/dev/xvda"}]);
+    pod.spec.containers[0].volume_devices = serde_json::from_value(devices).unwrap();
+    let spec = json!({"local": {"path": device}, "volumeMode": "Block"});
+    let facts = Facts::default();
+    bench.disk.mount(&pod, &facts, &with(bound(spec.clone()))).await.unwrap();
+    let given = bench.disk.container(&pod, &pod.spec.containers[0], run(&facts)).await.unwrap();
+    let [given] = given.devices.as_slice() else { panic!("{:?}", given.devices) };
+    assert_eq!(given.container_path, "/dev/xvda");
+    assert_eq!((Path::new(&given.host_path), &*given.permissions), (device.as_path(), "rwm"));
+    bench.disk.unmount(&id()).await.unwrap();
+    bench.disk.remove(&id()).await.unwrap();
+    assert!(device.exists());
+    // A volume is used as what it is.
+    let mounts = json!([{"name": "v", "mountPath": "/v"}]);
+    pod.spec.containers[0].volume_mounts = serde_json::from_value(mounts).unwrap();
+    let error = bench.disk.mount(&pod, &facts, &with(bound(spec))).await.unwrap_err();
+    let why = "volume v has volumeMode Block, but is specified in volumeMounts";
+    assert_eq!(error.to_string(), why);
+    bench.disk.remove(&id()).await.unwrap();
+}
+
+#[tokio::test]
+async fn claims_that_cannot_be_mounted() {
+    let Some(bench) = Bench::new() else { return };
+    let dir = bench.config.root.join("disk");
+    fs::create_dir_all(&dir).unwrap();
+    let pod = pod(json!([claimed("v")]), json!([{"name": "v", "mountPath": "/v"}]));
+    let facts = Facts::default();
+    let unbound = Sources {
+        claims: [("v".to_string(), Err("error processing PVC n/k: PVC is not bound".into()))]
+            .into(),
+        ..Sources::default()
+    };
+    let error = bench.disk.mount(&pod, &facts, &unbound).await.unwrap_err();
+    let why = "Unable to attach or mount volumes: unmounted volumes=[v], unattached volumes=[], \
+               failed to process volumes=[v]: error processing PVC n/k: PVC is not bound";
+    assert_eq!(error.to_string(), why);
+    let elsewhere = Bound { reachable: false, ..bound(json!({"local": {"path": dir}})) };
+    let error = bench.disk.mount(&pod, &facts, &with(elsewhere)).await.unwrap_err();
+    let why = "MountVolume.NodeAffinity check failed for volume \"pv\" : no matching \
+               NodeSelectorTerms";
+    assert_eq!(error.to_string(), why);
+    for (spec, why) in [
+        (json!({"local": {"path": "/nowhere"}}), "path \"/nowhere\" does not exist"),
+        (json!({"local": {"path": "/etc/passwd"}}), "/etc/passwd is not a folder"),
+        (
+            json!({"local": {"path": dir}, "mountOptions": ["acl"]}),
+            "mount option \"acl\" is not supported here: leave it out",
+        ),
+        (
+            json!({"hostPath": {"path": dir}, "mountOptions": ["ro"]}),
+            "Mount options are not supported by the provided plugin",
+        ),
+        (
+            json!({"hostPath": {"path": dir, "type": "File"}}),
+            &format!("hostPath type check failed: {} is not a file", dir.display()),
+        ),
+        (json!({"iscsi": {}}), "volumes of type \"iscsi\" are not supported by this node"),
+        (
+            json!({"nfs": {"server": "192.0.2.1", "path": "/"}, "mountOptions": ["nfsvers=3"]}),
+            "mount option \"nfsvers=3\" is not supported here: leave it out",
+        ),
+    ] {
+        let error = bench.disk.mount(&pod, &facts, &with(bound(spec.clone()))).await.unwrap_err();
+        let expected = format!("MountVolume.SetUp failed for volume \"pv\" : {why}");
+        assert_eq!(error.to_string(), expected, "{spec}");
+    }
+    // One pod has it; the other waits for its turn.
+    let alone = json!({"local": {"path": dir}, "accessModes": ["ReadWriteOncePod"]});
+    let mut first = pod.clone();
+    first.metadata.uid = "first".into();
+    bench.disk.mount(&first, &facts, &with(bound(alone.clone()))).await.unwrap();
+    let error = bench.disk.mount(&pod, &facts, &with(bound(alone.clone()))).await.unwrap_err();
+    assert!(error.to_string().ends_with("is already in use by another pod"), "{error}");
+    let first = PodId { uid: "first".into(), ..id() };
+    bench.disk.unmount(&first).await.unwrap();
+    bench.disk.remove(&first).await.unwrap();
+    bench.disk.mount(&pod, &facts, &with(bound(alone))).await.unwrap();
+    bench.disk.unmount(&id()).await.unwrap();
+    bench.disk.remove(&id()).await.unwrap();
+    assert_eq!(bench.mounts(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_image_is_left_to_the_runtime() {
+    let Some(bench) = Bench::new() else { return };
+    let pod = pod(
+        json!([{"name": "i", "image": {"reference": "registry.example/files:1"}}]),
+        json!([{"name": "i", "mountPath": "/i", "subPath": "docs"}]),
+    );
+    let facts = Facts::default();
+    bench.disk.mount(&pod, &facts, &Sources::default()).await.unwrap();
+    let spec = proto::cri::ImageSpec { image: "sha256:1".into(), ..Default::default() };
+    let images = [("i".to_string(), spec.clone())].into();
+    let run = Run { images: &images, ..run(&facts) };
+    let given = bench.disk.container(&pod, &pod.spec.containers[0], run).await.unwrap();
+    let mount = &given.mounts[0];
+    assert_eq!((mount.image.as_ref(), &*mount.image_sub_path), (Some(&spec), "docs"));
+    assert!(mount.readonly && mount.host_path.is_empty());
+    bench.disk.remove(&id()).await.unwrap();
+}
+
+/// The folder of an agent that is to be killed; see below.
+const KILLED: &str = "TEST_ROOT_OF_A_KILLED_AGENT";
+
+/// No test by itself: the other process of the next one.
+#[tokio::test]
+async fn is_killed_at_work() {
+    let Ok(root) = std::env::var(KILLED) else { return };
+    let config = NodeConfig { root: Path::new(&root).join("root"), ..NodeConfig::default() };
+    let disk = Machine::new(config.clone());
+    let kept = config.root.join("disk");
+    fs::create_dir_all(&kept).unwrap();
+    fs::write(kept.join("f"), "kept").unwrap();
+    let pod = pod(
+        json!([claimed("v"), {"name": "m", "emptyDir": {"medium": "Memory"}},
+            {"name": "bad", "configMap": {"name": "missing"}}]),
+        json!([{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/s", "subPath": "a"}]),
+    );
+    let sources = with(bound(json!({"local": {"path": kept}})));
+    let facts = Facts::default();
+    disk.mount(&pod, &facts, &sources).await.unwrap_err();
+    disk.container(&pod, &pod.spec.containers[0], run(&facts)).await.unwrap();
+    let own = rustix::process::getpid();
+    rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_killed_agent_leaves_is_cleaned_up() {
+    let Some(bench) = Bench::new() else { return };
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "is_killed_at_work", "--nocapture"])
+        .env(KILLED, bench.config.root.parent().unwrap())
+        .status()
+        .unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    assert_eq!(
+        bench.mounts().len(),
+        3,
+        "the volume, its part and the memory: {:?}",
+        bench.mounts()
+    );
+    let disk = Machine::new(bench.config.clone());
+    let orphans = disk.pods().await;
+    assert_eq!(orphans.iter().map(|pod| &*pod.uid).collect::<Vec<_>>(), ["u"]);
+    for orphan in orphans {
+        disk.unmount(&orphan).await.unwrap();
+        disk.remove(&orphan).await.unwrap();
+    }
+    assert_eq!(bench.mounts(), Vec::<String>::new());
+    assert!(fs::read_dir(bench.config.root.join("pods")).unwrap().next().is_none());
+    assert_eq!(fs::read_to_string(bench.config.root.join("disk/f")).unwrap(), "kept");
 }

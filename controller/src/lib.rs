@@ -2,6 +2,7 @@
 //! object and a view of the others to a plan; the framework alone waits, retries and writes.
 //! Nothing here opens a socket or reads a clock by itself.
 
+pub mod attach_detach;
 pub mod backends;
 pub mod certificates;
 pub mod cluster_role;
@@ -11,13 +12,16 @@ pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
 pub mod endpoints;
+pub mod ephemeral_volume;
 mod execute;
 pub mod garbage_collector;
+pub mod host_path;
 pub mod legacy_service_account_token;
 pub mod load_balancer;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod options;
+pub mod persistent_volume;
 pub mod plan;
 pub mod pod_gc;
 pub mod quota;
@@ -37,6 +41,7 @@ use std::pin::Pin;
 
 use client::{CancellationToken, Client, Clock, Informers, LeaseName, Recorder, Rng, lead};
 
+use crate::attach_detach::AttachDetach;
 use crate::certificates::{Approver, Authority, AuthorityError, Cleaner, SignerController};
 use crate::cluster_role::Aggregation;
 use crate::deployment::Deployments;
@@ -44,6 +49,7 @@ use crate::disruption::Disruption;
 use crate::endpoint_slice::EndpointSlices;
 use crate::endpoint_slice_mirroring::EndpointSliceMirroring;
 use crate::endpoints::EndpointsOfServices;
+use crate::ephemeral_volume::EphemeralVolumes;
 use crate::legacy_service_account_token::TokenCleaner;
 use crate::load_balancer::LoadBalancers;
 use crate::node_lifecycle::NodeLifecycle;
@@ -105,6 +111,10 @@ static CONTROLLERS: &[Start] = &[
     (Quotas::NAME, |_, setup| Ok(start(Quotas, setup))),
     (ClaimProtection::NAME, |_, setup| Ok(start(ClaimProtection, setup))),
     (VolumeProtection::NAME, |_, setup| Ok(start(VolumeProtection, setup))),
+    (persistent_volume::NAME, |_, setup| Ok(Some(Box::pin(persistent_volume::run(setup))))),
+    (AttachDetach::NAME, |_, setup| Ok(start(AttachDetach, setup))),
+    (EphemeralVolumes::NAME, |_, setup| Ok(start(EphemeralVolumes, setup))),
+    (host_path::NAME, |_, setup| Ok(Some(Box::pin(host_path::run(setup))))),
     (RootCa::NAME, |options, setup| {
         let Some(certificates) = root_ca(options)? else { return Ok(None) };
         Ok(start(RootCa { certificates }, setup))

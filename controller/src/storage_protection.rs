@@ -29,7 +29,9 @@ impl Controller for ClaimProtection {
         watches.maps::<Pod>(|change, _| {
             let pods = change.old.iter().chain(&change.new);
             let mut keys: Vec<Key> = pods
-                .flat_map(|pod| claims(pod).map(|name| Key::new(&pod.metadata.namespace, &name)))
+                .flat_map(|pod| {
+                    pod.claims().map(|used| Key::new(&pod.metadata.namespace, &used.name))
+                })
                 .collect();
             keys.dedup();
             keys
@@ -46,7 +48,7 @@ impl Controller for ClaimProtection {
         let used = || {
             let pods = view.namespace::<Pod>(&meta.namespace);
             pods.iter().any(|pod| {
-                !pod.spec.node_name.is_empty() && claims(pod).any(|name| name == meta.name)
+                !pod.spec.node_name.is_empty() && pod.claims().any(|used| used.name == meta.name)
             })
         };
         Ok(protect(&PERSISTENT_VOLUME_CLAIM, meta, "kubernetes.io/pvc-protection", used))
@@ -84,17 +86,6 @@ fn protect(
     }
     plan.patch(row, meta, json!({ "metadata": { "finalizers": finalizers } }));
     plan
-}
-
-/// The names of the claims that the pod's volumes are.
-fn claims(pod: &Pod) -> impl Iterator<Item = String> {
-    pod.spec.volumes.iter().filter_map(|volume| match &volume.persistent_volume_claim {
-        Some(claim) => Some(claim.claim_name.clone()),
-        None if volume.ephemeral.is_some() => {
-            Some(format!("{}-{}", pod.metadata.name, volume.name))
-        }
-        None => None,
-    })
 }
 
 #[cfg(test)]
@@ -143,7 +134,7 @@ mod tests {
         }
         let generic = pod("n", json!({"name": "v", "ephemeral": {}}));
         let generic = Entry::<Pod>::decode(generic.to_string().into()).unwrap();
-        assert_eq!(claims(&generic).collect::<Vec<_>>(), ["p-v"]);
+        assert_eq!(generic.claims().map(|used| used.name).collect::<Vec<_>>(), ["p-v"]);
     }
 
     #[test]

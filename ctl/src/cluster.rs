@@ -16,6 +16,7 @@ mod rollout;
 mod services;
 mod status;
 mod steps;
+mod storage;
 mod supervisor;
 
 use std::ffi::OsString;

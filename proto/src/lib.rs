@@ -1,11 +1,23 @@
 //! What two components must agree on, and nothing else: the kind table, metadata, quantities,
-//! selectors, time, Status errors and the CRI messages. Anyone may use it; no I/O may happen here.
+//! selectors, time, Status errors and the messages of CRI and CSI. Anyone may use it; no I/O may happen here.
 
 /// The Container Runtime Interface v1 (`runtime.v1`), generated from `cri/`: messages, clients
 /// and servers.
 pub mod cri {
     #![allow(clippy::all, missing_docs)]
     tonic::include_proto!("runtime.v1");
+}
+
+/// The Container Storage Interface v1 (`csi.v1`), the part that concerns nodes.
+pub mod csi {
+    #![allow(clippy::all, missing_docs)]
+    tonic::include_proto!("csi.v1");
+}
+
+/// How plugins make themselves known to a node's agent (`pluginregistration`).
+pub mod registration {
+    #![allow(clippy::all, missing_docs)]
+    tonic::include_proto!("pluginregistration");
 }
 
 pub mod kind;
@@ -17,3 +29,4 @@ pub mod status;
 pub mod time;
 pub mod user;
 pub mod view;
+pub mod volume;

@@ -4,6 +4,8 @@
 
 pub mod certificate_signing_request;
 pub mod config_map;
+pub mod csi_driver;
+pub mod csi_node;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
@@ -25,6 +27,8 @@ pub mod secret;
 pub mod service;
 pub mod service_account;
 pub mod service_cidr;
+pub mod storage_class;
+pub mod volume_attachment;
 
 use std::collections::BTreeMap;
 

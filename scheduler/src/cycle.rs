@@ -19,6 +19,8 @@ pub struct Placement {
 pub struct Unschedulable {
     /// Nodes there are.
     pub nodes: usize,
+    /// Why it was not worth asking any node.
+    pub everywhere: Option<Reason>,
     /// How many nodes gave each reason.
     pub reasons: BTreeMap<Reason, usize>,
     /// The plugins that rejected a node, with how many each.
@@ -41,6 +43,12 @@ type Judges<'a> = Vec<(&'static dyn Plugin, Box<dyn Judge + 'a>)>;
 pub fn schedule(pod: &PodInfo, snapshot: &Snapshot, rng: &Rng) -> Result<Placement, Unschedulable> {
     let judges = judges(pod, snapshot);
     let mut refused = Unschedulable { nodes: snapshot.nodes().len(), ..Unschedulable::default() };
+    let refusal = judges.iter().find_map(|(plugin, judge)| Some((plugin.name(), judge.refuse()?)));
+    if let Some((plugin, reason)) = refusal.filter(|_| refused.nodes > 0) {
+        refused.plugins.insert(plugin, refused.nodes);
+        refused.everywhere = Some(reason);
+        return Err(refused);
+    }
     let mut candidates = Vec::new();
     for node in snapshot.nodes() {
         match first_rejection(&judges, node) {

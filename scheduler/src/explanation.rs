@@ -9,6 +9,9 @@ pub fn sentence(refused: &Unschedulable) -> String {
     if refused.nodes == 0 {
         return "no nodes available to schedule pods".into();
     }
+    if let Some(reason) = &refused.everywhere {
+        return format!("0/{} nodes are available: {reason}.", refused.nodes);
+    }
     // Sorted as texts, counts first, which is upstream's order.
     let mut parts: Vec<String> =
         refused.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();

@@ -5,9 +5,11 @@
 pub mod cycle;
 pub mod explanation;
 pub mod plugins;
+mod prebind;
 pub mod queue;
 pub mod resources;
 pub mod snapshot;
+pub mod storage;
 
 mod run;
 

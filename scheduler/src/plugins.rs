@@ -12,6 +12,7 @@ mod ports;
 mod taints;
 mod topology;
 mod unschedulable;
+mod volumes;
 
 use std::borrow::Cow;
 
@@ -33,6 +34,11 @@ pub enum Event {
     PodAdded,
     PodDeleted,
     PodLabels,
+    Claim,
+    Volume,
+    StorageClass,
+    /// What drivers a node has.
+    Drivers,
 }
 
 /// One rule of placement.
@@ -54,6 +60,11 @@ pub trait Plugin: Sync {
 
 /// A plugin's opinion on one pod.
 pub trait Judge {
+    /// Why no node whatsoever can take it.
+    fn refuse(&self) -> Option<Reason> {
+        None
+    }
+
     /// The reasons why the node cannot take it; none when it can.
     fn filter(&self, _node: &NodeInfo) -> Vec<Reason> {
         Vec::new()
@@ -76,6 +87,10 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &node_affinity::NodeAffinity,
     &ports::NodePorts,
     &fit::NodeResourcesFit,
+    &volumes::VolumeRestrictions,
+    &volumes::NodeVolumeLimits,
+    &volumes::VolumeBinding,
+    &volumes::VolumeZone,
     &topology::PodTopologySpread,
     &pod_affinity::InterPodAffinity,
     &dynamic_resources::DynamicResources,

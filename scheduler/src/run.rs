@@ -4,23 +4,29 @@ use std::sync::Arc;
 
 use client::informer::Changes;
 use client::{
-    CancellationToken, Change, Client, Clock, Entry, Error, Informers, Key, LeaseName, Patch,
-    Recorder, Rng, lead,
+    CancellationToken, Change, Client, Clock, Entry, Error, Informer, Informers, Key, LeaseName,
+    Patch, Recorder, Rng, lead,
 };
 use proto::kind;
 use proto::view::{Condition, ObjectReference};
 
+use proto::view::csi_node::CsiNode;
 use proto::view::namespace::Namespace;
 use proto::view::node::Node;
+use proto::view::persistent_volume::PersistentVolume;
+use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::pod::Pod;
+use proto::view::storage_class::StorageClass;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::cycle::{self, Unschedulable};
 use crate::explanation;
 use crate::plugins::Event;
+use crate::prebind;
 use crate::queue::Queue;
 use crate::snapshot::{PodInfo, Snapshot};
+use crate::storage::Promise;
 
 /// Whom pods name that do not choose a scheduler.
 pub const NAME: &str = "default-scheduler";
@@ -68,6 +74,10 @@ struct Scheduler {
     pods: Changes<Pod>,
     nodes: Changes<Node>,
     namespaces: Changes<Namespace>,
+    claims: Changes<PersistentVolumeClaim>,
+    volumes: Changes<PersistentVolume>,
+    classes: Changes<StorageClass>,
+    drivers: Changes<CsiNode>,
     writer: Writer,
     failed: mpsc::UnboundedReceiver<Key>,
     clock: Clock,
@@ -82,6 +92,7 @@ struct Writer {
     clock: Clock,
     recorder: Recorder,
     permits: Arc<Semaphore>,
+    claims: Informer<PersistentVolumeClaim>,
     /// Pods that could not be bound.
     failed: mpsc::UnboundedSender<Key>,
 }
@@ -92,17 +103,26 @@ impl Scheduler {
         let (sender, failed) = mpsc::unbounded_channel();
         let (pods, nodes) = (informers.of::<Pod>(), informers.of::<Node>());
         let namespaces = informers.of::<Namespace>();
+        let claims = informers.of::<PersistentVolumeClaim>();
+        let (volumes, classes) =
+            (informers.of::<PersistentVolume>(), informers.of::<StorageClass>());
+        let drivers = informers.of::<CsiNode>();
         Scheduler {
             snapshot: Snapshot::default(),
             queue: Queue::default(),
             pods: pods.changes(),
             nodes: nodes.changes(),
             namespaces: namespaces.changes(),
+            claims: claims.changes(),
+            volumes: volumes.changes(),
+            classes: classes.changes(),
+            drivers: drivers.changes(),
             writer: Writer {
                 recorder: Recorder::new(client.clone(), clock.clone(), rng.clone(), NAME, ""),
                 client,
                 clock: clock.clone(),
                 permits: Arc::new(Semaphore::new(WRITERS)),
+                claims: claims.clone(),
                 failed: sender,
             },
             failed,
@@ -112,6 +132,10 @@ impl Scheduler {
                 Box::pin(async move { nodes.synced().await }),
                 Box::pin(async move { pods.synced().await }),
                 Box::pin(async move { namespaces.synced().await }),
+                Box::pin(async move { claims.synced().await }),
+                Box::pin(async move { volumes.synced().await }),
+                Box::pin(async move { classes.synced().await }),
+                Box::pin(async move { drivers.synced().await }),
             ],
         }
     }
@@ -141,6 +165,10 @@ impl Scheduler {
                 change = self.pods.next() => self.pod(change),
                 change = self.nodes.next() => self.node(change),
                 change = self.namespaces.next() => self.namespace(change),
+                change = self.claims.next() => self.claim(change),
+                change = self.volumes.next() => self.volume(change),
+                change = self.classes.next() => self.class(change),
+                change = self.drivers.next() => self.drivers(change),
                 Some(key) = self.failed.recv() => self.could_not_bind(&key),
                 () = alarm => {}
                 () = until.cancelled() => return,
@@ -155,6 +183,18 @@ impl Scheduler {
         }
         while let Some(change) = self.namespaces.try_next() {
             self.namespace(change);
+        }
+        while let Some(change) = self.classes.try_next() {
+            self.class(change);
+        }
+        while let Some(change) = self.drivers.try_next() {
+            self.drivers(change);
+        }
+        while let Some(change) = self.volumes.try_next() {
+            self.volume(change);
+        }
+        while let Some(change) = self.claims.try_next() {
+            self.claim(change);
         }
         while let Some(change) = self.pods.try_next() {
             self.pod(change);
@@ -191,6 +231,26 @@ impl Scheduler {
         }
     }
 
+    fn claim(&mut self, change: Change<PersistentVolumeClaim>) {
+        self.snapshot.storage.put_claim(change.key, change.new);
+        self.queue.happened(Event::Claim, self.clock.now());
+    }
+
+    fn volume(&mut self, change: Change<PersistentVolume>) {
+        self.snapshot.storage.put_volume(&change.key.name, change.new);
+        self.queue.happened(Event::Volume, self.clock.now());
+    }
+
+    fn class(&mut self, change: Change<StorageClass>) {
+        self.snapshot.storage.put_class(&change.key.name, change.new);
+        self.queue.happened(Event::StorageClass, self.clock.now());
+    }
+
+    fn drivers(&mut self, change: Change<CsiNode>) {
+        self.snapshot.storage.put_drivers(&change.key.name, change.new);
+        self.queue.happened(Event::Drivers, self.clock.now());
+    }
+
     fn pod(&mut self, change: Change<Pod>) {
         let now = self.clock.now();
         let key = change.key;
@@ -207,6 +267,7 @@ impl Scheduler {
         let info = Arc::new(PodInfo::new(key.clone(), object));
         if !info.object.spec.node_name.is_empty() {
             self.queue.remove(&key);
+            self.snapshot.storage.release(&key);
             let known = self.snapshot.placement(&key).is_some();
             self.snapshot.place(Arc::clone(&info), &info.object.spec.node_name);
             self.queue.happened(if known { Event::PodLabels } else { Event::PodAdded }, now);
@@ -229,6 +290,7 @@ impl Scheduler {
     }
 
     fn release(&mut self, key: &Key) {
+        self.snapshot.storage.release(key);
         if self.snapshot.placement(key).is_some() {
             self.snapshot.remove_pod(key);
             self.queue.happened(Event::PodDeleted, self.clock.now());
@@ -255,8 +317,10 @@ impl Scheduler {
             match cycle::schedule(&pod, &self.snapshot, &self.rng) {
                 Ok(placement) => {
                     self.queue.remove(&pod.key);
+                    let promises = promises(&pod, &self.snapshot, &placement.node);
+                    self.snapshot.storage.promise(&pod.key, &promises);
                     self.snapshot.place(Arc::clone(&pod), &placement.node);
-                    self.writer.bind(pod, placement.node);
+                    self.writer.bind(pod, placement.node, promises);
                 }
                 Err(refused) => {
                     let plugins = refused.plugins.keys().copied().collect();
@@ -270,9 +334,20 @@ impl Scheduler {
 }
 
 impl Writer {
-    fn bind(&self, pod: Arc<PodInfo>, node: String) {
+    fn bind(&self, pod: Arc<PodInfo>, node: String, promises: Vec<Promise>) {
         let writer = self.clone();
         tokio::spawn(async move {
+            if !promises.is_empty() {
+                let (client, clock, claims) = (&writer.client, &writer.clock, &writer.claims);
+                let kept = prebind::keep(client, clock, claims, &node, &promises).await;
+                if let Err(error) = kept {
+                    let message = error.to_string();
+                    let about = reference(&pod.object);
+                    writer.recorder.event(&about, "Warning", "FailedScheduling", message);
+                    drop(writer.failed.send(pod.key.clone()));
+                    return;
+                }
+            }
             let _permit = writer.permits.acquire().await;
             let path = format!("{}/binding", kind::POD.path(pod.namespace(), &pod.key.name));
             let binding = json!({
@@ -342,6 +417,15 @@ impl Writer {
             }
         });
     }
+}
+
+/// What the pod's volumes still need on the node that was chosen.
+fn promises(pod: &PodInfo, snapshot: &Snapshot, node: &str) -> Vec<Promise> {
+    let storage = &snapshot.storage;
+    let (Ok(claims), Some(node)) = (storage.claims_of(pod), snapshot.node(node)) else {
+        return Vec::new();
+    };
+    storage.on_node(&pod.key, &claims, node).unwrap_or_default()
 }
 
 /// Ours, not gated, and not on its way out.

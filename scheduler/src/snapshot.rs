@@ -10,6 +10,7 @@ use proto::view::node::Node;
 use proto::view::pod::Pod;
 
 use crate::resources::{self, Resources};
+use crate::storage::Storage;
 
 /// A pod with what the plugins ask of it again and again.
 #[derive(Debug)]
@@ -51,6 +52,7 @@ pub struct Snapshot {
     waiting: HashMap<String, Vec<Arc<PodInfo>>>,
     /// Labels by namespace, for namespace selectors.
     namespaces: HashMap<String, Labels>,
+    pub storage: Storage,
 }
 
 impl PodInfo {

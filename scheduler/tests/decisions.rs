@@ -5,11 +5,15 @@ use std::sync::Arc;
 use client::{Entry, Key, Rng};
 use proptest::prelude::*;
 use proto::time::Time;
+use proto::view::persistent_volume::PersistentVolume;
+use proto::view::persistent_volume_claim::PersistentVolumeClaim;
+use proto::view::storage_class::StorageClass;
 use scheduler::cycle::{opinions, schedule};
 use scheduler::explanation::sentence;
 use scheduler::plugins::Event;
 use scheduler::queue::Queue;
 use scheduler::snapshot::{PodInfo, Snapshot};
+use scheduler::storage::Promise;
 use serde_json::{Value, json};
 
 fn entry<T: client::Object>(value: Value) -> Arc<Entry<T>> {
@@ -264,6 +268,184 @@ fn only_an_event_that_could_cure_wakes_a_pod() {
     queue.refused(&waiting.key, vec!["NodeResourcesFit"], at(102));
     assert_eq!(queue.wake_at(), Some(at(402)));
     assert!(queue.pop(at(402)).is_some());
+}
+
+/// A claim of class `c`, changed so, under its own name.
+fn claim(name: &str, more: Value) -> (Key, Option<Arc<Entry<PersistentVolumeClaim>>>) {
+    let mut claim = json!({
+        "metadata": {"name": name, "namespace": "default", "uid": name, "resourceVersion": "1"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "c",
+            "resources": {"requests": {"storage": "1Gi"}}},
+        "status": {"phase": "Pending"},
+    });
+    json_patch::merge(&mut claim, &more);
+    (Key::new("default", name), Some(entry(claim)))
+}
+
+fn volume(name: &str, node: &str, more: Value) -> Arc<Entry<PersistentVolume>> {
+    let here = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [node]});
+    let mut volume = json!({
+        "metadata": {"name": name},
+        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "c",
+            "capacity": {"storage": "1Gi"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}}},
+        "status": {"phase": "Available"},
+    });
+    json_patch::merge(&mut volume, &more);
+    entry(volume)
+}
+
+fn class(name: &str, mode: &str, provisioner: &str) -> Arc<Entry<StorageClass>> {
+    entry(
+        json!({"metadata": {"name": name}, "volumeBindingMode": mode, "provisioner": provisioner}),
+    )
+}
+
+fn uses(claim: &str) -> Value {
+    json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]})
+}
+
+#[test]
+fn pods_go_where_their_volumes_are() {
+    let bound = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+        "spec": {"volumeName": "on-b"}, "status": {"phase": "Bound"}});
+    let late = |more: Value| {
+        let mut claim = json!({"spec": {"storageClassName": "late"}});
+        json_patch::merge(&mut claim, &more);
+        claim
+    };
+    let of_late = json!({"spec": {"storageClassName": "late"}});
+    let selected = |node: &str| {
+        late(json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": node}}}))
+    };
+    let gone = json!({"status": {"phase": "Lost"}, "spec": {"volumeName": "x"}});
+    let leaving = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    let nothing = "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to \
+                   bind.";
+    for (more, volumes, provisioner, expected) in [
+        (None, vec![], "p", Err("0/2 nodes are available: persistentvolumeclaim \"k\" not found.")),
+        (
+            Some(json!({})),
+            vec![],
+            "p",
+            Err("0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."),
+        ),
+        (
+            Some(gone),
+            vec![],
+            "p",
+            Err("0/2 nodes are available: persistentvolumeclaim \"k\" bound \
+            to non-existent persistentvolume \"x\"."),
+        ),
+        (
+            Some(leaving),
+            vec![],
+            "p",
+            Err("0/2 nodes are available: persistentvolumeclaim \"k\" is being deleted."),
+        ),
+        (Some(bound.clone()), vec![volume("on-b", "b", json!({}))], "p", Ok("b")),
+        (
+            Some(bound.clone()),
+            vec![volume("on-b", "x", json!({}))],
+            "p",
+            Err("0/2 nodes are \
+            available: 2 node(s) didn't match PersistentVolume's node affinity."),
+        ),
+        (
+            Some(bound),
+            vec![],
+            "p",
+            Err("0/2 nodes are available: 2 node(s) unavailable due to one \
+            or more pvc(s) bound to non-existent pv(s)."),
+        ),
+        (
+            Some(late(json!({}))),
+            vec![volume("free", "b", of_late.clone())],
+            "kubernetes.io/no-provisioner",
+            Ok("b"),
+        ),
+        (Some(late(json!({}))), vec![], "kubernetes.io/no-provisioner", Err(nothing)),
+        (Some(selected("a")), vec![volume("free", "b", of_late)], "example.com/p", Ok("a")),
+    ] {
+        let mut cluster = snapshot(vec![node("a", json!({})), node("b", json!({}))]);
+        if let Some(more) = &more {
+            let (key, claim) = claim("k", more.clone());
+            cluster.storage.put_claim(key, claim);
+        }
+        for volume in volumes {
+            let name = volume.metadata.name.clone();
+            cluster.storage.put_volume(&name, Some(volume));
+        }
+        cluster.storage.put_class("c", Some(class("c", "Immediate", provisioner)));
+        cluster.storage.put_class("late", Some(class("late", "WaitForFirstConsumer", provisioner)));
+        let said = decide(&pod("p", uses("k")), &cluster);
+        assert_eq!(said.as_deref().map_err(String::as_str), expected, "{more:?}");
+    }
+}
+
+#[test]
+fn what_is_promised_to_one_pod_no_other_gets() {
+    let mut cluster = snapshot(vec![node("a", json!({}))]);
+    let late = json!({"spec": {"storageClassName": "late"}});
+    for name in ["k1", "k2"] {
+        let (key, claim) = claim(name, late.clone());
+        cluster.storage.put_claim(key, claim);
+    }
+    cluster.storage.put_volume("only", Some(volume("only", "a", late)));
+    let class = class("late", "WaitForFirstConsumer", "kubernetes.io/no-provisioner");
+    cluster.storage.put_class("late", Some(class));
+    let (first, second) = (pod("first", uses("k1")), pod("second", uses("k2")));
+    let claims = cluster.storage.claims_of(&first).unwrap();
+    let promises = cluster.storage.on_node(&first.key, &claims, &cluster.nodes()[0]).unwrap();
+    assert!(matches!(promises.as_slice(), [Promise::Bind { .. }]));
+    cluster.storage.promise(&first.key, &promises);
+    assert_eq!(decide(&first, &cluster).as_deref(), Ok("a"), "its own promise is no hindrance");
+    assert!(decide(&second, &cluster).is_err());
+    cluster.storage.release(&first.key);
+    assert_eq!(decide(&second, &cluster).as_deref(), Ok("a"));
+}
+
+#[test]
+fn a_node_has_only_so_many_volumes_of_a_driver() {
+    let mut cluster = snapshot(vec![node("a", json!({}))]);
+    for (claim_name, volume_name) in [("k1", "v1"), ("k2", "v2")] {
+        let bound = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+            "spec": {"volumeName": volume_name}, "status": {"phase": "Bound"}});
+        let (key, claim) = claim(claim_name, bound);
+        cluster.storage.put_claim(key, claim);
+        let driven = json!({"spec": {"nodeAffinity": null,
+            "csi": {"driver": "d", "volumeHandle": volume_name}}});
+        cluster.storage.put_volume(volume_name, Some(volume(volume_name, "", driven)));
+    }
+    let drivers = json!({"metadata": {"name": "a"}, "spec": {"drivers": [
+        {"name": "d", "nodeID": "a", "allocatable": {"count": 1}}]}});
+    cluster.storage.put_drivers("a", Some(entry(drivers)));
+    cluster.place(pod("first", uses("k1")), "a");
+    assert_eq!(decide(&pod("same", uses("k1")), &cluster).as_deref(), Ok("a"));
+    assert_eq!(
+        decide(&pod("other", uses("k2")), &cluster).unwrap_err(),
+        "0/1 nodes are available: 1 node(s) exceed max volume count."
+    );
+}
+
+#[test]
+fn a_claim_for_one_pod_is_not_shared() {
+    let mut cluster = snapshot(vec![node("a", json!({})), node("b", json!({}))]);
+    let alone = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+        "spec": {"accessModes": ["ReadWriteOncePod"], "volumeName": "w"},
+        "status": {"phase": "Bound"}});
+    let (key, alone) = claim("k", alone);
+    cluster.storage.put_claim(key, alone);
+    let anywhere = json!({"spec": {"nodeAffinity": null}});
+    cluster.storage.put_volume("w", Some(volume("w", "", anywhere)));
+    let second = pod("second", uses("k"));
+    assert!(decide(&second, &cluster).is_ok());
+    cluster.place(pod("first", uses("k")), "a");
+    assert_eq!(
+        decide(&second, &cluster).unwrap_err(),
+        "0/2 nodes are available: 2 node has pod using PersistentVolumeClaim with the same name \
+         and ReadWriteOncePod access mode."
+    );
 }
 
 proptest! {

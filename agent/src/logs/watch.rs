@@ -39,9 +39,10 @@ impl Watcher {
         Ok(Watcher(Arc::new(Inside { fd, readers, _task: AbortOnDropHandle::new(task) })))
     }
 
-    /// Notified whenever a file in the folder is written, made or moved; as long as it is held.
+    /// Notified whenever a file in the folder is written, made, moved or removed; as long as it is held.
     pub fn watch(&self, folder: &Path) -> io::Result<Arc<Notify>> {
-        let what = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
+        let what =
+            WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE;
         let mut readers = self.0.readers.lock();
         let watch = inotify::add_watch(self.0.fd.get_ref(), folder, what)?;
         let notify = Arc::new(Notify::new());

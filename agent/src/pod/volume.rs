@@ -1,12 +1,15 @@
 //! The volumes of a pod's spec. A source this node cannot mount is kept by name, to be refused by
 //! name.
 
+use std::collections::BTreeMap;
+
 use proto::meta::or_default;
 use proto::quantity::Quantity;
+use proto::view::persistent_volume::NfsVolume;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{FieldRef, ResourceFieldRef};
+use super::{FieldRef, LocalReference, ResourceFieldRef};
 
 /// A volume: its name and its one source.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -25,9 +28,14 @@ pub enum VolumeSource {
     Secret(Files),
     DownwardApi(Files),
     Projected(Projected),
+    /// A claim, or a generic ephemeral volume, whose claim is named for the pod.
+    Claim(ClaimVolume),
+    Nfs(NfsVolume),
+    Csi(CsiInline),
+    Image(ImageVolume),
     /// Within a projected volume only.
     Token(Token),
-    /// The field's name, as `persistentVolumeClaim`.
+    /// The field's name, as `iscsi`.
     Unsupported(String),
 }
 
@@ -44,6 +52,36 @@ pub struct HostPath {
     pub path: String,
     #[serde(rename = "type", deserialize_with = "or_default")]
     pub kind: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClaimVolume {
+    /// Empty for a generic ephemeral volume.
+    pub claim_name: String,
+    pub read_only: bool,
+}
+
+/// A volume that a driver makes for this pod alone.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CsiInline {
+    pub driver: String,
+    #[serde(deserialize_with = "or_default")]
+    pub read_only: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub fs_type: String,
+    #[serde(deserialize_with = "or_default")]
+    pub volume_attributes: BTreeMap<String, String>,
+    pub node_publish_secret_ref: Option<LocalReference>,
+}
+
+/// The files of an image or artifact.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ImageVolume {
+    pub reference: String,
+    pub pull_policy: Option<String>,
 }
 
 /// A configMap, secret or downwardAPI source: in a volume of its own or within a projected one.
@@ -112,8 +150,28 @@ impl Volume {
             "emptyDir" => VolumeSource::EmptyDir(serde_json::from_value(value)?),
             "hostPath" => VolumeSource::HostPath(serde_json::from_value(value)?),
             "projected" => VolumeSource::Projected(serde_json::from_value(value)?),
+            "persistentVolumeClaim" => VolumeSource::Claim(serde_json::from_value(value)?),
+            "ephemeral" => VolumeSource::Claim(ClaimVolume::default()),
+            "csi" => VolumeSource::Csi(serde_json::from_value(value)?),
+            "nfs" => VolumeSource::Nfs(serde_json::from_value(value)?),
+            "image" => VolumeSource::Image(serde_json::from_value(value)?),
             _ => files(kind, value)?,
         })
+    }
+}
+
+impl ClaimVolume {
+    /// The claim's name.
+    pub fn name(&self, pod: &str, volume: &str) -> String {
+        match self.claim_name.as_str() {
+            "" => format!("{pod}-{volume}"),
+            name => name.into(),
+        }
+    }
+
+    /// Whether the claim must be the pod's own.
+    pub fn is_ephemeral(&self) -> bool {
+        self.claim_name.is_empty()
     }
 }
 

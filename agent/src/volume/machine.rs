@@ -1,33 +1,60 @@
 //! The adapter to the machine's own disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use proto::cri;
+use parking_lot::Mutex;
 
 use super::payload::payload;
-use super::{Disk, Error, SetUpError, atomic, container, mounts};
+use super::{
+    Disk, Error, Given, Run, SetUpError, atomic, container, empty_dir, host_path, mounts, nfs,
+    persistent,
+};
 use crate::config::NodeConfig;
 use crate::cri::PodId;
+use crate::csi;
 use crate::downward::Facts;
 use crate::environment::Sources;
-use crate::observed::{Container as Run, Observed};
-use crate::pod::volume::{EmptyDir, HostPath};
+use crate::observed::{self, Observed};
 use crate::pod::{Container, Pod, Volume, VolumeSource};
 
 /// Folders below `--root-dir` and the folder of logs.
 pub struct Machine {
     config: Arc<NodeConfig>,
+    plugins: csi::Plugins,
+    /// Where the volumes are that are not found by their name alone: by pod and volume. Known anew
+    /// after a restart, when everything is mounted again.
+    placed: Mutex<HashMap<String, BTreeMap<String, Placed>>>,
+}
+
+/// Where a volume is, once it is mounted.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Placed {
+    pub path: PathBuf,
+    pub read_only: bool,
+    /// The path is a device, and what is in it is the container's affair.
+    pub block: bool,
+}
+
+impl Placed {
+    pub fn folder(path: PathBuf, read_only: bool) -> Placed {
+        Placed { path, read_only, block: false }
+    }
 }
 
 impl Machine {
     pub fn new(config: NodeConfig) -> Machine {
-        Machine { config: Arc::new(config) }
+        Machine::with_plugins(config, csi::Plugins::default())
+    }
+
+    /// The same with storage drivers.
+    pub fn with_plugins(config: NodeConfig, plugins: csi::Plugins) -> Machine {
+        Machine { config: Arc::new(config), plugins, placed: Mutex::default() }
     }
 
     /// The folder of a container's logs.
@@ -42,6 +69,62 @@ impl Machine {
         })
     }
 
+    fn place(&self, pod: &Pod, volume: &Volume, placed: Placed) {
+        let mut all = self.placed.lock();
+        all.entry(pod.metadata.uid.clone()).or_default().insert(volume.name.clone(), placed);
+    }
+
+    fn is_placed(&self, pod: &Pod, volume: &Volume) -> bool {
+        let known = |all: &BTreeMap<String, Placed>| all.contains_key(&volume.name);
+        self.placed.lock().get(&pod.metadata.uid).is_some_and(known)
+    }
+
+    /// Mounts what is behind a claim, unless that has been done.
+    async fn claim(&self, pod: &Pod, volume: &Volume, sources: &Sources) -> Result<(), Error> {
+        if self.is_placed(pod, volume) {
+            return Ok(());
+        }
+        let missing = || Err("it was not looked for".to_string());
+        let bound = sources.claims.get(&volume.name).cloned().unwrap_or_else(missing);
+        let bound = bound.map_err(|why| Error::Claim { volume: volume.name.clone(), why })?;
+        persistent::check(pod, volume, &bound)?;
+        let placed = match &bound.csi {
+            Some(wanted) => {
+                persistent::claim_alone(&self.config, pod, &bound)?;
+                self.driven(pod, wanted).await?
+            }
+            None => blocking(|| persistent::mount(&self.config, pod, &bound))?,
+        };
+        self.place(pod, volume, placed);
+        Ok(())
+    }
+
+    /// Mounts what the pod itself asks of a driver, unless that has been done.
+    async fn inline(&self, pod: &Pod, volume: &Volume, sources: &Sources) -> Result<(), Error> {
+        if self.is_placed(pod, volume) {
+            return Ok(());
+        }
+        let missing = || Err("it was not looked for".to_string());
+        let wanted = sources.inline.get(&volume.name).cloned().unwrap_or_else(missing);
+        let wanted = wanted.map_err(|why| Error::Claim { volume: volume.name.clone(), why })?;
+        let placed = self.driven(pod, &wanted).await?;
+        self.place(pod, volume, placed);
+        Ok(())
+    }
+
+    /// Lets a driver bring the volume.
+    async fn driven(&self, pod: &Pod, wanted: &csi::Wanted) -> Result<Placed, Error> {
+        let mounted = csi::mount(&self.plugins, &self.config.root, pod, wanted).await;
+        let stage = "MountVolume.SetUp";
+        let failed = |why| Error::Driver { stage, volume: wanted.name.clone(), why };
+        let csi::Mounted { path, to_be_owned } = mounted.map_err(failed)?;
+        if to_be_owned {
+            let owned = blocking(|| persistent::own(pod, &path, wanted.read_only));
+            owned.map_err(|why| Error::SetUp { volume: wanted.name.clone(), why })?;
+        }
+        Ok(Placed { path, read_only: wanted.read_only, block: wanted.block })
+    }
+
     fn set_up(
         &self,
         pod: &Pod,
@@ -53,9 +136,16 @@ impl Machine {
         let dir = volume_dir(&self.config, pod, volume, &source);
         let group = pod.spec.security_context.fs_group.and_then(|group| u32::try_from(group).ok());
         match &source {
-            VolumeSource::EmptyDir(empty) => empty_dir(&dir, empty, group),
-            VolumeSource::HostPath(host) => host_path(host),
+            VolumeSource::EmptyDir(empty) => empty_dir::mount(&dir, empty, pod, facts),
+            VolumeSource::HostPath(host) => host_path::check(host),
+            VolumeSource::Nfs(share) => {
+                nfs::mount(&dir, share, &[], share.read_only)?;
+                self.place(pod, volume, Placed::folder(dir, share.read_only));
+                Ok(())
+            }
             VolumeSource::Unsupported(kind) => Err(SetUpError::Unsupported(kind.clone())),
+            // Each container brings its own; the others are not mounted from here.
+            VolumeSource::Image(_) | VolumeSource::Claim(_) | VolumeSource::Csi(_) => Ok(()),
             _ => {
                 let files = payload(&source, pod, facts, sources)?.unwrap_or_default();
                 make(&dir, 0o755)?;
@@ -74,34 +164,32 @@ impl Disk for Machine {
     async fn mount(&self, pod: &Pod, facts: &Facts, sources: &Sources) -> Result<(), Error> {
         blocking(|| {
             let dir = self.config.pod_dir(&pod.metadata.uid);
-            let io = |operation, path: &Path| {
-                let path = path.to_path_buf();
-                move |source| Error::Io { operation, path, source }
-            };
-            fs::create_dir_all(&dir).map_err(io("make", &dir))?;
-            for container in pod.containers() {
-                self.make_logs(pod, container)?;
+            let io = |source| Error::Io { operation: "make", path: dir.clone(), source };
+            fs::create_dir_all(&dir).map_err(io)?;
+            pod.containers().try_for_each(|container| self.make_logs(pod, container))
+        })?;
+        for volume in &pod.spec.volumes {
+            let set_up = |why| Error::SetUp { volume: volume.name.clone(), why };
+            match volume.source().map_err(|why| set_up(why.into()))? {
+                VolumeSource::Claim(_) => self.claim(pod, volume, sources).await?,
+                VolumeSource::Csi(_) => self.inline(pod, volume, sources).await?,
+                _ => blocking(|| self.set_up(pod, volume, facts, sources)).map_err(set_up)?,
             }
-            for volume in &pod.spec.volumes {
-                let done = self.set_up(pod, volume, facts, sources);
-                done.map_err(|why| Error::SetUp { volume: volume.name.clone(), why })?;
-            }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     async fn container(
         &self,
         pod: &Pod,
         container: &Container,
-        attempt: u32,
-        facts: &Facts,
-        environment: &BTreeMap<String, String>,
-    ) -> Result<Vec<cri::Mount>, Error> {
+        run: Run<'_>,
+    ) -> Result<Given, Error> {
         blocking(|| {
             // An ephemeral container was not there when the pod's folders were made.
             self.make_logs(pod, container)?;
-            container::mounts(&self.config, pod, container, attempt, facts, environment)
+            let placed = self.placed.lock().get(&pod.metadata.uid).cloned().unwrap_or_default();
+            container::given(&self.config, pod, container, run, &placed)
         })
     }
 
@@ -113,15 +201,23 @@ impl Disk for Machine {
 
     async fn unmount(&self, pod: &PodId) -> Result<(), Error> {
         let dir = self.config.pod_dir(&pod.uid);
+        self.placed.lock().remove(&pod.uid);
+        // What containers had of the volumes goes first, then what drivers brought.
+        blocking(|| remove(&dir.join("volume-subpaths")))?;
+        csi::unmount(&self.plugins, &self.config.root, &pod.uid).await.map_err(Error::Unmount)?;
         blocking(|| {
-            for part in ["volume-subpaths", "volumes"] {
+            for part in ["volumes", "volumeDevices"] {
                 remove(&dir.join(part))?;
             }
             Ok(())
         })
     }
 
-    async fn forget(&self, pod: &PodId, run: &Run) {
+    async fn in_use(&self) -> BTreeSet<String> {
+        blocking(|| csi::in_use(&self.config.root))
+    }
+
+    async fn forget(&self, pod: &PodId, run: &observed::Container) {
         let folder = self.config.log_dir(&pod.namespace, &pod.name, &pod.uid).join(&run.name);
         let prefix = format!("{}.log", run.attempt);
         blocking(|| {
@@ -180,60 +276,12 @@ pub(super) fn volume_dir(
         VolumeSource::Secret(_) => "secret",
         VolumeSource::DownwardApi(_) => "downward-api",
         VolumeSource::Projected(_) | VolumeSource::Token(_) => "projected",
-        VolumeSource::Unsupported(_) => "unsupported",
+        VolumeSource::Nfs(_) => "nfs",
+        VolumeSource::Csi(_) => "csi",
+        VolumeSource::Image(_) | VolumeSource::Claim(_) | VolumeSource::Unsupported(_) => "none",
     };
     let volumes = config.pod_dir(&pod.metadata.uid).join("volumes");
     volumes.join(format!("kubernetes.io~{kind}")).join(&volume.name)
-}
-
-fn empty_dir(dir: &Path, empty: &EmptyDir, group: Option<u32>) -> Result<(), SetUpError> {
-    make(dir, 0o777)?;
-    match empty.medium.as_str() {
-        "" => {}
-        "Memory" => {
-            let size = empty.size_limit.map_or(0, |limit| limit.value());
-            mounts::tmpfs(dir, size).map_err(io_error("mount a tmpfs at", dir))?;
-        }
-        medium => return Err(SetUpError::Unsupported(format!("emptyDir of medium {medium}"))),
-    }
-    if let Some(group) = group {
-        std::os::unix::fs::chown(dir, None, Some(group)).map_err(io_error("chown", dir))?;
-        make(dir, 0o2777)?;
-    }
-    Ok(())
-}
-
-/// Kubernetes: hostPath volume types.
-fn host_path(host: &HostPath) -> Result<(), SetUpError> {
-    let path = Path::new(&host.path);
-    let kind = fs::metadata(path).map(|metadata| metadata.file_type());
-    let is = |wanted: &'static str, matches: bool| match matches {
-        true => Ok(()),
-        false => Err(SetUpError::HostPath { path: host.path.clone(), wanted }),
-    };
-    match (host.kind.as_str(), &kind) {
-        ("", _) => Ok(()),
-        ("DirectoryOrCreate", Err(_)) => make(path, 0o755),
-        ("FileOrCreate", Err(_)) => {
-            fs::File::create(path).map_err(io_error("make", path))?;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o644))
-                .map_err(io_error("chmod", path))
-        }
-        ("Directory" | "DirectoryOrCreate", kind) => {
-            is("a directory", kind.as_ref().is_ok_and(|kind| kind.is_dir()))
-        }
-        ("File" | "FileOrCreate", kind) => {
-            is("a file", kind.as_ref().is_ok_and(|kind| kind.is_file()))
-        }
-        ("Socket", kind) => is("a socket file", kind.as_ref().is_ok_and(|kind| kind.is_socket())),
-        ("CharDevice", kind) => {
-            is("a character device", kind.as_ref().is_ok_and(|kind| kind.is_char_device()))
-        }
-        ("BlockDevice", kind) => {
-            is("a block device", kind.as_ref().is_ok_and(|kind| kind.is_block_device()))
-        }
-        (kind, _) => Err(SetUpError::Unsupported(format!("hostPath of type {kind}"))),
-    }
 }
 
 fn holds_secrets(source: &VolumeSource) -> bool {
@@ -252,7 +300,10 @@ pub(super) fn make(dir: &Path, mode: u32) -> Result<(), SetUpError> {
     fs::set_permissions(dir, fs::Permissions::from_mode(mode)).map_err(io_error("chmod", dir))
 }
 
-fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SetUpError {
+pub(super) fn io_error(
+    operation: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> SetUpError {
     let path = path.to_path_buf();
     move |why| SetUpError::Io { operation, path, why }
 }
@@ -275,7 +326,7 @@ fn discard(path: &Path) {
 }
 
 /// Lets other tasks of the process go on meanwhile, where it has a thread for them.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
+pub(super) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     match tokio::runtime::Handle::current().runtime_flavor() {
         tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
         _ => work(),

@@ -21,6 +21,59 @@ pub fn tmpfs(dir: &Path, bytes: i64) -> io::Result<()> {
     Ok(())
 }
 
+/// Huge pages of this size, unless some are there.
+pub fn hugetlbfs(dir: &Path, page: i64) -> io::Result<()> {
+    if is_mounted(dir)? {
+        return Ok(());
+    }
+    let options = std::ffi::CString::new(format!("pagesize={page}"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("hugetlbfs", dir, "hugetlbfs", flags, options.as_c_str())?;
+    Ok(())
+}
+
+/// Shows the folder `from` at `to` as well, unless it is; with these flags.
+pub fn bind(from: &Path, to: &Path, flags: MountFlags) -> io::Result<()> {
+    if !is_mounted(to)? {
+        rustix::mount::mount_bind_recursive(from, to)?;
+    }
+    if !flags.is_empty() {
+        rustix::mount::mount_remount(to, MountFlags::BIND | flags, "")?;
+    }
+    Ok(())
+}
+
+/// Whether something is mounted right there.
+pub fn is_mounted(dir: &Path) -> io::Result<bool> {
+    let whole = dir.canonicalize()?;
+    Ok(below(dir)?.contains(&whole))
+}
+
+/// What these options of a bind mount come to; `Err` names one that has no meaning there.
+pub fn flags(options: &[String]) -> Result<MountFlags, String> {
+    let all = options.iter().flat_map(|line| line.split(',')).filter(|option| !option.is_empty());
+    let flag = |option: &str| flag(option).ok_or_else(|| option.to_string());
+    all.map(flag).try_fold(MountFlags::empty(), |all, one| Ok(all | one?))
+}
+
+/// The flag that an option is, of any file system.
+pub fn flag(option: &str) -> Option<MountFlags> {
+    Some(match option {
+        "rw" | "defaults" | "bind" | "rbind" => MountFlags::empty(),
+        "ro" => MountFlags::RDONLY,
+        "nosuid" => MountFlags::NOSUID,
+        "nodev" => MountFlags::NODEV,
+        "noexec" => MountFlags::NOEXEC,
+        "noatime" => MountFlags::NOATIME,
+        "nodiratime" => MountFlags::NODIRATIME,
+        "relatime" => MountFlags::RELATIME,
+        "strictatime" => MountFlags::STRICTATIME,
+        "sync" => MountFlags::SYNCHRONOUS,
+        "dirsync" => MountFlags::DIRSYNC,
+        _ => return None,
+    })
+}
+
 /// Removes `dir` with everything in it. What is mounted in there is unmounted before, and while
 /// anything still is nothing is deleted: it would be deleted through the mount.
 pub fn remove(dir: &Path) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! The executor of a pod's plans: it does each step and remembers how it went, and chooses
 //! nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,16 +15,17 @@ use tokio::sync::watch;
 use super::image::ImageError;
 use super::objects::Watched;
 use super::publish::Publisher;
-use super::{Context, hooks};
+use super::{Context, claims, csi, hooks};
 use crate::backoff::{Backoff, CRASH, Limits, PULL, RETRY};
 use crate::config::{self, Parts};
 use crate::cri::{Error as RuntimeError, PodId};
 use crate::downward::Facts;
-use crate::environment::{environment, service_variables};
+use crate::environment::{Sources, environment, service_variables};
 use crate::events::{NORMAL, WARNING};
 use crate::observed::{Observed, State};
 use crate::plan::{Failure, Memory, Step};
-use crate::pod::{Container, Pod};
+use crate::pod::{Container, Pod, VolumeSource};
+use crate::volume::{Given, Run};
 use crate::{resolv, userns};
 
 mod resize;
@@ -109,8 +110,9 @@ impl Executor<'_> {
                 Ok(())
             }
             Step::Unmount => {
-                if let Err(error) = self.context.disk.unmount(self.id).await {
-                    tracing::warn!(pod = %self.id.name, %error, "cannot unmount volumes");
+                if let Err(error) = self.unmount().await {
+                    let error = client::error::chain(&error);
+                    tracing::warn!(pod = %self.id.name, error, "cannot unmount volumes");
                     self.pause().await;
                 } else {
                     self.memory.unmounted = true;
@@ -140,18 +142,23 @@ impl Executor<'_> {
 
     async fn mount(&mut self) -> bool {
         let Some(pod) = self.pod else { return false };
-        let sources = match self.watched.sources(&self.context.clock).await {
+        let mut sources = match self.watched.sources(&self.context.clock).await {
             Ok(sources) => sources,
             Err(error) => {
                 self.setup_failed("FailedMount", error);
                 return false;
             }
         };
+        claims::find(self.context, pod, &mut sources).await;
         match self.context.disk.mount(pod, &self.facts, &sources).await {
             Ok(()) => {
                 self.memory.mounted = true;
                 self.memory.unmounted = false;
                 self.memory.setup = None;
+                if let Err(error) = claims::grown(self.context, pod, &sources).await {
+                    // It will be said when the volume is mounted next.
+                    tracing::warn!(pod = %self.id.name, %error, "cannot say that a volume grew");
+                }
                 true
             }
             Err(error) => {
@@ -159,6 +166,20 @@ impl Executor<'_> {
                 false
             }
         }
+    }
+
+    /// Takes the volumes down and lets those that were attached go.
+    async fn unmount(&self) -> Result<(), crate::volume::Error> {
+        let before = self.context.disk.in_use().await;
+        self.context.disk.unmount(self.id).await?;
+        let after = self.context.disk.in_use().await;
+        if before != after {
+            // The next pod's mount or end will say it: nothing is lost but time.
+            if let Err(error) = csi::in_use(self.context, &self.context.own.name, None).await {
+                tracing::warn!(pod = %self.id.name, error, "cannot say which volumes are in use");
+            }
+        }
+        Ok(())
     }
 
     async fn sandbox(&mut self, attempt: u32) -> bool {
@@ -288,19 +309,18 @@ impl Executor<'_> {
         let services = service_variables(pod, services.values().map(|entry| &entry.view));
         let environment = environment(pod, container, &self.facts, &services, &sources)
             .map_err(|error| config_error(error.to_string()))?;
-        let mounts = self
-            .context
-            .disk
-            .container(pod, container, attempt, &self.facts, &environment)
-            .await
-            .map_err(|error| config_error(error.to_string()))?;
+        let images = self.images(pod, container, &sources).await?;
+        let facts = &self.facts;
+        let run = Run { attempt, facts, environment: &environment, images: &images };
+        let given = self.context.disk.container(pod, container, run).await;
+        let Given { mounts, devices } = given.map_err(|error| config_error(error.to_string()))?;
         let image_user = match (&status.uid, status.username.as_str()) {
             (Some(uid), _) => Some(Ok(uid.value)),
             (None, "") => None,
             (None, user) => Some(user.parse().map_err(|_| user.to_string())),
         };
         let target = self.target(container).map_err(config_error)?;
-        let parts = Parts { attempt, image, environment, mounts, image_user, target };
+        let parts = Parts { attempt, image, environment, mounts, devices, image_user, target };
         let mut config = config::container(pod, container, &self.context.config, parts)
             .map_err(|error| config_error(error.to_string()))?;
         let node = &self.context.config;
@@ -312,6 +332,32 @@ impl Executor<'_> {
             userns::enter(&mut security.namespace_options, &users);
         }
         self.create_and_start(pod, container, sandbox, config).await
+    }
+
+    /// The images that are the container's volumes, pulled as the volumes ask.
+    async fn images(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        sources: &Sources,
+    ) -> Result<BTreeMap<String, cri::ImageSpec>, StartError> {
+        let mut images = BTreeMap::new();
+        for volume in &pod.spec.volumes {
+            let used = container.volume_mounts.iter().any(|mount| mount.name == volume.name);
+            let Some(VolumeSource::Image(wanted)) = volume.source().ok().filter(|_| used) else {
+                continue;
+            };
+            let asks = Container {
+                name: container.name.clone(),
+                image: wanted.reference,
+                image_pull_policy: wanted.pull_policy,
+                ..Container::default()
+            };
+            let pulled = self.context.pulls.ensure(self.context, pod, &asks, sources).await;
+            let (image, _) = pulled.map_err(|error| self.image_failed(&container.name, error))?;
+            images.insert(volume.name.clone(), image);
+        }
+        Ok(images)
     }
 
     async fn create_and_start(
@@ -452,7 +498,6 @@ fn unsupported(pod: &Pod) -> Option<String> {
     let mut all = pod.containers();
     all.find_map(|container| {
         let what = match container {
-            container if !container.volume_devices.is_empty() => "volumeDevices",
             container if !container.resources.claims.is_empty() => "resource claims",
             _ => return None,
         };

@@ -135,7 +135,12 @@ impl Objects {
             ..ListOptions::default()
         };
         let list = self.client.list::<T>(&options).await?;
-        tell.content(list.items.first().map(|entry| entry.view.content()));
+        let found = list.items.first();
+        tell.content(found.map(|entry| entry.view.content()));
+        if found.is_some_and(|entry| entry.view.is_immutable()) {
+            // It cannot change: watching it would be for nothing.
+            return std::future::pending().await;
+        }
         options.resource_version = list.revision.to_string();
         let mut events = self.client.watch::<T>(&options);
         while let Some(event) = events.next().await {
@@ -259,6 +264,7 @@ impl Tell {
 
 trait Content: Object {
     fn content(&self) -> Data;
+    fn is_immutable(&self) -> bool;
 }
 
 impl Content for ConfigMap {
@@ -266,11 +272,19 @@ impl Content for ConfigMap {
         let text = self.data.iter().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
         text.chain(decoded(&self.binary_data)).collect()
     }
+
+    fn is_immutable(&self) -> bool {
+        self.immutable
+    }
 }
 
 impl Content for Secret {
     fn content(&self) -> Data {
         decoded(&self.data).collect()
+    }
+
+    fn is_immutable(&self) -> bool {
+        self.immutable
     }
 }
 

@@ -79,7 +79,7 @@ impl Renewal {
         }
     }
 
-    async fn once(&self, client: &Client) -> Result<(String, Time), String> {
+    pub async fn once(&self, client: &Client) -> Result<(String, Time), String> {
         let made = client.post(&self.path, &self.body).await.map_err(|error| error.to_string())?;
         let status = &made["status"];
         let token = status["token"].as_str().filter(|token| !token.is_empty());

@@ -19,7 +19,7 @@ use super::delete::remove;
 use super::layout::{Cluster, MOST_NODES, Node, StateDir, Store, check_name, nodes};
 use super::process::Processes;
 use super::steps::Steps;
-use super::{Error, network, privilege, rollout};
+use super::{Error, network, privilege, rollout, storage};
 
 /// What was asked for.
 #[derive(Clone, Debug, clap::Args)]
@@ -186,6 +186,7 @@ async fn build(
         start_supervisor(cluster, state)?;
         let client = Client::connect(&admin(cluster)?)?;
         wait_ready(cluster, &client, clock).await?;
+        storage::make_class(&client).await?;
         Ok(client)
     };
     let client = steps.step(&format!("API server at {}", cluster.url()), ready).await?;

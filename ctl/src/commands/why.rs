@@ -4,9 +4,13 @@
 use std::sync::Arc;
 
 use client::{Client, Key, ListOptions};
+use proto::view::csi_node::CsiNode;
 use proto::view::namespace::Namespace;
 use proto::view::node::Node;
+use proto::view::persistent_volume::PersistentVolume;
+use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::pod::Pod;
+use proto::view::storage_class::StorageClass;
 use scheduler::cycle::{Opinion, opinions};
 use scheduler::snapshot::{PodInfo, Snapshot};
 
@@ -68,6 +72,7 @@ async fn snapshot(client: &Client, pod: &PodInfo) -> Result<Snapshot> {
     for namespace in client.list::<Namespace>(&everything).await?.items {
         snapshot.put_namespace(&namespace.metadata.name, namespace.metadata.labels.clone());
     }
+    storage(client, &mut snapshot).await?;
     for node in client.list::<Node>(&everything).await?.items {
         snapshot.put_node(Arc::new(node));
     }
@@ -79,6 +84,26 @@ async fn snapshot(client: &Client, pod: &PodInfo) -> Result<Snapshot> {
         }
     }
     Ok(snapshot)
+}
+
+async fn storage(client: &Client, snapshot: &mut Snapshot) -> Result<()> {
+    let everything = ListOptions::default();
+    for claim in client.list::<PersistentVolumeClaim>(&everything).await?.items {
+        snapshot.storage.put_claim(Key::of(&claim.metadata), Some(Arc::new(claim)));
+    }
+    for volume in client.list::<PersistentVolume>(&everything).await?.items {
+        let name = volume.metadata.name.clone();
+        snapshot.storage.put_volume(&name, Some(Arc::new(volume)));
+    }
+    for drivers in client.list::<CsiNode>(&everything).await?.items {
+        let node = drivers.metadata.name.clone();
+        snapshot.storage.put_drivers(&node, Some(Arc::new(drivers)));
+    }
+    for class in client.list::<StorageClass>(&everything).await?.items {
+        let name = class.metadata.name.clone();
+        snapshot.storage.put_class(&name, Some(Arc::new(class)));
+    }
+    Ok(())
 }
 
 fn print(opinions: &[Opinion], chosen: &str) {

@@ -39,6 +39,10 @@ impl Error {
         self.is(404, "NotFound")
     }
 
+    pub fn is_forbidden(&self) -> bool {
+        self.is(403, "Forbidden")
+    }
+
     pub fn is_conflict(&self) -> bool {
         self.is(409, "Conflict")
     }

@@ -38,6 +38,9 @@ views! {
         pub images: Vec<ContainerImage>,
         pub daemon_endpoints: DaemonEndpoints,
         pub node_info: NodeInfo,
+        /// The node's word: these must not be detached yet.
+        pub volumes_in_use: Vec<String>,
+        pub volumes_attached: Vec<AttachedVolume>,
     }
 
     pub struct NodeAddress {
@@ -59,6 +62,11 @@ views! {
     pub struct DaemonEndpoint {
         #[serde(rename = "Port")]
         pub port: i32,
+    }
+
+    pub struct AttachedVolume {
+        pub name: String,
+        pub device_path: String,
     }
 
     pub struct NodeInfo {

@@ -1,6 +1,7 @@
 //! PersistentVolumeClaim.
 
 use crate::meta::ObjectMeta;
+use crate::selector::LabelSelector;
 use crate::view::{Resources, object, pod::Requirements, views};
 
 views! {
@@ -15,6 +16,7 @@ views! {
         pub resources: Requirements,
         /// `None`: the default class is wanted; empty: none at all.
         pub storage_class_name: Option<String>,
+        pub selector: Option<LabelSelector>,
         pub volume_name: String,
         pub volume_mode: String,
         pub volume_attributes_class_name: Option<String>,
@@ -23,6 +25,7 @@ views! {
     pub struct PersistentVolumeClaimStatus {
         /// `Pending`, `Bound` or `Lost`.
         pub phase: String,
+        pub access_modes: Vec<String>,
         pub capacity: Resources,
         pub allocated_resources: Resources,
         pub current_volume_attributes_class_name: Option<String>,
@@ -50,5 +53,29 @@ impl PersistentVolumeClaim {
     pub fn class(&self) -> &str {
         let annotation = self.metadata.annotations.get("volume.beta.kubernetes.io/storage-class");
         annotation.or(self.spec.storage_class_name.as_ref()).map_or("", String::as_str)
+    }
+
+    pub fn is_block(&self) -> bool {
+        self.spec.volume_mode == "Block"
+    }
+
+    pub fn is_going(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether it is bound for good: its volume is known and knows it.
+    pub fn is_bound(&self) -> bool {
+        !self.spec.volume_name.is_empty()
+            && self.metadata.annotations.contains_key(crate::volume::BIND_COMPLETED)
+    }
+
+    /// How much it asks for.
+    pub fn size(&self) -> crate::quantity::Quantity {
+        crate::volume::storage(&self.spec.resources.requests)
+    }
+
+    /// Whether it was made for the pod, as the claims of ephemeral volumes are.
+    pub fn is_of(&self, pod: &crate::view::pod::Pod) -> bool {
+        self.metadata.controller().is_some_and(|owner| owner.uid == pod.metadata.uid)
     }
 }

@@ -284,6 +284,55 @@ impl Pod {
     }
 }
 
+impl Pod {
+    /// The claims that its volumes are, by volume: a generic ephemeral one is named for the pod.
+    pub fn claims(&self) -> impl Iterator<Item = ClaimUse<'_>> {
+        self.spec.volumes.iter().filter_map(|volume| match &volume.persistent_volume_claim {
+            Some(claim) => {
+                let name = claim.claim_name.clone();
+                Some(ClaimUse { volume, name, ephemeral: false })
+            }
+            None if volume.ephemeral.is_some() => {
+                let name = format!("{}-{}", self.metadata.name, volume.name);
+                Some(ClaimUse { volume, name, ephemeral: true })
+            }
+            None => None,
+        })
+    }
+}
+
+/// A volume that is a claim.
+#[derive(Clone, Debug)]
+pub struct ClaimUse<'a> {
+    pub volume: &'a Volume,
+    /// Of the claim.
+    pub name: String,
+    /// It must be the pod's own.
+    pub ephemeral: bool,
+}
+
+impl NodeSelector {
+    /// Whether any of its terms admits the node.
+    pub fn admits(&self, node: &str, labels: &Labels) -> bool {
+        self.node_selector_terms.iter().any(|term| term.admits(node, labels))
+    }
+}
+
+impl NodeSelectorTerm {
+    /// All of it must hold; an empty term admits nothing. An expression that the API server would
+    /// refuse holds nowhere.
+    pub fn admits(&self, node: &str, labels: &Labels) -> bool {
+        let holds = |wanted: &Expression, actual: Option<&str>| {
+            wanted.requirement(true).is_ok_and(|requirement| requirement.matches(actual))
+        };
+        let label = |key: &str| labels.get(key).map(String::as_str);
+        let field = |key: &str| (key == "metadata.name").then_some(node);
+        !(self.match_expressions.is_empty() && self.match_fields.is_empty())
+            && self.match_expressions.iter().all(|wanted| holds(wanted, label(&wanted.key)))
+            && self.match_fields.iter().all(|wanted| holds(wanted, field(&wanted.key)))
+    }
+}
+
 impl Toleration {
     pub fn tolerates(&self, taint: &Taint) -> bool {
         let effect = self.effect.is_empty() || self.effect == taint.effect;

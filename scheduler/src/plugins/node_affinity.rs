@@ -1,8 +1,5 @@
 //! NodeAffinity: node selector and node affinity, required and preferred.
 
-use proto::selector::Expression;
-use proto::view::pod::NodeSelectorTerm;
-
 use super::{Event, Judge, Plugin, Reason, proportional};
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 
@@ -40,7 +37,8 @@ impl Judge for Wish<'_> {
 
     fn score(&self, node: &NodeInfo) -> Option<i64> {
         let preferred = &self.0.object.spec.affinity.as_ref()?.node_affinity.preferred;
-        let matching = preferred.iter().filter(|term| matches_term(&term.preference, node));
+        let matching =
+            preferred.iter().filter(|term| term.preference.admits(&node.name, node.labels()));
         Some(matching.map(|term| i64::from(term.weight)).sum())
     }
 
@@ -55,22 +53,5 @@ pub fn admits(pod: &PodInfo, node: &NodeInfo) -> bool {
     let selected =
         spec.node_selector.iter().all(|(key, value)| node.labels().get(key) == Some(value));
     let required = spec.affinity.as_ref().and_then(|all| all.node_affinity.required.as_ref());
-    selected
-        && required.is_none_or(|required| {
-            required.node_selector_terms.iter().any(|term| matches_term(term, node))
-        })
-}
-
-/// All of a term; an empty term matches nothing.
-fn matches_term(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
-    let label = |key: &str| node.labels().get(key).map(String::as_str);
-    let field = |key: &str| (key == "metadata.name").then_some(node.name.as_str());
-    !(term.match_expressions.is_empty() && term.match_fields.is_empty())
-        && term.match_expressions.iter().all(|wanted| holds(wanted, label(&wanted.key)))
-        && term.match_fields.iter().all(|wanted| holds(wanted, field(&wanted.key)))
-}
-
-/// The API server has checked it; one that it would refuse holds nowhere.
-fn holds(wanted: &Expression, actual: Option<&str>) -> bool {
-    wanted.requirement(true).is_ok_and(|requirement| requirement.matches(actual))
+    selected && required.is_none_or(|required| required.admits(&node.name, node.labels()))
 }

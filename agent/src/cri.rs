@@ -2,7 +2,7 @@
 //! and in the agent's own terms where it observes. Adapters: [`grpc`] for a real runtime,
 //! [`simulated`] for none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use proto::cri;
 use crate::observed::Observed;
 
 pub mod grpc;
+mod measured;
 pub mod simulated;
 
 /// The labels and annotations by which the kubelet knows its containers in a runtime.
@@ -35,6 +36,18 @@ pub struct Info {
     pub version: String,
     /// Why it cannot run pods, or cannot connect them; None when it can.
     pub not_ready: Option<String>,
+    pub handlers: Vec<cri::RuntimeHandler>,
+    pub features: Option<cri::RuntimeFeatures>,
+}
+
+/// What the pods that run use, and which they are.
+#[derive(Clone, Debug, Default)]
+pub struct Usage {
+    pub pods: Vec<cri::PodSandboxStats>,
+    /// By id; the ready ones.
+    pub sandboxes: HashMap<String, cri::PodSandbox>,
+    /// By id; the running ones.
+    pub containers: HashMap<String, cri::Container>,
 }
 
 /// Whose sandbox it is.
@@ -136,6 +149,11 @@ pub trait Runtime: Send + Sync + 'static {
     async fn port_forward_url(&self, request: cri::PortForwardRequest) -> Result<String>;
     /// The log file has been moved away.
     async fn reopen_log(&self, id: &str) -> Result<()>;
+
+    /// Costs the runtime something: for those who ask, not for a loop.
+    async fn usage(&self) -> Result<Usage>;
+    /// What images take, and writable layers.
+    async fn file_systems(&self) -> Result<cri::ImageFsInfoResponse>;
 
     async fn image(&self, image: &cri::ImageSpec) -> Result<Option<cri::Image>>;
     async fn images(&self) -> Result<Vec<cri::Image>>;

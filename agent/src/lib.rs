@@ -12,6 +12,7 @@ pub mod environment;
 pub mod events;
 pub mod images;
 pub mod logs;
+pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod observed;
@@ -28,6 +29,7 @@ mod run;
 pub mod runtime;
 pub mod server;
 pub mod simulated;
+pub mod stats;
 pub mod volume;
 pub mod worker;
 

@@ -18,6 +18,7 @@ use crate::images::garbage::{Collector, Policy};
 use crate::images::providers::{ConfigError, Providers};
 use crate::images::records::Records;
 use crate::logs::{self, Limits};
+use crate::metrics::Metrics;
 use crate::net;
 use crate::node::{Identity, Node, facts, lease};
 use crate::options::Options;
@@ -31,6 +32,8 @@ use crate::worker::{Context, NodeCredentials, Objects, Pulls};
 
 /// As often as the kubelet (containerLogMonitorInterval).
 const LOOK_AT_LOGS: Duration = Duration::from_secs(10);
+/// Where the machine keeps its logs.
+const NODE_LOGS: &str = "/var/log";
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +63,9 @@ pub async fn run(
     rng: Rng,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let runtime: Arc<dyn Runtime> = Arc::new(Grpc::new(&options.runtime_endpoint)?);
+    let metrics = Arc::new(Metrics::default());
+    let runtime = Grpc::new(&options.runtime_endpoint, metrics.clone(), clock.clone())?;
+    let runtime: Arc<dyn Runtime> = Arc::new(runtime);
     let client = client.named("kubelet");
     let identity = identity(&options)?;
     let name = identity.name.clone();
@@ -92,7 +97,7 @@ pub async fn run(
             }
             node.report().await;
         };
-        let pods = pods(&options, &node, cidr, &informers, pulls);
+        let pods = pods(&options, &node, cidr, &informers, pulls, metrics);
         // The lease has a task of its own, so that nothing here can delay it.
         let lease = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(lease));
         tokio::join!(lease, network, report, pods).0.unwrap_or_default();
@@ -111,6 +116,7 @@ async fn pods(
     cidr: Option<net::Cidr>,
     informers: &Informers,
     pulls: Pulls,
+    metrics: Arc<Metrics>,
 ) {
     let clock = &node.clock;
     let info = loop {
@@ -151,6 +157,7 @@ async fn pods(
         dns: Dns { servers, domain: options.cluster_domain.clone(), host: resolv::parse(&host) },
         host: Host { ips: node.identity.ips.clone(), runtime_name: info.name },
         allocatable: node.allocatable(),
+        metrics,
     });
     let informer = informers.filtered::<Pod>(&format!("spec.nodeName={name}"));
     let pods = Pods::new(context);
@@ -239,6 +246,10 @@ fn endpoint(options: &Options, identity: &Identity) -> Endpoint {
         identity: pair,
         client_ca: options.client_ca_file.clone(),
         names: identity.ips.iter().cloned().chain([identity.name.clone()]).collect(),
+        node: identity.name.clone(),
+        anonymous: options.anonymous_auth,
+        logs: NODE_LOGS.into(),
+        configuration: server::configuration(options),
     }
 }
 
@@ -306,10 +317,15 @@ fn identity(options: &Options) -> Result<Identity, Error> {
         name: options.node_name.clone().unwrap_or(host),
         ips: vec![ip.to_string()],
         labels: options.node_labels.clone(),
+        taints: options.register_with_taints.clone(),
         pod_cidr: options.pod_cidr.clone().unwrap_or_default(),
         port: options.port,
         max_pods: options.max_pods,
         thresholds: options.eviction_hard,
+        kube_reserved: options.kube_reserved.clone(),
+        system_reserved: options.system_reserved.clone(),
+        most_images: usize::try_from(options.node_status_max_images).ok(),
+        awaits_registration: !options.register_node,
     })
 }
 

@@ -5,7 +5,7 @@
 
 mod blueprint;
 mod capabilities;
-mod cgroup;
+pub(crate) mod cgroup;
 mod container;
 mod engine;
 mod exec;

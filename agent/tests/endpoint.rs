@@ -123,6 +123,7 @@ async fn start(dir: &Path, authority: &Authority) -> SocketAddr {
         dns: Default::default(),
         host: Default::default(),
         allocatable: Default::default(),
+        metrics: Default::default(),
         client,
         clock,
     };

@@ -8,6 +8,7 @@ pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
 
+pub mod exposition;
 pub mod kind;
 pub mod meta;
 pub mod quantity;

@@ -15,7 +15,7 @@ use proto::cri;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use super::{Error, Info, Output, PodId, Result, Runtime, labels};
+use super::{Error, Info, Output, PodId, Result, Runtime, Usage, labels};
 use crate::observed::{Container, Exit, Observed, Sandbox, State};
 
 /// Seconds after which containers of the pod end by themselves.
@@ -117,7 +117,7 @@ impl Inside {
 #[async_trait]
 impl Runtime for SimulatedRuntime {
     async fn info(&self) -> Result<Info> {
-        Ok(Info { name: "simulated".into(), version: "1".into(), not_ready: None })
+        Ok(Info { name: "simulated".into(), version: "1".into(), ..Info::default() })
     }
 
     async fn set_pod_cidr(&self, cidr: &str) -> Result<()> {
@@ -279,6 +279,15 @@ impl Runtime for SimulatedRuntime {
 
     async fn reopen_log(&self, _id: &str) -> Result<()> {
         Err(Error::new("ReopenContainerLog", unimplemented()))
+    }
+
+    /// Without processes nothing is used.
+    async fn usage(&self) -> Result<Usage> {
+        Ok(Usage::default())
+    }
+
+    async fn file_systems(&self) -> Result<cri::ImageFsInfoResponse> {
+        Ok(cri::ImageFsInfoResponse::default())
     }
 
     async fn image(&self, image: &cri::ImageSpec) -> Result<Option<cri::Image>> {

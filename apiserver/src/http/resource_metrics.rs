@@ -167,5 +167,5 @@ fn usage(used: &Used) -> Value {
 }
 
 fn name_of(entry: &Entry) -> String {
-    entry.field("metadata.name").unwrap_or_default().to_string()
+    entry.name().to_string()
 }

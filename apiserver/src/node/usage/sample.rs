@@ -88,9 +88,10 @@ impl Sample {
 /// What was used from the first sample to the second.
 pub fn used(first: &Sample, second: &Sample) -> UsedByNode {
     let node = second.node.as_ref().and_then(|point| rate(first.node.as_ref(), point));
-    let containers = second.containers.iter().filter_map(|(key, point)| {
-        Some((key.clone(), rate(first.containers.get(key), point)?))
-    });
+    let containers = second
+        .containers
+        .iter()
+        .filter_map(|(key, point)| Some((key.clone(), rate(first.containers.get(key), point)?)));
     UsedByNode { node, containers: containers.collect() }
 }
 
@@ -146,8 +147,14 @@ mod tests {
     fn from_one_sample_to_the_next() {
         let used = used(&at(100, 5.0, 10.0), &at(110, 7.5, 10.0));
         let container = used.container("n", "p", "c").unwrap();
-        assert_eq!((container.cpu.to_string(), container.memory.to_string()), ("250m".into(), "4Ki".into()));
-        assert_eq!((container.at, container.window), (Time::from_unix(110), Duration::from_secs(10)));
+        assert_eq!(
+            (container.cpu.to_string(), container.memory.to_string()),
+            ("250m".into(), "4Ki".into())
+        );
+        assert_eq!(
+            (container.at, container.window),
+            (Time::from_unix(110), Duration::from_secs(10))
+        );
         let node = used.node.unwrap();
         assert_eq!((node.cpu.to_string(), node.memory.to_string()), ("500m".into(), "8Ki".into()));
         assert_eq!(used.container("n", "p", "other"), None);

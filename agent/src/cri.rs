@@ -40,14 +40,19 @@ pub struct Info {
     pub features: Option<cri::RuntimeFeatures>,
 }
 
-/// What the pods that run use, and which they are.
+/// What runs, by id.
+#[derive(Clone, Debug, Default)]
+pub struct Running {
+    /// The ready ones.
+    pub sandboxes: HashMap<String, cri::PodSandbox>,
+    pub containers: HashMap<String, cri::Container>,
+}
+
+/// What runs, and what it uses.
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
     pub pods: Vec<cri::PodSandboxStats>,
-    /// By id; the ready ones.
-    pub sandboxes: HashMap<String, cri::PodSandbox>,
-    /// By id; the running ones.
-    pub containers: HashMap<String, cri::Container>,
+    pub running: Running,
 }
 
 /// Whose sandbox it is.
@@ -150,6 +155,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// The log file has been moved away.
     async fn reopen_log(&self, id: &str) -> Result<()>;
 
+    async fn running(&self) -> Result<Running>;
     /// Costs the runtime something: for those who ask, not for a loop.
     async fn usage(&self) -> Result<Usage>;
     /// What images take, and writable layers.

@@ -17,8 +17,9 @@ pub struct Metrics {
     requests: Count<4>,
     request_durations: Spread<4>,
     inflight: Count<4>,
-    /// By kind of container, code of failure.
+    /// By kind, result, container, pod, namespace and uid.
     probes: Count<6>,
+    /// By kind, container, pod and namespace.
     probe_durations: Spread<4>,
 }
 
@@ -106,67 +107,37 @@ impl Metrics {
     /// The lines of `/metrics` that are counted here.
     pub fn write(&self, text: &mut Text) {
         let labels = ["long_running", "method", "path", "server_type"];
-        self.requests.write(
-            text.counter(
-                "kubelet_http_requests_total",
-                "[ALPHA] Number of the http requests received since the server started",
-            ),
-            labels,
-        );
-        self.inflight.write(
-            text.gauge(
-                "kubelet_http_inflight_requests",
-                "[ALPHA] Number of the inflight http requests",
-            ),
-            labels,
-        );
-        self.request_durations.write(
-            text.family(
-                "kubelet_http_requests_duration_seconds",
-                Kind::Histogram,
-                "[ALPHA] Duration in seconds to serve http requests",
-            ),
-            labels,
-        );
+        let help = "[ALPHA] Number of the http requests received since the server started";
+        self.requests.write(text.counter("kubelet_http_requests_total", help), labels);
+        let help = "[ALPHA] Number of the inflight http requests";
+        self.inflight.write(text.gauge("kubelet_http_inflight_requests", help), labels);
+        let help = "[ALPHA] Duration in seconds to serve http requests";
+        let name = "kubelet_http_requests_duration_seconds";
+        self.request_durations.write(text.family(name, Kind::Histogram, help), labels);
+
         let labels = ["operation_type"];
-        self.runtime_operations.write_counts(
-            text.counter(
-                "kubelet_runtime_operations_total",
-                "[BETA] Cumulative number of runtime operations by operation type.",
-            ),
-            labels,
-        );
-        self.runtime_operations.write(
-            text.family(
-                "kubelet_runtime_operations_duration_seconds",
-                Kind::Histogram,
-                "[BETA] Duration in seconds of runtime operations. Broken down by operation type.",
-            ),
-            labels,
-        );
-        self.runtime_errors.write(
-            text.counter(
-                "kubelet_runtime_operations_errors_total",
-                "[BETA] Cumulative number of runtime operation errors by operation type.",
-            ),
-            labels,
-        );
+        let help = "[ALPHA] Cumulative number of runtime operations by operation type.";
+        let family = text.counter("kubelet_runtime_operations_total", help);
+        self.runtime_operations.write_counts(family, labels);
+        let help = "[ALPHA] Duration in seconds of runtime operations. Broken down by operation \
+                    type.";
+        let name = "kubelet_runtime_operations_duration_seconds";
+        self.runtime_operations.write(text.family(name, Kind::Histogram, help), labels);
+        let help = "[ALPHA] Cumulative number of runtime operation errors by operation type.";
+        let family = text.counter("kubelet_runtime_operations_errors_total", help);
+        self.runtime_errors.write(family, labels);
     }
 
     /// The lines of `/metrics/probes`.
     pub fn write_probes(&self, text: &mut Text) {
-        self.probes.write(
-            text.counter("prober_probe_total", "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result."),
-            ["probe_type", "result", "container", "pod", "namespace", "pod_uid"],
-        );
-        self.probe_durations.write(
-            text.family(
-                "prober_probe_duration_seconds",
-                Kind::Histogram,
-                "[ALPHA] Duration in seconds for a probe response.",
-            ),
-            ["probe_type", "container", "pod", "namespace"],
-        );
+        let labels = ["probe_type", "result", "container", "pod", "namespace", "pod_uid"];
+        let help = "[ALPHA] Cumulative number of a liveness, readiness or startup probe for a \
+                    container by result.";
+        self.probes.write(text.counter("prober_probe_total", help), labels);
+        let labels = ["probe_type", "container", "pod", "namespace"];
+        let help = "[ALPHA] Duration in seconds for a probe response.";
+        let family = text.family("prober_probe_duration_seconds", Kind::Histogram, help);
+        self.probe_durations.write(family, labels);
     }
 }
 

@@ -18,7 +18,7 @@ use proto::time::Time;
 use tonic::transport::{Endpoint, Uri};
 
 use super::measured::Measured;
-use super::{Error, Info, Output, PodId, Result, Runtime, Usage, labels};
+use super::{Error, Info, Output, PodId, Result, Running, Runtime, Usage, labels};
 use crate::metrics::Metrics;
 use crate::observed::{Container, Exit, Observed, Sandbox, State};
 
@@ -302,33 +302,30 @@ impl Runtime for Grpc {
         call!(self.runtime, reopen_container_log, "ReopenContainerLog", request).map(drop)
     }
 
+    async fn running(&self) -> Result<Running> {
+        let state = PodSandboxState::SandboxReady as i32;
+        let state = Some(cri::PodSandboxStateValue { state });
+        let filter = cri::PodSandboxFilter { state, ..Default::default() };
+        let request = cri::ListPodSandboxRequest { filter: Some(filter) };
+        let sandboxes = async { call!(self.runtime, list_pod_sandbox, "ListPodSandbox", request) };
+        let state = ContainerState::ContainerRunning as i32;
+        let state = Some(cri::ContainerStateValue { state });
+        let filter = cri::ContainerFilter { state, ..Default::default() };
+        let all = cri::ListContainersRequest { filter: Some(filter) };
+        let containers = async { call!(self.runtime, list_containers, "ListContainers", all) };
+        let (sandboxes, containers) = tokio::try_join!(sandboxes, containers)?;
+        let sandboxes = sandboxes.items.into_iter().map(|one| (one.id.clone(), one));
+        let containers = containers.containers.into_iter().map(|one| (one.id.clone(), one));
+        Ok(Running { sandboxes: sandboxes.collect(), containers: containers.collect() })
+    }
+
     async fn usage(&self) -> Result<Usage> {
-        let pods = async {
+        let stats = async {
             let request = cri::ListPodSandboxStatsRequest::default();
             call!(self.runtime, list_pod_sandbox_stats, "ListPodSandboxStats", request)
         };
-        let sandboxes = async {
-            let state =
-                Some(cri::PodSandboxStateValue { state: PodSandboxState::SandboxReady as i32 });
-            let filter = cri::PodSandboxFilter { state, ..Default::default() };
-            let request = cri::ListPodSandboxRequest { filter: Some(filter) };
-            call!(self.runtime, list_pod_sandbox, "ListPodSandbox", request)
-        };
-        let containers = async {
-            let state = ContainerState::ContainerRunning as i32;
-            let state = Some(cri::ContainerStateValue { state });
-            let filter = cri::ContainerFilter { state, ..Default::default() };
-            let request = cri::ListContainersRequest { filter: Some(filter) };
-            call!(self.runtime, list_containers, "ListContainers", request)
-        };
-        let (pods, sandboxes, containers) = tokio::try_join!(pods, sandboxes, containers)?;
-        let sandboxes = sandboxes.items.into_iter().map(|one| (one.id.clone(), one));
-        let containers = containers.containers.into_iter().map(|one| (one.id.clone(), one));
-        Ok(Usage {
-            pods: pods.stats,
-            sandboxes: sandboxes.collect(),
-            containers: containers.collect(),
-        })
+        let (stats, running) = tokio::try_join!(stats, self.running())?;
+        Ok(Usage { pods: stats.stats, running })
     }
 
     async fn file_systems(&self) -> Result<cri::ImageFsInfoResponse> {

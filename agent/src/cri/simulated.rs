@@ -15,7 +15,7 @@ use proto::cri;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use super::{Error, Info, Output, PodId, Result, Runtime, Usage, labels};
+use super::{Error, Info, Output, PodId, Result, Running, Runtime, Usage, labels};
 use crate::observed::{Container, Exit, Observed, Sandbox, State};
 
 /// Seconds after which containers of the pod end by themselves.
@@ -281,7 +281,11 @@ impl Runtime for SimulatedRuntime {
         Err(Error::new("ReopenContainerLog", unimplemented()))
     }
 
-    /// Without processes nothing is used.
+    /// There are pods, but no processes.
+    async fn running(&self) -> Result<Running> {
+        Ok(Running::default())
+    }
+
     async fn usage(&self) -> Result<Usage> {
         Ok(Usage::default())
     }

@@ -17,7 +17,7 @@ mod resource;
 
 pub(super) async fn own(State(shared): State<Shared>) -> Response {
     let context = shared.pods.context();
-    let usage = context.runtime.usage().await.inspect_err(|error| {
+    let running = context.runtime.running().await.inspect_err(|error| {
         tracing::warn!(%error, "cannot count what runs");
     });
     let mut text = Text::default();
@@ -26,7 +26,7 @@ pub(super) async fn own(State(shared): State<Shared>) -> Response {
         &mut text,
         &own::Own {
             node: &shared.node,
-            usage: usage.as_ref().ok(),
+            running: running.as_ref().ok(),
             desired: shared.informer.snapshot().len(),
             active: shared.pods.len(),
             process: &reading.agent,

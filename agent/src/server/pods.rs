@@ -8,7 +8,7 @@ use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
 use super::{Shared, refuse};
-use crate::cri::{Usage, labels};
+use crate::cri::{Running, labels};
 
 /// As the API server wrote them.
 pub(super) async fn bound(State(shared): State<Shared>) -> Response {
@@ -25,17 +25,17 @@ pub(super) async fn bound(State(shared): State<Shared>) -> Response {
 
 /// Not what is wanted, but what is there.
 pub(super) async fn running(State(shared): State<Shared>) -> Response {
-    match shared.pods.context().runtime.usage().await {
-        Ok(usage) => super::json(&list(&usage)),
+    match shared.pods.context().runtime.running().await {
+        Ok(running) => super::json(&list(&running)),
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
 
-fn list(usage: &Usage) -> Value {
+fn list(running: &Running) -> Value {
     let mut pods: Vec<Value> = Vec::new();
-    for sandbox in usage.sandboxes.values() {
+    for sandbox in running.sandboxes.values() {
         let Some(meta) = &sandbox.metadata else { continue };
-        let own = usage.containers.values().filter(|one| one.pod_sandbox_id == sandbox.id);
+        let own = running.containers.values().filter(|one| one.pod_sandbox_id == sandbox.id);
         let mut containers: Vec<Value> = own
             .filter_map(|one| {
                 let name = one.labels.get(labels::CONTAINER_NAME)?;
@@ -63,14 +63,14 @@ mod tests {
 
     #[test]
     fn what_runs_is_listed_without_what_has_ended() {
-        let mut usage = figures().usage;
-        for sandbox in usage.sandboxes.values_mut() {
+        let mut running = figures().usage.running;
+        for sandbox in running.sandboxes.values_mut() {
             let (name, namespace, uid) = ("p".into(), "a".into(), "u1".into());
             sandbox.metadata =
                 Some(proto::cri::PodSandboxMetadata { name, namespace, uid, attempt: 0 });
         }
-        assert_eq!(list(&usage)["items"], json!([]));
-        for container in usage.containers.values_mut() {
+        assert_eq!(list(&running)["items"], json!([]));
+        for container in running.containers.values_mut() {
             container.pod_sandbox_id = "s1".into();
             container.labels.insert(labels::CONTAINER_NAME.into(), "main".into());
         }
@@ -79,6 +79,6 @@ mod tests {
             "spec": {"containers": [{"name": "main", "image": "", "resources": {}}]},
             "status": {},
         }]);
-        assert_eq!(list(&usage)["items"], expected);
+        assert_eq!(list(&running)["items"], expected);
     }
 }

@@ -42,7 +42,7 @@ fn rows(figures: &Figures) -> Vec<Row<'_>> {
     for stats in &usage.pods {
         let (Some(attributes), Some(linux)) = (&stats.attributes, &stats.linux) else { continue };
         let Some(meta) = &attributes.metadata else { continue };
-        let sandbox = usage.sandboxes.get(&attributes.id);
+        let sandbox = usage.running.sandboxes.get(&attributes.id);
         rows.push(Row {
             id: &attributes.id,
             name: &attributes.id,
@@ -64,7 +64,7 @@ fn rows(figures: &Figures) -> Vec<Row<'_>> {
         });
         for stats in &linux.containers {
             let Some(attributes) = &stats.attributes else { continue };
-            let Some(running) = usage.containers.get(&attributes.id) else { continue };
+            let Some(running) = usage.running.containers.get(&attributes.id) else { continue };
             let named = attributes.labels.get(labels::CONTAINER_NAME);
             rows.push(Row {
                 id: &attributes.id,

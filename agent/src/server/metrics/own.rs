@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use proto::exposition::Text;
 
-use crate::cri::{Usage, labels};
+use crate::cri::{Running, labels};
 use crate::node::VERSION;
 use crate::stats::machine::Process;
 
 pub struct Own<'a> {
     pub node: &'a str,
     /// None: the runtime did not answer, and what runs is not known.
-    pub usage: Option<&'a Usage>,
+    pub running: Option<&'a Running>,
     /// Pods that are bound to this node.
     pub desired: usize,
     /// Pods that something is left of.
@@ -55,14 +55,17 @@ pub fn write(text: &mut Text, own: &Own<'_>) {
          when admitting new pods. static is true if the pod is not from the apiserver.",
     )
     .sample(&[("static", "")], own.active as f64);
-    if let Some(usage) = own.usage {
-        let uids = usage.sandboxes.values().filter_map(|one| one.metadata.as_ref());
+    if let Some(running) = own.running {
+        let uids = running.sandboxes.values().filter_map(|one| one.metadata.as_ref());
         let uids: BTreeSet<&str> = uids.map(|meta| meta.uid.as_str()).collect();
-        text.gauge("kubelet_running_pods", "[BETA] Number of pods that have a running pod sandbox")
-            .sample(&[], uids.len() as f64);
-        let ours = usage.containers.values();
+        text.gauge(
+            "kubelet_running_pods",
+            "[ALPHA] Number of pods that have a running pod sandbox",
+        )
+        .sample(&[], uids.len() as f64);
+        let ours = running.containers.values();
         let ours = ours.filter(|one| one.labels.contains_key(labels::CONTAINER_NAME)).count();
-        text.gauge("kubelet_running_containers", "[BETA] Number of containers currently running")
+        text.gauge("kubelet_running_containers", "[ALPHA] Number of containers currently running")
             .sample(&[("container_state", "running")], ours as f64);
     }
     write_process(text, own.process);
@@ -100,16 +103,17 @@ mod tests {
 
     #[test]
     fn pods_that_run_are_counted_once() {
-        let mut usage = figures().usage;
-        for sandbox in usage.sandboxes.values_mut() {
+        let mut running = figures().usage.running;
+        for sandbox in running.sandboxes.values_mut() {
             sandbox.metadata =
                 Some(proto::cri::PodSandboxMetadata { uid: "u1".into(), ..Default::default() });
         }
-        for container in usage.containers.values_mut() {
+        for container in running.containers.values_mut() {
             container.labels.insert(labels::CONTAINER_NAME.into(), "main".into());
         }
         let process = Process { resident: 4096, ..Process::default() };
-        let own = Own { node: "n", usage: Some(&usage), desired: 3, active: 2, process: &process };
+        let own =
+            Own { node: "n", running: Some(&running), desired: 3, active: 2, process: &process };
         let mut text = Text::default();
         write(&mut text, &own);
         let parsed = parse(&text.finish()).unwrap();
@@ -121,7 +125,7 @@ mod tests {
         assert_eq!(value("process_resident_memory_bytes"), Some(4096.0));
         assert_eq!(parsed.kinds["process_cpu_seconds_total"], "counter");
         let mut text = Text::default();
-        write(&mut text, &Own { usage: None, ..own });
+        write(&mut text, &Own { running: None, ..own });
         assert!(!text.finish().contains("kubelet_running_pods"));
     }
 }

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::cri::Running;
 use crate::stats::disk::Volume;
 use crate::stats::machine;
 
@@ -103,8 +104,10 @@ pub fn figures() -> Figures {
         kubepods: None,
         usage: RuntimeUsage {
             pods: vec![pod],
-            sandboxes: [("s1".to_string(), sandbox)].into(),
-            containers: [("c1".to_string(), running)].into(),
+            running: Running {
+                sandboxes: [("s1".to_string(), sandbox)].into(),
+                containers: [("c1".to_string(), running)].into(),
+            },
         },
         node_fs: Some(fs),
         image_fs: None,

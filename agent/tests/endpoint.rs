@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use agent::config::NodeConfig;
 use agent::cri::simulated::SimulatedRuntime;
 use agent::events::Events;
 use agent::pods::Pods;
@@ -189,7 +190,7 @@ async fn start(
         objects: Objects::new(client.clone(), clock.clone()),
         pods: informers.of::<Pod>(),
         services: informers.of(),
-        config: Default::default(),
+        config: NodeConfig { root: dir.to_path_buf(), ..NodeConfig::default() },
         dns: Default::default(),
         host: Default::default(),
         allocatable: Default::default(),

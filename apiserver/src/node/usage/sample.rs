@@ -108,7 +108,8 @@ fn rate(first: Option<&Point>, second: &Point) -> Option<Used> {
         None => (second.started?, 0.0),
     };
     let seconds = second.at as f64 / 1e3 - begin;
-    if !(seconds > 0.0) {
+    // What is no number says nothing either.
+    if seconds <= 0.0 || seconds.is_nan() {
         return None;
     }
     let nanocores = ((cpu - before) / seconds * 1e9).max(0.0) as i64;

@@ -9,11 +9,14 @@ use proto::meta::Labels;
 
 use crate::cri::labels;
 use crate::environment::expand;
+use crate::plan::Retention;
 use crate::pod::{Container, Pod, Profile, Qos};
 
 mod resources;
 
-pub use resources::{applied, container_resources, observed, pod_resources};
+pub use resources::{
+    applied, applied_to_pod, container_resources, observed, overhead, pod_resources,
+};
 
 /// The same for every pod of a node.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +31,7 @@ pub struct NodeConfig {
     pub domain: String,
     /// Of the machine, in bytes.
     pub memory: i64,
+    pub retention: Retention,
 }
 
 /// Everything a container is made from beside its pod.
@@ -132,7 +136,7 @@ pub fn sandbox(
         cgroup_parent: node.cgroup(pod),
         security_context: Some(security_context),
         sysctls: sysctls.collect(),
-        overhead: None,
+        overhead: (!spec.overhead.is_empty()).then(|| overhead(pod)),
         resources: Some(pod_resources(pod)),
     };
     let mut all = pod_labels(pod);

@@ -130,7 +130,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// happened in between must then be observed.
     async fn events(&self) -> Result<BoxStream<'static, String>>;
 
-    async fn run_sandbox(&self, config: cri::PodSandboxConfig) -> Result<String>;
+    /// Under one of the runtime's handlers; empty: its default.
+    async fn run_sandbox(&self, config: cri::PodSandboxConfig, handler: &str) -> Result<String>;
     async fn stop_sandbox(&self, id: &str) -> Result<()>;
     async fn remove_sandbox(&self, id: &str) -> Result<()>;
     async fn create(
@@ -147,6 +148,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn resize(&self, id: &str, resources: cri::LinuxContainerResources) -> Result<()>;
     async fn resize_sandbox(&self, id: &str, resources: cri::LinuxContainerResources)
     -> Result<()>;
+    /// The bytes of memory that a running container uses; None where the runtime cannot tell.
+    async fn memory_in_use(&self, id: &str) -> Result<Option<u64>>;
     async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<Output>;
     /// Where the streams of an exec are served.
     async fn exec_url(&self, request: cri::ExecRequest) -> Result<String>;

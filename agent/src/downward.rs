@@ -69,8 +69,12 @@ pub fn resource(
     let resources = &container.ok_or_else(missing)?.resources;
     let unsupported = || Error::Resource(reference.resource.clone());
     let (of, name) = reference.resource.split_once('.').ok_or_else(unsupported)?;
+    let whole = || pod.level_resources()?.limits.get(name);
     let quantity = match of {
-        "limits" => resources.limits.get(name).or_else(|| facts.allocatable.get(name)),
+        "limits" => {
+            let limit = resources.limits.get(name).or_else(whole);
+            limit.or_else(|| facts.allocatable.get(name))
+        }
         "requests" => resources.requests.get(name).or_else(|| resources.limits.get(name)),
         _ => return Err(unsupported()),
     };

@@ -4,6 +4,8 @@
 //! with the API server through `client` and with a container runtime over CRI v1, and with nobody
 //! else. [`runtime`] is such a runtime, in a process of its own.
 
+pub mod admission;
+pub mod allocation;
 pub mod backoff;
 pub mod config;
 pub mod cri;
@@ -12,6 +14,7 @@ pub mod environment;
 pub mod events;
 pub mod images;
 pub mod logs;
+pub mod manifest;
 pub mod metrics;
 pub mod net;
 pub mod node;
@@ -28,6 +31,7 @@ pub mod resolv;
 mod run;
 pub mod runtime;
 pub mod server;
+pub mod shutdown;
 pub mod simulated;
 pub mod stats;
 pub mod volume;

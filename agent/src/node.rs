@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::cri::{Info, Runtime};
 use crate::events::{Events, NORMAL, WARNING};
+use crate::shutdown::Shutdown;
 
 pub mod facts;
 pub mod lease;
@@ -60,8 +61,13 @@ pub struct Node {
     pub runtime: Arc<dyn Runtime>,
     pub identity: Identity,
     pub facts: Arc<dyn Facts>,
+    pub shutdown: Shutdown,
 }
 
+/// What pods may only ask of nodes that say they can do it (Kubernetes: Node Declared Features); in
+/// the order of the alphabet, as the API wants it.
+const FEATURES: &[&str] =
+    &["InPlacePodLevelResourcesVerticalScaling", "RestartAllContainersOnContainerExits"];
 /// How often the state is looked at, and reported although it is the same.
 const LOOK: Duration = Duration::from_secs(10);
 const REPORT: Duration = Duration::from_secs(300);
@@ -178,7 +184,10 @@ impl Node {
                     }
                 }
             }
-            self.clock.sleep(pause).await;
+            tokio::select! {
+                () = self.clock.sleep(pause) => {}
+                () = self.shutdown.changed() => {}
+            }
         }
     }
 
@@ -189,6 +198,7 @@ impl Node {
             pressure: self.facts.pressure(&self.identity.thresholds),
             runtime,
             images,
+            shutting_down: self.shutdown.is_near(),
         }
     }
 
@@ -217,6 +227,11 @@ impl Node {
             let message = format!("Node {name} status is now: {event}");
             self.events.node(name, severity, event, &message);
         }
+    }
+
+    /// The labels with which it is registered.
+    pub fn labels(&self) -> Labels {
+        status::labels(&self.identity)
     }
 
     /// What pods may use.

@@ -18,6 +18,10 @@ pub struct Options {
     /// How to reach the API server, and as whom.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: PathBuf,
+    /// Who runs containers: a runtime over CRI, or nobody. Simulated containers behave by
+    /// annotations of their pods (simulated.coracle/exit-code and the like).
+    #[arg(long, value_enum, default_value_t = Runtime::Cri)]
+    pub runtime: Runtime,
     /// The Unix socket of the container runtime (CRI v1).
     #[arg(long, value_name = "unix://SOCKET", default_value = "unix:///run/coracle/runtime.sock")]
     pub runtime_endpoint: String,
@@ -74,6 +78,12 @@ pub struct Options {
     pub anonymous_auth: bool,
     #[arg(long, default_value_t = 110)]
     pub max_pods: i64,
+    /// A folder, or a file, of pods that this node runs without being told by the API server.
+    #[arg(long, visible_alias = "static-pod-path", value_name = "PATH")]
+    pub pod_manifest_path: Option<PathBuf>,
+    /// Sysctls, or patterns as net.core.*, that pods may set although they are not safe.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Below what is left of memory.available, nodefs.available and pid.available the node is under
     /// pressure; so much is kept from pods.
     #[arg(
@@ -112,6 +122,18 @@ pub struct Options {
     /// namespace.
     #[arg(long, value_name = "NAME", default_value = "coracle")]
     pub nftables_table: String,
+    /// How many ended runs of a container stay beside the current one.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub maximum_dead_containers_per_container: usize,
+    /// How long they stay at least.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
+    pub minimum_container_ttl_duration: Duration,
+    /// How long pods may take to end before the machine shuts down; 0 leaves them to it.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
+    pub shutdown_grace_period: Duration,
+    /// Of that, what is for critical pods, after the others.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
+    pub shutdown_grace_period_critical_pods: Duration,
     /// A log file is rotated when it is larger, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 10 << 20)]
     pub container_log_max_size: u64,
@@ -168,6 +190,11 @@ const OWN_LABELS: [&str; 10] = [
     "topology.kubernetes.io/region",
     "topology.kubernetes.io/zone",
 ];
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Runtime {
+    Cri,
+    Simulated,
+}
 
 fn labels(text: &str) -> Result<Labels, String> {
     let pairs = text.split(',').filter(|pair| !pair.is_empty()).map(|pair| {

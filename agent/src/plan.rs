@@ -2,20 +2,23 @@
 //! the worker remembers, to steps. Nothing here may do I/O or read a clock. A plan is small: after
 //! its steps the worker observes and plans again, until there is nothing to do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::time::Time;
 
 use crate::backoff::{Backoff, CRASH};
-use crate::config;
-use crate::observed::{Applied, Container as Run, Observed, State};
+use crate::observed::{Container as Run, Observed, State};
 use crate::pod::status::Waiting;
-use crate::pod::{Container, Pod, RestartPolicy};
-use crate::resize::{self, Due, Pending};
+use crate::pod::{Container, OnExit, Pod};
+use crate::resize::Due;
 
+mod memory;
+mod restart_all;
 mod terminate;
 
+pub use memory::{Failure, Health, Memory, Retention};
+pub use restart_all::triggers;
 pub use terminate::{End, cleanup, finished};
 
 /// One thing the executor does. Consecutive [`Step::Kill`]s are done at the same time.
@@ -33,11 +36,13 @@ pub enum Step {
         container: String,
         attempt: u32,
     },
-    /// Stop a container: preStop hook, TERM, after `grace` KILL.
+    /// Stop a container: preStop hook, TERM once the containers named in `after` have stopped,
+    /// KILL, all within `grace`. Without any grace it is killed at once.
     Kill {
         id: String,
         container: String,
         grace: Duration,
+        after: Vec<String>,
         why: String,
     },
     StopSandbox {
@@ -49,16 +54,22 @@ pub enum Step {
         id: String,
         container: String,
     },
-    /// Change the limits of the pod alone: the container that is to have more is restarted.
+    /// Change the limits of the pod alone; a container that is to have more is restarted.
     ResizePod {
         sandbox: String,
-        container: String,
+        container: Option<String>,
     },
     RemoveContainer {
         id: String,
     },
     RemoveSandbox {
         id: String,
+    },
+    /// Remove an ended container so that it begins anew; `crash`: as after a crash.
+    Reset {
+        id: String,
+        container: String,
+        crash: bool,
     },
     /// Tell that a container waits for its back-off to pass.
     ReportBackOff {
@@ -71,9 +82,6 @@ pub enum Step {
     Finish,
 }
 
-/// How often it is asked whether others have made room.
-const ROOM: Duration = Duration::from_secs(10);
-
 /// What is to be done now, why containers wait, and when to look again if nothing happens before.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
@@ -82,87 +90,13 @@ pub struct Plan {
     pub again: Option<Time>,
 }
 
-/// What a worker remembers of a pod beyond what API and runtime know. It may be lost: then
-/// back-offs begin anew and probes are run again.
-#[derive(Clone, Debug, Default)]
-pub struct Memory {
-    pub crashes: BTreeMap<String, Backoff>,
-    /// By container: why its last start failed.
-    pub failures: BTreeMap<String, Failure>,
-    /// Of the volumes or the sandbox.
-    pub setup: Option<Failure>,
-    pub mounted: bool,
-    pub unmounted: bool,
-    /// By container id: what the probes say.
-    pub health: BTreeMap<String, Health>,
-    /// Containers whose current back-off has been reported.
-    pub reported: BTreeSet<String>,
-    /// The grace period that was asked for last, and since when it runs.
-    pub terminating: Option<(i64, Time)>,
-    /// The pod asks for other resources than it was last told to have.
-    pub resizing: bool,
-    /// Why it does not get them.
-    pub pending: Option<Pending>,
-    /// Why the runtime does not set them.
-    pub resize_failure: Option<Failure>,
-    /// By container: what the runtime was told to set, lest it is told for ever.
-    pub resized: BTreeMap<String, Applied>,
-    /// The final report has been handed over.
-    pub finished: bool,
-}
-
-/// A step that failed, and when to try it again.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Failure {
-    pub reason: String,
-    pub message: String,
-    /// From when on the container is said to wait with `backoff_reason`.
-    pub shown_until: Option<Time>,
-    pub backoff: Backoff,
-    pub retry_at: Time,
-}
-
-/// What the probes of a running container have found.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Health {
-    pub started: bool,
-    pub ready: bool,
-    /// The liveness or startup probe has failed for good: `liveness` or `startup`.
-    pub failed: Option<&'static str>,
-}
-
-impl Memory {
-    /// Has the container passed its startup probe?
-    pub fn started(&self, container: &Container, run: &Run) -> bool {
-        run.is_running()
-            && (container.startup_probe.is_none()
-                || self.health.get(&run.id).is_some_and(|health| health.started))
-    }
-
-    /// What is to be done to give a running container what it asks for.
-    pub fn resize_due(&self, container: &Container, run: &Run) -> Option<Due> {
-        let told = self.resized.get(&container.name) == Some(&config::applied(container));
-        let asked = self.resizing && run.is_running() && !told;
-        asked.then(|| resize::due(container, run)).flatten()
-    }
-
-    pub fn ready(&self, container: &Container, run: &Run) -> bool {
-        self.started(container, run)
-            && (container.readiness_probe.is_none()
-                || self.health.get(&run.id).is_some_and(|health| health.ready))
-    }
-}
-
 /// The plan of a pod whose object exists.
 pub fn plan(pod: &Pod, observed: &Observed, memory: &Memory, now: Time) -> Plan {
-    if pod.deleting() || finished(pod, observed, now).is_some() {
+    if pod.deleting() || finished(pod, observed, memory, now).is_some() {
         return terminate::terminate(pod, observed, memory, now);
     }
     let mut plan = live(pod, observed, memory, now);
-    if memory.pending.as_ref().is_some_and(|pending| pending.reason == "Deferred") {
-        plan.again_at(now.plus(ROOM));
-    }
-    if let Some(deadline) = terminate::deadline(pod) {
+    if let Some(deadline) = terminate::deadline(pod, memory) {
         plan.again_at(deadline);
     }
     plan
@@ -195,17 +129,21 @@ fn live(pod: &Pod, observed: &Observed, memory: &Memory, now: Time) -> Plan {
     for old in observed.sandboxes.iter().filter(|old| old.ready && old.id != sandbox.id) {
         plan.steps.push(Step::StopSandbox { id: old.id.clone() });
     }
-    prune(&mut plan, observed);
+    prune(&mut plan, observed, memory, now);
     let work = Work { pod, observed, memory, now, sandbox: &sandbox.id };
     // Whoever looks for an error may not have to wait for what it keeps from starting.
     for container in &pod.spec.ephemeral_containers {
-        work.container(&mut plan, container, RestartPolicy::Never);
+        work.container(&mut plan, container);
+    }
+    if work.restart_all(&mut plan) {
+        return plan;
     }
     if work.init_containers(&mut plan) {
         for container in &pod.spec.containers {
-            work.container(&mut plan, container, pod.spec.restart_policy);
+            work.container(&mut plan, container);
         }
     }
+    work.resize_pod(&mut plan);
     plan
 }
 
@@ -227,14 +165,21 @@ fn setup(plan: &mut Plan, observed: &Observed, memory: &Memory, now: Time) {
     }
 }
 
-/// Of each container the last two runs stay, for `logs --previous` and lastState.
-fn prune(plan: &mut Plan, observed: &Observed) {
+/// Of each container the last run stays and as many before it as the node keeps, for `logs
+/// --previous` and lastState.
+fn prune(plan: &mut Plan, observed: &Observed, memory: &Memory, now: Time) {
+    let retention = memory.retention;
     let mut runs: BTreeMap<&str, usize> = BTreeMap::new();
     for run in &observed.containers {
         let kept = runs.entry(&run.name).or_default();
         *kept += 1;
-        if *kept > 2 && !run.is_running() {
-            plan.steps.push(Step::RemoveContainer { id: run.id.clone() });
+        if *kept <= retention.runs + 1 || run.is_running() {
+            continue;
+        }
+        let ended = run.exit().and_then(|exit| exit.finished);
+        match ended.map(|ended| ended.plus(retention.least)) {
+            Some(until) if until > now => plan.again_at(until),
+            _ => plan.steps.push(Step::RemoveContainer { id: run.id.clone() }),
         }
     }
     let newest = observed.newest().map(|sandbox| &sandbox.id);
@@ -263,41 +208,40 @@ impl Work<'_> {
                 .is_some_and(|run| run.state != State::Created)
         });
         for container in &self.pod.spec.init_containers {
+            let run = self.observed.latest_in(self.sandbox, &container.name);
             if container.is_sidecar() {
-                self.container(plan, container, RestartPolicy::Always);
-                let up = self
-                    .observed
-                    .latest_in(self.sandbox, &container.name)
-                    .is_some_and(|run| self.memory.started(container, run));
-                if !up && !begun {
+                self.container(plan, container);
+                if !run.is_some_and(|run| self.memory.started(container, run)) && !begun {
                     return false;
                 }
                 continue;
             }
-            let run = self.observed.latest_in(self.sandbox, &container.name);
             if begun || run.and_then(Run::exit).is_some_and(|exit| exit.code == 0) {
                 continue;
             }
-            let policy = match self.pod.spec.restart_policy {
-                RestartPolicy::Never => RestartPolicy::Never,
-                _ => RestartPolicy::OnFailure,
-            };
-            self.container(plan, container, policy);
+            match run {
+                // A new sandbox is initialised anew.
+                None => self.start(plan, container),
+                Some(run) => self.run(plan, container, run),
+            }
             return false;
         }
         true
     }
 
     /// Plans one container that should run in the current sandbox.
-    fn container(&self, plan: &mut Plan, container: &Container, policy: RestartPolicy) {
-        let Some(run) = self.observed.latest_in(self.sandbox, &container.name) else {
-            // A run that ended with an earlier sandbox is not repeated when its policy forbids.
-            let done = self.observed.latest(&container.name).and_then(Run::exit);
-            if done.is_none_or(|exit| !is_done(policy, exit.code)) {
-                self.start(plan, container);
-            }
-            return;
-        };
+    fn container(&self, plan: &mut Plan, container: &Container) {
+        if let Some(run) = self.observed.latest_in(self.sandbox, &container.name) {
+            return self.run(plan, container, run);
+        }
+        // A run that ended with an earlier sandbox is not repeated when its policy forbids.
+        let done = self.observed.latest(&container.name).and_then(Run::exit);
+        if done.is_none_or(|exit| self.pod.on_exit(container, exit.code) != OnExit::Stay) {
+            self.start(plan, container);
+        }
+    }
+
+    fn run(&self, plan: &mut Plan, container: &Container, run: &Run) {
         match &run.state {
             State::Created => {
                 if self.waits(plan, container) {
@@ -307,7 +251,7 @@ impl Work<'_> {
                 self.start_as(plan, container, run.attempt);
             }
             State::Running { .. } | State::Unknown => self.running(plan, container, run),
-            State::Exited(exit) if is_done(policy, exit.code) => {}
+            State::Exited(exit) if self.pod.on_exit(container, exit.code) == OnExit::Stay => {}
             State::Exited(exit) => {
                 let since = exit.finished.unwrap_or(self.now);
                 let backoff = self.memory.crashes.get(&container.name);
@@ -340,10 +284,8 @@ impl Work<'_> {
     }
 
     fn resize(&self, plan: &mut Plan, container: &Container, run: &Run) {
-        let Some(due) = self.memory.resize_due(container, run) else { return };
-        let failed = self.memory.resize_failure.as_ref();
-        if let Some(failure) = failed.filter(|failure| failure.retry_at > self.now) {
-            plan.again_at(failure.retry_at);
+        let Some(due) = self.memory.resize_due(self.pod, container, run) else { return };
+        if self.resize_waits(plan) {
             return;
         }
         let (sandbox, name) = (self.sandbox.to_string(), container.name.clone());
@@ -354,9 +296,26 @@ impl Work<'_> {
             Due::Restart => {
                 let why = format!("Container {name} resize requires restart");
                 plan.steps.push(kill(self.pod, run, &why, None));
-                plan.steps.push(Step::ResizePod { sandbox, container: name });
+                plan.steps.push(Step::ResizePod { sandbox, container: Some(name) });
             }
         }
+    }
+
+    fn resize_pod(&self, plan: &mut Plan) {
+        if self.memory.pod_resize_due(self.pod) && !self.resize_waits(plan) {
+            let sandbox = self.sandbox.to_string();
+            plan.steps.push(Step::ResizePod { sandbox, container: None });
+        }
+    }
+
+    /// A resize that failed is tried again after its back-off.
+    fn resize_waits(&self, plan: &mut Plan) -> bool {
+        let failed = self.memory.resize_failure.as_ref();
+        let waits = failed.filter(|failure| failure.retry_at > self.now);
+        if let Some(failure) = waits {
+            plan.again_at(failure.retry_at);
+        }
+        waits.is_some()
     }
 
     fn start(&self, plan: &mut Plan, container: &Container) {
@@ -377,7 +336,8 @@ impl Work<'_> {
         let observed = self.observed.latest(name).map(|run| run.attempt + started(run));
         let reported = self.pod.status.container(name);
         let reported = reported.map(|it| it.restart_count + u32::from(it.was_started()));
-        observed.max(reported).unwrap_or(0)
+        let removed = self.memory.attempts.get(name).map(|attempt| attempt + 1);
+        observed.max(reported).max(removed).unwrap_or(0)
     }
 
     /// A start that failed is tried again after its back-off.
@@ -423,21 +383,13 @@ impl Work<'_> {
     }
 }
 
-/// Does an exit with this code end a container for good?
-fn is_done(policy: RestartPolicy, code: i32) -> bool {
-    match policy {
-        RestartPolicy::Always => false,
-        RestartPolicy::OnFailure => code == 0,
-        RestartPolicy::Never => true,
-    }
-}
-
 fn kill(pod: &Pod, run: &Run, why: &str, grace: Option<i64>) -> Step {
     let seconds = grace.or(pod.spec.termination_grace_period_seconds).unwrap_or(30).max(1);
     Step::Kill {
         id: run.id.clone(),
         container: run.name.clone(),
         grace: Duration::from_secs(seconds.unsigned_abs()),
+        after: Vec::new(),
         why: why.into(),
     }
 }

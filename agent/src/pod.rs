@@ -3,14 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use proto::meta::{ObjectMeta, or_default};
+use proto::meta::{Labels, ObjectMeta, or_default};
 use proto::quantity::Quantity;
+use proto::view::pod::{Affinity, Toleration};
 use serde::Deserialize;
 use serde_json::Value;
 
+mod requests;
+pub mod restart;
 pub mod status;
 pub mod volume;
 
+pub use restart::{OnExit, RestartPolicy, RestartRule};
 pub use status::PodStatus;
 pub use volume::{Volume, VolumeSource};
 
@@ -22,6 +26,10 @@ pub struct Pod {
     pub spec: PodSpec,
     #[serde(deserialize_with = "or_default")]
     pub status: PodStatus,
+    /// A static pod: from a file of the node. An annotation may say so, too, but anybody can write
+    /// annotations.
+    #[serde(skip)]
+    pub is_static: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -40,6 +48,12 @@ pub struct PodSpec {
     pub active_deadline_seconds: Option<i64>,
     pub dns_policy: Option<String>,
     pub node_name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub node_selector: Labels,
+    pub affinity: Option<Box<Affinity>>,
+    #[serde(deserialize_with = "or_default")]
+    pub tolerations: Vec<Toleration>,
+    pub os: Option<Os>,
     pub service_account_name: String,
     #[serde(rename = "hostNetwork")]
     pub host_network: bool,
@@ -65,7 +79,9 @@ pub struct PodSpec {
     pub runtime_class_name: Option<String>,
     #[serde(deserialize_with = "or_default")]
     pub readiness_gates: Vec<ReadinessGate>,
+    /// Of the pod as a whole.
     pub resources: Option<Resources>,
+    pub priority: Option<i32>,
     #[serde(deserialize_with = "or_default")]
     pub overhead: BTreeMap<String, Quantity>,
 }
@@ -80,6 +96,11 @@ impl Pod {
     /// The container of this name, of any sort.
     pub fn container(&self, name: &str) -> Option<&Container> {
         self.containers().find(|container| container.name == name)
+    }
+
+    /// An init container that runs as long as the pod.
+    pub fn is_sidecar(&self, name: &str) -> bool {
+        self.spec.init_containers.iter().any(|c| c.name == name && c.is_sidecar())
     }
 
     pub fn is_ephemeral(&self, name: &str) -> bool {
@@ -102,31 +123,45 @@ impl Pod {
             .unwrap_or(30)
     }
 
-    /// Guaranteed, Burstable or BestEffort, from the containers' cpu and memory (Kubernetes:
-    /// Pod Quality of Service Classes).
+    /// Guaranteed, Burstable or BestEffort: from the cpu and memory of the pod as a whole where
+    /// these are set, else from its containers' (Kubernetes: Pod Quality of Service Classes).
     pub fn qos(&self) -> Qos {
-        let all = || self.spec.init_containers.iter().chain(&self.spec.containers);
+        let whole = self.level_resources();
+        let containers = self.spec.init_containers.iter().chain(&self.spec.containers);
+        let all: Vec<&Resources> = match whole {
+            Some(whole) => vec![whole],
+            None => containers.map(|container| &container.resources).collect(),
+        };
         let counts = |map: &BTreeMap<String, Quantity>, name: &str| {
             map.get(name).is_some_and(|quantity| quantity.milli() > 0)
         };
-        let any = all().any(|c| {
-            ["cpu", "memory"].iter().any(|name| {
-                counts(&c.resources.requests, name) || counts(&c.resources.limits, name)
-            })
+        let any = all.iter().any(|resources| {
+            COMPUTE
+                .iter()
+                .any(|name| counts(&resources.requests, name) || counts(&resources.limits, name))
         });
         if !any {
             return Qos::BestEffort;
         }
-        let guaranteed = all().all(|c| {
-            ["cpu", "memory"].iter().all(|name| {
-                counts(&c.resources.limits, name)
-                    && c.resources
-                        .requests
-                        .get(*name)
-                        .is_none_or(|request| Some(request) == c.resources.limits.get(*name))
+        let guaranteed = all.iter().all(|resources| {
+            COMPUTE.iter().all(|name| {
+                let (request, limit) = (resources.requests.get(*name), resources.limits.get(*name));
+                counts(&resources.limits, name) && (request.is_none() || request == limit)
             })
         });
         if guaranteed { Qos::Guaranteed } else { Qos::Burstable }
+    }
+
+    /// The node needs it more than others (Kubernetes: Guaranteed Scheduling For Critical Add-On
+    /// Pods).
+    pub fn is_critical(&self) -> bool {
+        self.is_static || self.spec.priority.is_some_and(|priority| priority >= CRITICAL)
+    }
+
+    /// What is asked for the pod as a whole, where anything is.
+    pub fn level_resources(&self) -> Option<&Resources> {
+        let set = |whole: &&Resources| !whole.requests.is_empty() || !whole.limits.is_empty();
+        self.spec.resources.as_ref().filter(set)
     }
 
     /// The name under which the pod's processes know their host.
@@ -140,20 +175,40 @@ impl Pod {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Os {
+    pub name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Qos {
     Guaranteed,
     Burstable,
     BestEffort,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-pub enum RestartPolicy {
-    #[default]
-    Always,
-    OnFailure,
-    Never,
+impl Qos {
+    pub fn name(self) -> &'static str {
+        match self {
+            Qos::Guaranteed => "Guaranteed",
+            Qos::Burstable => "Burstable",
+            Qos::BestEffort => "BestEffort",
+        }
+    }
 }
+
+/// From this priority on pods are critical (system-cluster-critical).
+pub const CRITICAL: i32 = 2_000_000_000;
+
+/// What decides on the class of a pod, and what can be resized.
+pub const COMPUTE: [&str; 2] = ["cpu", "memory"];
+
+/// The annotations of pods that do not come from the API, and of what stands for them there.
+pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
+pub const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -173,8 +228,10 @@ pub struct Container {
     pub env: Vec<EnvVar>,
     #[serde(deserialize_with = "or_default")]
     pub resources: Resources,
-    /// Only on init containers: `Always` makes it a sidecar.
+    /// Its own, where it has one; `Always` makes an init container a sidecar.
     pub restart_policy: Option<RestartPolicy>,
+    #[serde(deserialize_with = "or_default")]
+    pub restart_policy_rules: Vec<RestartRule>,
     #[serde(deserialize_with = "or_default")]
     pub resize_policy: Vec<ResizePolicy>,
     #[serde(deserialize_with = "or_default")]
@@ -199,6 +256,7 @@ pub struct Container {
 }
 
 impl Container {
+    /// Of an init container: does it run as long as the pod?
     pub fn is_sidecar(&self) -> bool {
         self.restart_policy == Some(RestartPolicy::Always)
     }

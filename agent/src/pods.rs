@@ -1,4 +1,5 @@
-//! All pods of a node: one worker each, told of what changes in the API and in the runtime.
+//! All pods of a node: one worker each, told of what changes in the API, in the node's own
+//! manifests and in the runtime.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,13 +12,19 @@ use proto::view::pod::Pod;
 use tokio::sync::broadcast;
 
 use crate::cri::PodId;
+use crate::plan::End;
+use crate::pod::CONFIG_MIRROR;
+use crate::shutdown::Ending;
 use crate::worker::{Context, Handle, Latest, Worker};
+
+mod statics;
 
 /// The workers of one node, by pod uid. Clones share them.
 #[derive(Clone)]
 pub struct Pods {
     context: Arc<Context>,
     workers: Arc<Mutex<HashMap<String, Handle>>>,
+    statics: Arc<Mutex<statics::Statics>>,
     tasks: Arc<Mutex<tokio::task::JoinSet<()>>>,
     /// The runtime's events, for others than the workers.
     events: broadcast::Sender<Arc<str>>,
@@ -26,7 +33,8 @@ pub struct Pods {
 impl Pods {
     pub fn new(context: Arc<Context>) -> Pods {
         let events = broadcast::Sender::new(256);
-        Pods { context, workers: Arc::default(), tasks: Arc::default(), events }
+        let (workers, statics) = (Arc::default(), Arc::default());
+        Pods { context, workers, statics, tasks: Arc::default(), events }
     }
 
     /// Uids of pods of which something has changed in the runtime; empty: perhaps of all.
@@ -53,6 +61,13 @@ impl Pods {
 
     /// Passes a change on to the worker of the pod; the pod is one of this node.
     pub fn change(&self, change: &Change<Pod>) {
+        let mirrors = |entry: &Option<Arc<client::Entry<Pod>>>| {
+            let meta = entry.as_ref().map(|entry| &entry.view.metadata);
+            meta.is_some_and(|meta| meta.annotations.contains_key(CONFIG_MIRROR))
+        };
+        if mirrors(&change.new) || (change.new.is_none() && mirrors(&change.old)) {
+            return self.mirror(change);
+        }
         let uid = |entry: &Arc<client::Entry<Pod>>| entry.view.metadata.uid.clone();
         let old = change.old.as_ref().map(uid);
         let Some(new) = &change.new else {
@@ -117,6 +132,40 @@ impl Pods {
         }
     }
 
+    /// The pods that would have to end before the machine does.
+    pub fn endings(&self) -> Vec<Ending> {
+        let workers = self.workers.lock();
+        let pods = workers.iter().filter_map(|(uid, worker)| match worker.latest() {
+            Latest::Present(entry) if !entry.view.is_terminal() => Some(Ending {
+                uid: uid.clone(),
+                priority: entry.view.spec.priority.unwrap_or(0),
+                grace: {
+                    let own = entry.view.spec.termination_grace_period_seconds;
+                    Duration::from_secs(own.unwrap_or(30).max(0).unsigned_abs())
+                },
+            }),
+            _ => None,
+        });
+        pods.collect()
+    }
+
+    /// Until the pod is at its end and nothing of it runs.
+    pub fn stopped(&self, uid: &str) -> impl Future<Output = ()> + use<> {
+        let stopped = self.workers.lock().get(uid).map(Handle::stopped);
+        async move {
+            if let Some(stopped) = stopped {
+                stopped.await;
+            }
+        }
+    }
+
+    /// The node ends this pod.
+    pub fn end(&self, uid: &str, end: End) {
+        if let Some(worker) = self.workers.lock().get(uid) {
+            worker.end(end);
+        }
+    }
+
     fn wake_all(&self) {
         self.workers.lock().values().for_each(Handle::wake);
         let _ = self.events.send("".into());
@@ -131,13 +180,23 @@ impl Pods {
     fn begin(&self, pod: PodId, latest: Latest) {
         let uid = pod.uid.clone();
         let (worker, handle) = Worker::new(self.context.clone(), pod, latest);
-        self.workers.lock().insert(uid.clone(), handle);
         let workers = self.workers.clone();
+        self.spawn(worker, handle, uid.clone(), move || drop(workers.lock().remove(&uid)));
+    }
+
+    fn spawn(
+        &self,
+        worker: Worker,
+        handle: Handle,
+        uid: String,
+        ended: impl FnOnce() + Send + 'static,
+    ) {
+        self.workers.lock().insert(uid, handle);
         let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
             worker.run().await;
-            workers.lock().remove(&uid);
+            ended();
         });
     }
 }
@@ -157,6 +216,7 @@ fn only_reported(old: &Pod, new: &Pod) -> bool {
             "Ready",
             "ContainersReady",
             "PodScheduled",
+            "AllContainersRestarting",
         ];
         let all = pod.status.conditions.iter();
         let all = all.filter(|condition| !ours.contains(&condition.kind.as_str()));

@@ -5,11 +5,12 @@ use proto::time::Time;
 use serde_json::{Map, Value, json};
 
 use crate::observed::{Container as Run, Exit, Observed, State};
-use crate::plan::{Memory, Plan, finished};
+use crate::plan::{End, Memory, Plan, finished};
 use crate::pod::status::{
     Condition, ContainerState, ContainerStatus, Ip, Phase, PodStatus, Running, Terminated,
 };
-use crate::pod::{Container, Pod, RestartPolicy};
+use crate::pod::{Container, Pod};
+use crate::resize::amounts;
 
 mod conditions;
 
@@ -32,7 +33,10 @@ pub fn report(
     previous: &PodStatus,
     now: Time,
 ) -> PodStatus {
-    let over = finished(pod, observed, now);
+    if let Some(end) = memory.end.as_ref().filter(|_| memory.rejected) {
+        return rejected(pod, end, previous, now);
+    }
+    let over = finished(pod, observed, memory, now);
     let last = (over.is_some() || pod.deleting()) && observed.running().next().is_none();
     let work = Work { pod, observed, memory, plan, host, previous, last };
     let init_container_statuses = work.containers(&pod.spec.init_containers);
@@ -44,7 +48,7 @@ pub fn report(
     }
     let mut status = PodStatus {
         observed_generation: Some(pod.metadata.generation).filter(|generation| *generation > 0),
-        start_time: previous.start_time.or(Some(now)),
+        start_time: previous.start_time.or(memory.start_time).or(Some(now)),
         reason: previous.reason.clone(),
         message: previous.message.clone(),
         init_container_statuses,
@@ -52,15 +56,19 @@ pub fn report(
         ephemeral_container_statuses,
         ..PodStatus::default()
     };
+    // While anything runs the pod has not ended: nobody may take its place yet.
     status.phase = match over {
-        Some(end) if !end.reason.is_empty() => {
-            status.reason = end.reason.into();
-            status.message = end.message.into();
+        _ if pod.status.phase.is_terminal() => pod.status.phase,
+        Some(end) if last => {
+            if !end.reason.is_empty() {
+                (status.reason, status.message) = (end.reason, end.message);
+            }
             end.phase
         }
-        Some(end) if last || !pod.deleting() => end.phase,
         _ => phase(pod, &status, last),
     };
+    cut_messages(&mut status);
+    status.qos_class = Some(pod.qos().name().into());
     status.host_ip = host.ips.first().cloned().unwrap_or_default();
     status.host_ips = host.ips.iter().map(|ip| Ip { ip: ip.clone() }).collect();
     let ips = match observed.newest() {
@@ -72,7 +80,47 @@ pub fn report(
     status.pod_ips = ips.into_iter().map(|ip| Ip { ip }).collect();
     status.conditions = conditions::conditions(pod, observed, &status, previous, now);
     status.conditions.extend(conditions::resize(pod, observed, memory, previous, now));
+    status.conditions.extend(conditions::disruption(pod, memory, previous, now));
+    if let Some(whole) = pod.level_resources().filter(|_| observed.running().next().is_some()) {
+        status.allocated_resources = serde_json::to_value(&whole.requests).ok();
+        status.resources = match memory.pod_resize_due(pod) {
+            true => previous.resources.clone(),
+            false => Some(amounts(whole)),
+        };
+    }
     status
+}
+
+/// The status of a pod that the node has not taken: it has nothing but an end.
+fn rejected(pod: &Pod, end: &End, previous: &PodStatus, now: Time) -> PodStatus {
+    PodStatus {
+        observed_generation: Some(pod.metadata.generation).filter(|generation| *generation > 0),
+        phase: end.phase,
+        reason: end.reason.clone(),
+        message: end.message.clone(),
+        start_time: previous.start_time.or(Some(now)),
+        qos_class: Some(pod.qos().name().into()),
+        ..PodStatus::default()
+    }
+}
+
+/// All last words of a pod together: 12 KiB at most, as much for each container.
+const ALL_MESSAGES: usize = 12 << 10;
+
+fn cut_messages(status: &mut PodStatus) {
+    let lists = [
+        &mut status.init_container_statuses,
+        &mut status.container_statuses,
+        &mut status.ephemeral_container_statuses,
+    ];
+    let count: usize = lists.iter().map(|list| list.len()).sum();
+    let each = ALL_MESSAGES / count.max(1);
+    let states = lists.into_iter().flatten().flat_map(|one| [&mut one.state, &mut one.last_state]);
+    for end in states.filter_map(|state| state.terminated.as_mut()) {
+        let fits =
+            (0..=each.min(end.message.len())).rev().find(|at| end.message.is_char_boundary(*at));
+        end.message.truncate(fits.unwrap_or(0));
+    }
 }
 
 /// The strategic merge patch from the API's status to `desired`, or None when nothing of ours
@@ -177,7 +225,7 @@ impl Work<'_> {
             }
             State::Unknown => (unknown(), earlier),
         };
-        if container.is_sidecar() || !self.pod.is_init(&container.name) {
+        if !self.pod.is_init(&container.name) || container.is_sidecar() {
             // A sidecar is ready like any other container; an init container when it has done.
         } else {
             status.ready = run.exit().is_some_and(|exit| exit.code == 0);
@@ -186,7 +234,7 @@ impl Work<'_> {
         if run.is_running() {
             self.resources(container, &mut status);
         }
-        if self.memory.resize_due(container, run).is_some() {
+        if self.memory.resize_due(self.pod, container, run).is_some() {
             // It has what it had.
             status.resources = previous.and_then(|previous| previous.resources.clone());
         }
@@ -218,7 +266,13 @@ impl Work<'_> {
                 ..ContainerStatus::default()
             },
         };
-        if known.is_some() && status.state.terminated.is_none() {
+        if !self.last && self.memory.reset.contains(&container.name) {
+            let ended = std::mem::replace(&mut status.state, self.waiting(container));
+            if ended.terminated.is_some() {
+                status.last_state = ended;
+            }
+            status.ready = false;
+        } else if known.is_some() && status.state.terminated.is_none() {
             status.state = match self.last {
                 true => unknown(),
                 false => {
@@ -265,24 +319,18 @@ impl Work<'_> {
     }
 
     fn resources(&self, container: &Container, status: &mut ContainerStatus) {
-        let json = |map| serde_json::to_value(map).unwrap_or_default();
-        let (requests, limits) = (&container.resources.requests, &container.resources.limits);
-        let mut resources = Map::new();
-        if !limits.is_empty() {
-            resources.insert("limits".into(), json(limits));
-        }
+        let requests = &container.resources.requests;
         if !requests.is_empty() {
-            resources.insert("requests".into(), json(requests));
+            let requests = serde_json::to_value(requests).unwrap_or_default();
             status.allocated_resources =
-                json(requests).as_object().map(|map| map.clone().into_iter().collect());
+                requests.as_object().map(|map| map.clone().into_iter().collect());
         }
-        status.resources = Some(Value::Object(resources));
+        status.resources = Some(amounts(&container.resources));
     }
 }
 
 /// The phase of a pod from its containers (Kubernetes: Pod phase).
 fn phase(pod: &Pod, status: &PodStatus, last: bool) -> Phase {
-    let policy = pod.spec.restart_policy;
     let initialized = pod.spec.init_containers.iter().zip(&status.init_container_statuses).all(
         |(container, status)| match container.is_sidecar() {
             true => status.started == Some(true) || status.last_state.terminated.is_some(),
@@ -308,7 +356,7 @@ fn phase(pod: &Pod, status: &PodStatus, last: bool) -> Phase {
         }
     }
     match (waiting, running, failed) {
-        (0, 0, 0) if last || policy != RestartPolicy::Always => Phase::Succeeded,
+        (0, 0, 0) if last => Phase::Succeeded,
         (0, 0, _) if last => Phase::Failed,
         (0, _, _) => Phase::Running,
         _ => Phase::Pending,

@@ -1,16 +1,18 @@
 //! Resizing running pods in place (Kubernetes: Resize CPU and Memory Resources assigned to
-//! Containers): whether the node has room, what runs until it has, and what is to be changed. Pure.
+//! Containers): what was asked for, what runs until it is granted, and what is to be changed. Pure;
+//! whether the node has room is the ledger's to say ([`crate::allocation`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::quantity::Quantity;
-use proto::view;
+use serde_json::{Map, Value, json};
 
 use crate::config;
+use crate::events::{NORMAL, WARNING};
 use crate::observed::Container as Run;
 use crate::pod::status::PodStatus;
-use crate::pod::{Container, Pod, Resources};
+use crate::pod::{COMPUTE, Container, Pod, Resources};
 
 /// Why a pod has not got what it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,65 +29,53 @@ pub enum Due {
     Restart,
 }
 
-/// What can be resized.
-const RESOURCES: [&str; 2] = ["cpu", "memory"];
-
 /// Does the pod ask for something else than it was last told to have?
 pub fn asked(pod: &Pod, told: &PodStatus) -> bool {
-    held(pod, told).any(|(container, held)| differ(&container.resources, &held))
+    let containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);
+    let of_container = |container: &Container| {
+        let told = told.container(&container.name)?;
+        Some(differ(&container.resources, &read(told.resources.as_ref())?))
+    };
+    let whole = || Some(differ(pod.level_resources()?, &read(told.resources.as_ref())?));
+    containers.filter_map(of_container).chain(whole()).any(|differs| differs)
 }
 
-/// The pod as it may run now: where the node has no room for what it asks for, with what it has.
-/// `others` are the requests of the other pods of the node.
+/// The pod with what it was last told to have.
+pub fn before(pod: &Pod, told: &PodStatus) -> Pod {
+    let mut before = pod.clone();
+    let spec = &mut before.spec;
+    for container in spec.containers.iter_mut().chain(&mut spec.init_containers) {
+        let told = told.container(&container.name).and_then(|told| read(told.resources.as_ref()));
+        container.resources = told.unwrap_or_else(|| container.resources.clone());
+    }
+    if let (Some(_), Some(told)) = (&spec.resources, read(told.resources.as_ref())) {
+        spec.resources = Some(told);
+    }
+    before
+}
+
+/// The pod as it may run now: where the node does not `grant` what it asks for, with what it has.
 pub fn settle(
     pod: &Arc<Pod>,
     told: &PodStatus,
-    allocatable: &BTreeMap<String, Quantity>,
-    others: impl FnOnce() -> BTreeMap<&'static str, Quantity>,
+    grant: impl FnOnce(&Pod) -> Option<Pending>,
 ) -> (Arc<Pod>, Option<Pending>) {
     if !asked(pod, told) {
         return (pod.clone(), None);
     }
-    let mut before = Pod::clone(pod);
-    let spec = &mut before.spec;
-    for container in spec.containers.iter_mut().chain(&mut spec.init_containers) {
-        if let Some(held) = resources_of(container, told) {
-            container.resources = held;
-        }
+    if pod.is_static {
+        let message = "In-place resize of static-pods is not supported".into();
+        return (Arc::new(before(pod, told)), Some(Pending { reason: "Infeasible", message }));
     }
-    let more = RESOURCES.into_iter().filter(|name| total(pod, name) > total(&before, name));
-    let more: Vec<(&'static str, Quantity)> = more.map(|name| (name, total(pod, name))).collect();
-    let capacity = |name: &str| allocatable.get(name).copied().unwrap_or_default();
-    let shown = |name: &str, amount: Quantity| match name {
-        "cpu" => amount.milli(),
-        _ => amount.value(),
-    };
-    let too_much = more.iter().find(|(name, wanted)| *wanted > capacity(name));
-    if let Some((name, wanted)) = too_much {
-        let (requested, capacity) = (shown(name, *wanted), shown(name, capacity(name)));
-        let message = format!(
-            "Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}"
-        );
-        return (Arc::new(before), Some(Pending { reason: "Infeasible", message }));
+    match grant(pod) {
+        Some(pending) => (Arc::new(before(pod, told)), Some(pending)),
+        None => (pod.clone(), None),
     }
-    let others = others();
-    let used = |name: &str| others.get(name).copied().unwrap_or_default();
-    let crowded = more.iter().find(|(name, wanted)| *wanted + used(name) > capacity(name));
-    if let Some((name, wanted)) = crowded {
-        let message = format!(
-            "Node didn't have enough resource: {name}, requested: {}, used: {}, capacity: {}",
-            shown(name, *wanted),
-            shown(name, used(name)),
-            shown(name, capacity(name))
-        );
-        return (Arc::new(before), Some(Pending { reason: "Deferred", message }));
-    }
-    (pod.clone(), None)
 }
 
 /// What a running container's cgroup has to become, if it is something else than it is.
-pub fn due(container: &Container, run: &Run) -> Option<Due> {
-    let (held, wanted) = (run.applied?, config::applied(container));
+pub fn due(pod: &Pod, container: &Container, run: &Run) -> Option<Due> {
+    let (held, wanted) = (run.applied?, config::applied(pod, container));
     let changed = [
         ("cpu", (held.shares, held.quota) != (wanted.shares, wanted.quota)),
         ("memory", held.memory != wanted.memory),
@@ -99,53 +89,77 @@ pub fn due(container: &Container, run: &Run) -> Option<Due> {
     Some(if changed.any(|(name, _)| restarts(name)) { Due::Restart } else { Due::InPlace })
 }
 
-/// The requests of these pods together.
-pub fn requests<'a>(
-    pods: impl Iterator<Item = &'a view::pod::Pod>,
-) -> BTreeMap<&'static str, Quantity> {
-    let mut sums = BTreeMap::new();
-    for pod in pods.filter(|pod| !pod.is_terminal()) {
-        let sidecars = pod.spec.init_containers.iter();
-        let sidecars = sidecars.filter(|container| container.restart_policy == "Always");
-        for container in pod.spec.containers.iter().chain(sidecars) {
-            for name in RESOURCES {
-                let requests = &container.resources.requests;
-                *sums.entry(name).or_default() += requests.get(name).copied().unwrap_or_default();
-            }
-        }
+/// What is to be told of a resize, as events: what `after` says that `before` did not.
+pub fn news(pod: &Pod, before: &PodStatus, after: &PodStatus) -> Vec<Event> {
+    let (pending, progress) = ("PodResizePending", "PodResizeInProgress");
+    let said = |status: &PodStatus, kind: &str| {
+        status.condition(kind).map(|it| (it.reason.clone(), it.message.clone()))
+    };
+    let new = |kind: &str| said(after, kind).filter(|now| said(before, kind).as_ref() != Some(now));
+    let mut news = Vec::new();
+    if let Some((reason, error)) = new(pending) {
+        let message = summary(pod, &format!("Pod resize {reason}"), &error);
+        news.push((WARNING, format!("Resize{reason}"), message));
     }
-    sums
+    match new(progress) {
+        Some((reason, error)) if reason == "Error" => {
+            news.push((WARNING, "ResizeError".into(), summary(pod, "Pod resize error", &error)));
+        }
+        Some(_) => {
+            news.push((NORMAL, "ResizeStarted".into(), summary(pod, "Pod resize started", "")));
+        }
+        None if said(before, progress).is_some() && said(after, progress).is_none() => {
+            news.push((NORMAL, "ResizeCompleted".into(), summary(pod, "Pod resize completed", "")));
+        }
+        None => {}
+    }
+    news
 }
 
-fn total(pod: &Pod, name: &str) -> Quantity {
-    let sidecars = pod.spec.init_containers.iter().filter(|container| container.is_sidecar());
-    let all = pod.spec.containers.iter().chain(sidecars);
-    let requests = all.filter_map(|container| container.resources.requests.get(name).copied());
-    requests.sum()
+/// Severity, reason and message.
+pub type Event = (&'static str, String, String);
+
+/// Upstream's sentence: what the containers are to have, in this order of fields.
+fn summary(pod: &Pod, what: &str, error: &str) -> String {
+    let list = |containers: &[Container]| {
+        let one = |container: &Container| {
+            let name = Value::from(container.name.as_str());
+            format!("{{\"name\":{name},\"resources\":{}}}", amounts(&container.resources))
+        };
+        containers.iter().map(one).collect::<Vec<_>>().join(",")
+    };
+    let mut fields = Vec::new();
+    if !pod.spec.init_containers.is_empty() {
+        fields.push(format!("\"initContainers\":[{}]", list(&pod.spec.init_containers)));
+    }
+    fields.push(format!("\"containers\":[{}]", list(&pod.spec.containers)));
+    fields.push(format!("\"generation\":{}", pod.metadata.generation));
+    if !error.is_empty() {
+        fields.push(format!("\"error\":{}", Value::from(error)));
+    }
+    format!("{what}: {{{}}}", fields.join(","))
 }
 
-/// The containers that can be resized, with what they have.
-fn held<'a>(pod: &'a Pod, told: &'a PodStatus) -> impl Iterator<Item = (&'a Container, Resources)> {
-    let all = pod.spec.containers.iter().chain(&pod.spec.init_containers);
-    all.filter_map(|container| Some((container, resources_of(container, told)?)))
+/// `{"limits": …, "requests": …}`, of which either may be missing.
+pub fn amounts(resources: &Resources) -> Value {
+    let parts = [("limits", &resources.limits), ("requests", &resources.requests)];
+    let parts = parts.into_iter().filter(|(_, map)| !map.is_empty());
+    parts.map(|(name, map)| (name.to_string(), json!(map))).collect::<Map<_, _>>().into()
 }
 
-fn resources_of(container: &Container, told: &PodStatus) -> Option<Resources> {
-    let told = told.container(&container.name)?.resources.clone()?;
-    serde_json::from_value(told).ok()
+fn read(told: Option<&Value>) -> Option<Resources> {
+    serde_json::from_value(told?.clone()).ok()
 }
 
 fn differ(a: &Resources, b: &Resources) -> bool {
     let any = |a: &BTreeMap<String, Quantity>, b: &BTreeMap<String, Quantity>| {
-        RESOURCES.iter().any(|name| a.get(*name) != b.get(*name))
+        COMPUTE.iter().any(|name| a.get(*name) != b.get(*name))
     };
     any(&a.requests, &b.requests) || any(&a.limits, &b.limits)
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
     use crate::observed::Applied;
 
@@ -160,39 +174,79 @@ mod tests {
     }
 
     #[test]
-    fn a_node_gives_what_it_has() {
-        let allocatable = [("cpu".to_string(), Quantity::new(4))].into();
+    fn what_is_not_granted_does_not_run() {
         let (half, one) = (json!({"requests": {"cpu": "500m"}}), json!({"requests": {"cpu": "1"}}));
-        let (much, more) = (json!({"requests": {"cpu": "3"}}), json!({"requests": {"cpu": "5"}}));
-        let cases = [
-            (&half, &half, 3, None),
-            (&half, &one, 3, None),
-            (&much, &half, 9, None),
-            (
-                &half,
-                &much,
-                2,
-                Some(
-                    "Node didn't have enough resource: cpu, requested: 3000, used: 2000, \
-                      capacity: 4000",
-                ),
-            ),
-            (
-                &half,
-                &more,
-                0,
-                Some("Node didn't have enough capacity: cpu, requested: 5000, capacity: 4000"),
-            ),
+        let deferred = Pending { reason: "Deferred", message: "no room".into() };
+        let table = [
+            (&half, &half, Some(deferred.clone()), None, "500m"),
+            (&half, &one, None, None, "1"),
+            (&half, &one, Some(deferred.clone()), Some(deferred), "500m"),
         ];
-        for (has, asks, others, expected) in cases {
+        for (has, asks, says, expected, runs) in table {
             let asking = pod(asks.clone(), json!([]));
-            let others = || BTreeMap::from([("cpu", Quantity::new(others))]);
-            let (settled, pending) = settle(&asking, &told(has.clone()), &allocatable, others);
-            assert_eq!(pending.map(|pending| pending.message), expected.map(String::from));
-            let runs = if expected.is_some() { has } else { asks };
-            let expected: Resources = serde_json::from_value(runs.clone()).unwrap();
-            assert!(!differ(&settled.spec.containers[0].resources, &expected), "{runs}");
+            let (settled, pending) = settle(&asking, &told(has.clone()), |_| says);
+            assert_eq!(pending, expected);
+            let cpu = settled.spec.containers[0].resources.requests["cpu"].to_string();
+            assert_eq!(cpu, runs, "{has} {asks}");
         }
+    }
+
+    #[test]
+    fn what_is_new_is_told() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"generation": 2}, "spec":
+            {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}}}]}}))
+        .unwrap();
+        let status = |kind: &str, reason: &str, message: &str| -> PodStatus {
+            let condition = json!({"type": kind, "status": "True", "reason": reason,
+                "message": message});
+            let conditions = if kind.is_empty() { json!([]) } else { json!([condition]) };
+            serde_json::from_value(json!({ "conditions": conditions })).unwrap()
+        };
+        let none = || status("", "", "");
+        let deferred = || status("PodResizePending", "Deferred", "no room");
+        let running = || status("PodResizeInProgress", "", "");
+        let failed = || status("PodResizeInProgress", "Error", "broken");
+        let json =
+            r#"{"containers":[{"name":"c","resources":{"limits":{"cpu":"1"}}}],"generation":2"#;
+        let table = [
+            (
+                none(),
+                deferred(),
+                format!("ResizeDeferred Pod resize Deferred: {json},\"error\":\"no room\"}}"),
+            ),
+            (deferred(), deferred(), String::new()),
+            (deferred(), running(), format!("ResizeStarted Pod resize started: {json}}}")),
+            (
+                running(),
+                failed(),
+                format!("ResizeError Pod resize error: {json},\"error\":\"broken\"}}"),
+            ),
+            (running(), none(), format!("ResizeCompleted Pod resize completed: {json}}}")),
+            (none(), none(), String::new()),
+        ];
+        for (before, after, expected) in table {
+            let news = news(&pod, &before, &after);
+            let news: Vec<String> = news
+                .into_iter()
+                .map(|(_, reason, message)| format!("{reason} {message}"))
+                .collect();
+            assert_eq!(news.join("; "), expected);
+        }
+    }
+
+    #[test]
+    fn pods_are_resized_as_a_whole() {
+        let whole = |cpu: &str| json!({"limits": {"cpu": cpu}});
+        let pod: Pod = serde_json::from_value(json!({"spec": {"resources": whole("2"),
+            "containers": [{"name": "c"}]}}))
+        .unwrap();
+        let told: PodStatus = serde_json::from_value(json!({ "resources": whole("1") })).unwrap();
+        let pod = Arc::new(pod);
+        assert!(asked(&pod, &told) && !asked(&pod, &PodStatus::default()));
+        let denied = || Some(Pending { reason: "Deferred", message: String::new() });
+        let (settled, _) = settle(&pod, &told, |_| denied());
+        let limits = &settled.level_resources().unwrap().limits;
+        assert_eq!(limits["cpu"].to_string(), "1");
     }
 
     #[test]
@@ -200,7 +254,7 @@ mod tests {
         let policy = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
         let pod = pod(json!({"limits": {"cpu": "1", "memory": "1Mi"}}), policy);
         let container = &pod.spec.containers[0];
-        let wanted = config::applied(container);
+        let wanted = config::applied(&pod, container);
         let cases = [
             (None, None),
             (Some(wanted), None),
@@ -209,7 +263,7 @@ mod tests {
         ];
         for (applied, expected) in cases {
             let run = Run { applied, ..Run::default() };
-            assert_eq!(due(container, &run), expected, "{applied:?}");
+            assert_eq!(due(&pod, container, &run), expected, "{applied:?}");
         }
     }
 }

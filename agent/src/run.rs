@@ -6,29 +6,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::error::chain;
-use client::{CancellationToken, Client, Clock, Informers, Recorder, Rng};
+use client::{CancellationToken, Client, Clock, Informer, Informers, Recorder, Rng};
+use proto::view;
 use proto::view::pod::Pod;
 use proto::view::service::Service;
 
+use crate::allocation::Allocations;
 use crate::config::NodeConfig;
 use crate::cri::Runtime;
 use crate::cri::grpc::{BadEndpoint, Grpc};
+use crate::cri::simulated::SimulatedRuntime;
 use crate::events::Events;
 use crate::images::garbage::{Collector, Policy};
 use crate::images::providers::{ConfigError, Providers};
 use crate::images::records::Records;
 use crate::logs::{self, Limits};
+use crate::manifest::folder::{self, Source};
 use crate::metrics::Metrics;
 use crate::net;
 use crate::node::{Identity, Node, facts, lease};
-use crate::options::Options;
+use crate::options::{self, Options};
+use crate::plan::Retention;
 use crate::pods::Pods;
-use crate::probe::Network;
+use crate::probe::{Network, Prober};
 use crate::report::Host;
 use crate::resolv::{self, Dns};
 use crate::server::{self, Endpoint};
-use crate::volume::Machine;
-use crate::worker::{Context, NodeCredentials, Objects, Pulls};
+use crate::shutdown::{self, Shutdown, periods};
+use crate::volume::{Disk, Machine, NoDisk};
+use crate::worker::{Context, NodeCredentials, Objects, Own, Pulls};
 
 /// As often as the kubelet (containerLogMonitorInterval).
 const LOOK_AT_LOGS: Duration = Duration::from_secs(10);
@@ -50,6 +56,8 @@ pub enum Error {
     ParallelPulls,
     #[error("--image-gc-low-threshold {low} must be below --image-gc-high-threshold {high}")]
     Thresholds { low: u8, high: u8 },
+    #[error(transparent)]
+    Manifests(#[from] folder::Error),
     #[error("make {path}")]
     Folder { path: String, source: std::io::Error },
 }
@@ -64,8 +72,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let metrics = Arc::new(Metrics::default());
-    let runtime = Grpc::new(&options.runtime_endpoint, metrics.clone(), clock.clone())?;
-    let runtime: Arc<dyn Runtime> = Arc::new(runtime);
+    let ground = Ground::new(&options, &clock, &metrics)?;
+    let runtime = ground.runtime.clone();
     let client = client.named("kubelet");
     let identity = identity(&options)?;
     let name = identity.name.clone();
@@ -86,21 +94,27 @@ pub async fn run(
         runtime: runtime.clone(),
         identity,
         facts: Arc::new(facts::Machine::new(options.root_dir.clone())),
+        shutdown: Shutdown::default(),
     };
+    let manifests = options.pod_manifest_path.as_ref();
+    let manifests = manifests.map(|path| Source::open(path, &name, clock.clone())).transpose()?;
     let work = async {
-        let uid = node.register().await;
-        let lease = lease::renew(client.clone(), clock.clone(), rng.clone(), name.clone(), uid);
         let network = network(&options, &name, cidr, &informers, &clock, &rng);
-        let report = async {
+        // Static pods run whether there is an API server or not: nothing waits for it here.
+        let keep = async {
+            let uid = node.register().await;
+            let lease = lease::renew(client.clone(), clock.clone(), rng.clone(), name.clone(), uid);
+            // The lease has a task of its own, so that nothing here can delay it.
+            let lease = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(lease));
+            tokio::join!(lease, node.report()).0.unwrap_or_default();
+        };
+        let pods = async {
             if let Some(cidr) = &options.pod_cidr {
                 tell_cidr(&*runtime, cidr, &clock).await;
             }
-            node.report().await;
+            pods(&options, &node, ground, cidr, &informers, pulls, manifests, metrics).await;
         };
-        let pods = pods(&options, &node, cidr, &informers, pulls, metrics);
-        // The lease has a task of its own, so that nothing here can delay it.
-        let lease = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(lease));
-        tokio::join!(lease, network, report, pods).0.unwrap_or_default();
+        tokio::join!(keep, network, pods);
     };
     tokio::select! {
         () = work => {}
@@ -109,13 +123,60 @@ pub async fn run(
     Ok(())
 }
 
+/// What the pods of this node stand on.
+struct Ground {
+    runtime: Arc<dyn Runtime>,
+    disk: Arc<dyn Disk>,
+    prober: Arc<dyn Prober>,
+}
+
+impl Ground {
+    fn new(
+        options: &Options,
+        clock: &Clock,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Ground, BadEndpoint> {
+        Ok(match options.runtime {
+            options::Runtime::Cri => Ground {
+                runtime: Arc::new(Grpc::new(
+                    &options.runtime_endpoint,
+                    metrics.clone(),
+                    clock.clone(),
+                )?),
+                disk: Arc::new(Machine::new(node_config(options))),
+                prober: Arc::new(Network::new()),
+            },
+            options::Runtime::Simulated => {
+                let runtime = Arc::new(SimulatedRuntime::new(clock.clone()));
+                Ground { runtime: runtime.clone(), disk: Arc::new(NoDisk), prober: runtime }
+            }
+        })
+    }
+}
+
+fn node_config(options: &Options) -> NodeConfig {
+    NodeConfig {
+        root: options.root_dir.clone(),
+        logs: options.pod_logs_dir.clone(),
+        cgroup_root: options.cgroup_root.clone(),
+        domain: options.cluster_domain.clone(),
+        memory: i64::try_from(facts::memory("MemTotal:")).unwrap_or(i64::MAX),
+        retention: Retention {
+            runs: options.maximum_dead_containers_per_container,
+            least: options.minimum_container_ttl_duration,
+        },
+    }
+}
+
 /// Works on the node's pods for ever.
 async fn pods(
     options: &Options,
     node: &Node,
+    ground: Ground,
     cidr: Option<net::Cidr>,
     informers: &Informers,
     pulls: Pulls,
+    manifests: Option<Source>,
     metrics: Arc<Metrics>,
 ) {
     let clock = &node.clock;
@@ -128,13 +189,6 @@ async fn pods(
             }
         }
     };
-    let config = NodeConfig {
-        root: options.root_dir.clone(),
-        logs: options.pod_logs_dir.clone(),
-        cgroup_root: options.cgroup_root.clone(),
-        domain: options.cluster_domain.clone(),
-        memory: i64::try_from(facts::memory("MemTotal:")).unwrap_or(i64::MAX),
-    };
     let host = std::fs::read_to_string(&options.resolv_conf).unwrap_or_default();
     let own = cidr.map(|cidr| IpAddr::from(net::gateway(cidr)));
     let servers = match options.cluster_dns.is_empty() {
@@ -146,14 +200,23 @@ async fn pods(
         client: node.client.clone(),
         clock: clock.clone(),
         events: node.events.clone(),
-        runtime: node.runtime.clone(),
-        disk: Arc::new(Machine::new(config.clone())),
-        prober: Arc::new(Network::new()),
+        runtime: ground.runtime,
+        disk: ground.disk,
+        prober: ground.prober,
         pulls,
         objects: Objects::new(node.client.clone(), clock.clone()),
         services: informers.of::<Service>(),
-        pods: informers.filtered::<Pod>(&format!("spec.nodeName={name}")),
-        config,
+        allocations: Allocations::default(),
+        own: Own {
+            client: node.client.clone(),
+            nodes: informers.filtered::<view::node::Node>(&format!("metadata.name={name}")),
+            name: name.clone(),
+            labels: node.labels(),
+            allocatable: node.allocatable(),
+            unsafe_sysctls: options.allowed_unsafe_sysctls.clone(),
+            shutdown: node.shutdown.clone(),
+        },
+        config: node_config(options),
         dns: Dns { servers, domain: options.cluster_domain.clone(), host: resolv::parse(&host) },
         host: Host { ips: node.identity.ips.clone(), runtime_name: info.name },
         allocatable: node.allocatable(),
@@ -161,13 +224,41 @@ async fn pods(
     });
     let informer = informers.filtered::<Pod>(&format!("spec.nodeName={name}"));
     let pods = Pods::new(context);
+    let statics = follow_manifests(&pods, manifests);
+    let rest = follow_api(&pods, options, node, &informer);
+    let periods =
+        periods(options.shutdown_grace_period, options.shutdown_grace_period_critical_pods);
+    let shutdown = async {
+        if !periods.is_empty() {
+            shutdown::follow(&pods, &node.shutdown, &periods, &node.events).await;
+        }
+    };
+    tokio::join!(statics, rest, pods.follow_runtime(), shutdown);
+}
+
+/// Runs what the files say, for ever.
+async fn follow_manifests(pods: &Pods, manifests: Option<Source>) {
+    let Some(mut manifests) = manifests else { return pods.manifests(Vec::new()) };
+    loop {
+        pods.manifests(manifests.read());
+        manifests.changed().await;
+    }
+}
+
+/// Runs what the API says, for ever.
+async fn follow_api(pods: &Pods, options: &Options, node: &Node, informer: &Informer<Pod>) {
     // Until all pods are known none may be taken for forgotten.
     informer.synced().await;
     pods.context().services.synced().await;
+    pods.context().own.nodes.synced().await;
     let mut changes = informer.changes();
-    while let Some(change) = changes.try_next() {
-        pods.change(&change);
-    }
+    let mut known: Vec<_> = std::iter::from_fn(|| changes.try_next()).collect();
+    // What runs has its place already; of the others the oldest is first.
+    known.sort_by_key(|change| {
+        let pod = change.new.as_ref().map(|entry| &entry.view);
+        pod.map(|pod| (pod.status.start_time.is_none(), pod.metadata.creation_timestamp))
+    });
+    known.iter().for_each(|change| pods.change(change));
     match node.runtime.pods().await {
         Ok(known) => {
             pods.orphans(known);
@@ -188,8 +279,8 @@ async fn pods(
     };
     let limits =
         Limits { bytes: options.container_log_max_size, files: options.container_log_max_files };
-    let collect = collect(pods.context(), name, policy(options));
-    tokio::join!(follow, pods.follow_runtime(), serve, rotate(&pods, limits), collect);
+    let collect = collect(pods.context(), &node.identity.name, policy(options));
+    tokio::join!(follow, serve, rotate(pods, limits), collect);
 }
 
 /// Looks after the images for ever.
@@ -280,6 +371,10 @@ async fn network(
     clock: &Clock,
     rng: &Rng,
 ) {
+    if options.runtime == options::Runtime::Simulated {
+        // Nobody is there to be reached.
+        return;
+    }
     let Some(pod_cidr) = cidr else {
         tracing::warn!("without --pod-cidr this node has no pod network, Services and DNS");
         return;

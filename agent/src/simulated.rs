@@ -9,22 +9,25 @@ use std::sync::Arc;
 use client::{CancellationToken, Change, Client, Clock, Informers, Recorder, Rng};
 use parking_lot::Mutex;
 use proto::quantity::Quantity;
+use proto::view;
 use proto::view::pod::Pod;
 use proto::view::service::Service;
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::allocation::Allocations;
 use crate::config::NodeConfig;
 use crate::cri::simulated::SimulatedRuntime;
 use crate::events::Events;
+use crate::manifest::Manifest;
 use crate::node::facts::{Facts, Pressure, Thresholds, architecture};
 use crate::node::{Identity, Node, lease};
 use crate::pods::Pods;
-use crate::probe::Untroubled;
 use crate::report::Host;
 use crate::resolv::Dns;
+use crate::shutdown::{self, Period, Shutdown};
 use crate::volume::NoDisk;
-use crate::worker::{Context, Objects, Pulls};
+use crate::worker::{Context, Objects, Own, Pulls};
 
 /// Simulated nodes, called `simulated-1` and so on. Dropping this stops them all.
 pub struct Simulated {
@@ -87,6 +90,21 @@ impl Simulated {
     /// From now on the node is silent, as if its machine had lost its power.
     pub fn stop(&self, name: &str) {
         self.nodes.lock().remove(name);
+    }
+
+    /// These static pods should run on the node, as if its files said so.
+    pub fn manifests(&self, name: &str, all: Vec<Manifest>) {
+        if let Some(node) = self.nodes.lock().get(name) {
+            node.pods.manifests(all);
+        }
+    }
+
+    /// The node's machine shuts down, in good order.
+    pub async fn shut_down(&self, name: &str, periods: &[Period], clock: &Clock) {
+        let pods = self.nodes.lock().get(name).map(|node| node.pods.clone());
+        if let Some(pods) = pods {
+            shutdown::end_all(&pods, periods, clock).await;
+        }
     }
 
     /// The node's runtime, to make its containers misbehave.
@@ -172,6 +190,7 @@ impl Shared {
             runtime: Arc::new(runtime.clone()),
             identity,
             facts: Arc::new(Claims),
+            shutdown: Shutdown::default(),
         };
         let context = Context {
             client: self.client.clone(),
@@ -179,11 +198,20 @@ impl Shared {
             events: self.events.clone(),
             runtime: Arc::new(runtime.clone()),
             disk: Arc::new(NoDisk),
-            prober: Arc::new(Untroubled),
+            prober: Arc::new(runtime.clone()),
             pulls: Pulls::default(),
             objects: self.objects.clone(),
             services: self.informers.of::<Service>(),
-            pods: self.informers.of::<Pod>(),
+            allocations: Allocations::default(),
+            own: Own {
+                client: self.client.clone(),
+                nodes: self.informers.of::<view::node::Node>(),
+                name: name.clone(),
+                labels: node.labels(),
+                allocatable: node.allocatable(),
+                unsafe_sysctls: Vec::new(),
+                shutdown: node.shutdown.clone(),
+            },
             config: NodeConfig::default(),
             dns: Dns::default(),
             host: Host { ips, runtime_name: "simulated".into() },
@@ -204,6 +232,7 @@ impl Shared {
             }
         });
         let pods = Pods::new(Arc::new(context));
+        pods.manifests(Vec::new());
         let events = pods.clone();
         let follow = tokio::spawn(async move { events.follow_runtime().await });
         Running { runtime, pods, _tasks: [report, heartbeat, follow].map(AbortOnDropHandle::new) }

@@ -11,14 +11,16 @@ use proto::time::Time;
 use proto::view;
 use tokio::sync::{Notify, watch};
 
+use crate::admission::Rejection;
+use crate::allocation::Allocations;
 use crate::backoff::{Backoff, RETRY};
 use crate::config::NodeConfig;
 use crate::cri::{PodId, Runtime};
 use crate::downward::Facts;
-use crate::events::{Events, WARNING};
+use crate::events::{Events, NORMAL, WARNING};
 use crate::metrics::Metrics;
 use crate::observed::Observed;
-use crate::plan::{Memory, Plan, cleanup, finished, plan};
+use crate::plan::{End, Memory, Plan, cleanup, finished, plan};
 use crate::pod::{Pod, PodStatus};
 use crate::probe::{Prober, Probes};
 use crate::report::{Host, report};
@@ -29,12 +31,16 @@ use crate::volume::Disk;
 mod execute;
 mod hooks;
 mod image;
+mod mirror;
 mod objects;
 mod publish;
+mod standing;
 mod tokens;
 
 pub use image::{NodeCredentials, Pulls};
+pub use mirror::{Mirror, delete as delete_mirror};
 pub use objects::Objects;
+pub use standing::Own;
 
 /// What all workers of a node share.
 pub struct Context {
@@ -47,8 +53,8 @@ pub struct Context {
     pub pulls: Pulls,
     pub objects: Objects,
     pub services: client::Informer<view::service::Service>,
-    /// At least the pods of the node.
-    pub pods: client::Informer<view::pod::Pod>,
+    pub allocations: Allocations,
+    pub own: Own,
     pub config: NodeConfig,
     pub dns: Dns,
     pub host: Host,
@@ -68,7 +74,24 @@ pub enum Latest {
 #[derive(Clone)]
 pub struct Handle {
     latest: Arc<watch::Sender<Latest>>,
+    ender: Ender,
+    stopped: watch::Receiver<bool>,
     wake: Arc<Notify>,
+}
+
+/// Ends a pod for the node's own reasons.
+#[derive(Clone)]
+pub struct Ender {
+    end: Arc<watch::Sender<Option<End>>>,
+    wake: Arc<Notify>,
+}
+
+impl Ender {
+    /// What ends already is not ended anew.
+    pub fn end(&self, end: End) {
+        self.end.send_replace(Some(end));
+        self.wake.notify_one();
+    }
 }
 
 impl Handle {
@@ -85,6 +108,23 @@ impl Handle {
         });
     }
 
+    /// The node ends the pod.
+    pub fn end(&self, end: End) {
+        self.ender.end(end);
+    }
+
+    /// Until the pod is at its end and nothing of it runs.
+    pub fn stopped(&self) -> impl Future<Output = ()> + use<> {
+        let mut stopped = self.stopped.clone();
+        // A worker that is gone has nothing running, either.
+        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
+    }
+
+    /// The pod as it was last told.
+    pub fn latest(&self) -> Latest {
+        self.latest.borrow().clone()
+    }
+
     /// Something has changed in the runtime.
     pub fn wake(&self) {
         self.wake.notify_one();
@@ -96,7 +136,14 @@ pub struct Worker {
     context: Arc<Context>,
     id: PodId,
     latest: watch::Receiver<Latest>,
+    end: watch::Receiver<Option<End>>,
+    ender: Ender,
+    stopped: watch::Sender<bool>,
     wake: Arc<Notify>,
+    /// Of a static pod: what stands for it in the API.
+    mirror: Option<Mirror>,
+    /// It is known whether the node takes the pod.
+    judged: bool,
     /// None for a pod that only the runtime knows.
     pod: Option<Arc<Pod>>,
     /// The same as the API has it; the node may not have room for all it asks for.
@@ -110,25 +157,41 @@ pub struct Worker {
 impl Worker {
     pub fn new(context: Arc<Context>, id: PodId, latest: Latest) -> (Worker, Handle) {
         let (sender, receiver) = watch::channel(latest);
+        let (ender, end) = watch::channel(None);
         let wake = Arc::new(Notify::new());
-        let handle = Handle { latest: Arc::new(sender), wake: wake.clone() };
+        let (stopper, stopped) = watch::channel(false);
+        let ender = Ender { end: Arc::new(ender), wake: wake.clone() };
+        let latest = Arc::new(sender);
+        let handle = Handle { latest, ender: ender.clone(), stopped, wake: wake.clone() };
+        let retention = context.config.retention;
         let worker = Worker {
             context,
             id,
             latest: receiver,
+            end,
+            ender,
+            stopped: stopper,
             wake,
+            mirror: None,
+            judged: false,
             pod: None,
             asked: None,
-            memory: Memory::default(),
+            memory: Memory { retention, ..Memory::default() },
             status: None,
             relabelled: false,
         };
         (worker, handle)
     }
 
+    /// The pod is a static one.
+    pub fn mirrored(self, mirror: Mirror) -> Worker {
+        Worker { mirror: Some(mirror), ..self }
+    }
+
     /// Works until the object is gone and nothing of the pod is left.
     pub async fn run(mut self) {
-        let publisher = publish::Publisher::start(self.context.clone(), self.id.clone());
+        let publisher =
+            publish::Publisher::start(self.context.clone(), self.id.clone(), self.mirror.clone());
         let mut probes = Probes::new(self.context.clone(), self.wake.clone());
         let mut watched = objects::Watched::default();
         let mut failure: Option<Backoff> = None;
@@ -136,7 +199,8 @@ impl Worker {
             let gone = self.refresh();
             let Some(observed) = self.observe(&mut failure).await else { continue };
             let now = self.context.clock.now();
-            self.settle();
+            self.admit(&observed).await;
+            self.settle(now);
             let Some(pod) = self.pod.clone().filter(|_| !gone) else {
                 probes.stop();
                 let plan = cleanup(&observed, &self.memory, self.last_grace());
@@ -146,14 +210,17 @@ impl Worker {
                 self.execute(plan, &observed, &publisher, &watched).await;
                 continue;
             };
-            if pod.deleting() {
+            self.memory.start_time.get_or_insert(now);
+            let over = self.ends(&pod, &observed, now);
+            if over {
                 let same = self.memory.terminating.filter(|(grace, _)| *grace == pod.grace());
                 self.memory.terminating = same.or(Some((pod.grace(), now)));
             }
-            let over = pod.deleting() || finished(&pod, &observed, now).is_some();
             if over && observed.running().next().is_none() {
                 // Nothing reads any of it any more.
                 watched = objects::Watched::default();
+                self.context.allocations.release(&self.id.uid);
+                self.stopped.send_replace(true);
             } else {
                 watched.follow(&self.context.objects, &pod, &self.wake);
             }
@@ -166,6 +233,11 @@ impl Worker {
             let plan = plan(&pod, &observed, &self.memory, now);
             let status = self.report(&pod, &observed, &plan, now);
             if self.status.as_ref() != Some(&status) {
+                let before = self.status.as_ref().unwrap_or(&pod.status);
+                let asked = self.asked.as_deref().unwrap_or(&pod);
+                for (kind, reason, message) in resize::news(asked, before, &status) {
+                    self.context.events.pod(&pod, None, kind, &reason, &message);
+                }
                 publisher.status(&pod, &status);
                 self.status = Some(status);
             }
@@ -182,6 +254,7 @@ impl Worker {
         }
         probes.stop();
         self.context.metrics.forget_pod(&self.id.namespace, &self.id.name);
+        self.context.allocations.release(&self.id.uid);
         if let Err(error) = self.context.disk.remove(&self.id).await {
             tracing::warn!(pod = %self.id.name, %error, "cannot remove the folders of a pod");
         }
@@ -198,7 +271,8 @@ impl Worker {
             return false;
         }
         match serde_json::from_slice::<Pod>(&entry.bytes) {
-            Ok(pod) => {
+            Ok(mut pod) => {
+                pod.is_static = self.mirror.is_some();
                 let shown =
                     |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
                 self.relabelled |= self.pod.as_ref().is_some_and(|old| shown(old) != shown(&pod));
@@ -210,24 +284,69 @@ impl Worker {
         false
     }
 
-    /// Decides whether the node has room for what the pod asks for.
-    fn settle(&mut self) {
-        let Some(asked) = self.asked.clone() else { return };
+    /// Decides, once, whether the node takes the pod.
+    async fn admit(&mut self, observed: &Observed) {
+        let Some(pod) = self.asked.clone().filter(|_| !self.judged) else { return };
+        self.judged = true;
+        let (context, status) = (&self.context, &pod.status);
+        if status.phase.is_terminal() {
+            return;
+        }
+        if !observed.is_empty() || status.start_time.is_some() || pod.deleting() {
+            // It was taken before this agent was started, and has what it was given then.
+            return context.allocations.keep(&resize::before(&pod, status), &self.ender);
+        }
+        let mut verdict = context.allocations.admit(&pod, &context.own.standing(), &self.ender);
+        if verdict.as_ref().is_err_and(Rejection::depends_on_node)
+            && let Some(node) = context.own.fresh().await
+        {
+            verdict = context.allocations.admit(&pod, &node, &self.ender);
+        }
+        if let Err(Rejection { reason, message }) = verdict {
+            context.events.pod(&pod, None, WARNING, &reason, &message);
+            let message = format!("Pod was rejected: {message}");
+            self.memory.end = Some(End::failed(&reason, &message));
+            self.memory.rejected = true;
+        }
+    }
+
+    /// Whether the pod is at its end, for whatever reason; from then on it stays there.
+    fn ends(&mut self, pod: &Pod, observed: &Observed, now: Time) -> bool {
+        if self.memory.end.is_none() {
+            self.memory.end = self.end.borrow().clone();
+            if let Some(end) = self.memory.end.as_ref().filter(|end| end.reason == "Preempting") {
+                self.context.events.pod(pod, None, WARNING, &end.reason, &end.message);
+            }
+        }
+        let end = finished(pod, observed, &self.memory, now);
+        if let (Some(end), None) = (&end, &self.memory.end)
+            && end.reason == "DeadlineExceeded"
+        {
+            self.context.events.pod(pod, None, NORMAL, &end.reason, &end.message);
+        }
+        self.memory.end = end;
+        pod.deleting() || self.memory.end.is_some()
+    }
+
+    /// Decides whether the pod gets what it asks for now.
+    fn settle(&mut self, now: Time) {
+        let ended = self.memory.end.is_some();
+        let Some(asked) = self.asked.clone().filter(|_| self.judged && !ended) else { return };
         let told = self.status.as_ref().unwrap_or(&asked.status);
+        let grant = |pod: &Pod| {
+            let Context { allocations, allocatable, .. } = &*self.context;
+            allocations.grant(pod, allocatable, now, &self.wake)
+        };
         self.memory.resizing = resize::asked(&asked, told);
         if !self.memory.resizing {
             self.memory.resized.clear();
+            self.memory.pod_resized = None;
+            if self.memory.pending.is_some() {
+                // It wants what it has: it waits for nothing any longer.
+                grant(&asked);
+            }
         }
-        let others = || {
-            let pods = self.context.pods.snapshot();
-            let (uid, node) = (&asked.metadata.uid, &asked.spec.node_name);
-            let others = pods
-                .values()
-                .map(|entry| &entry.view)
-                .filter(|pod| pod.metadata.uid != *uid && pod.spec.node_name == *node);
-            resize::requests(others)
-        };
-        let (pod, pending) = resize::settle(&asked, told, &self.context.allocatable, others);
+        let (pod, pending) = resize::settle(&asked, told, grant);
         (self.pod, self.memory.pending) = (Some(pod), pending);
     }
 
@@ -296,7 +415,11 @@ impl Worker {
 
     /// How long the containers of a deleted object may take.
     fn last_grace(&self) -> Duration {
-        let asked = self.pod.as_ref().and_then(|pod| pod.metadata.deletion_grace_period_seconds);
+        let asked = self.pod.as_ref().and_then(|pod| match pod.is_static {
+            // Its file is gone: that is its deletion.
+            true => Some(pod.grace()),
+            false => pod.metadata.deletion_grace_period_seconds,
+        });
         Duration::from_secs(asked.unwrap_or(1).max(1).unsigned_abs())
     }
 
@@ -332,7 +455,8 @@ impl Worker {
 
     /// Ends when the pod is to be ended, or sooner than it was.
     fn urgent(&self) -> impl Future<Output = ()> + 'static {
-        let mut latest = self.latest.clone();
+        let (mut latest, mut end) = (self.latest.clone(), self.end.clone());
+        let ended = self.memory.end.is_some();
         let grace = |latest: &Latest| match latest {
             Latest::Gone => 0,
             Latest::Present(entry) => match entry.view.metadata.deletion_timestamp {
@@ -346,7 +470,13 @@ impl Worker {
             _ => i64::MAX,
         };
         async move {
-            if latest.wait_for(|latest| grace(latest) < now).await.is_err() {
+            let sooner = async { latest.wait_for(|latest| grace(latest) < now).await.is_ok() };
+            let ending = async { end.wait_for(|end| end.is_some() && !ended).await.is_ok() };
+            let told = tokio::select! {
+                told = sooner => told,
+                told = ending => told,
+            };
+            if !told {
                 std::future::pending().await
             }
         }

@@ -13,7 +13,7 @@ use agent::pods::Pods;
 use agent::probe::Untroubled;
 use agent::server::{Endpoint, serve};
 use agent::volume::NoDisk;
-use agent::worker::{Context, Objects, Pulls};
+use agent::worker::{Context, Objects, Own, Pulls};
 use bytes::Bytes;
 use client::{Client, Clock, Informers, Recorder, Rng};
 use http_body_util::{BodyExt, Full};
@@ -188,7 +188,16 @@ async fn start(
         prober: Arc::new(Untroubled),
         pulls: Pulls::default(),
         objects: Objects::new(client.clone(), clock.clone()),
-        pods: informers.of::<Pod>(),
+        allocations: Default::default(),
+        own: Own {
+            client: client.clone(),
+            nodes: informers.of(),
+            name: "n".into(),
+            labels: Default::default(),
+            allocatable: Default::default(),
+            unsafe_sysctls: Vec::new(),
+            shutdown: Default::default(),
+        },
         services: informers.of(),
         config: NodeConfig { root: dir.to_path_buf(), ..NodeConfig::default() },
         dns: Default::default(),

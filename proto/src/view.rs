@@ -19,6 +19,7 @@ pub mod rbac;
 pub mod replica_set;
 pub mod resource_claim;
 pub mod resource_quota;
+pub mod runtime_class;
 pub mod scaled;
 pub mod secret;
 pub mod service;

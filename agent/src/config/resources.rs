@@ -16,37 +16,60 @@ pub fn container_resources(
     container: &Container,
     memory: i64,
 ) -> LinuxContainerResources {
-    let resources = &container.resources;
+    let limit = |name| container_limit(pod, container, name);
     LinuxContainerResources {
-        oom_score_adj: oom_score(pod, resources, memory),
-        ..cgroup(milli_cpu(resources), limit(resources, "cpu"), limit(resources, "memory"))
+        oom_score_adj: oom_score(pod, container, memory),
+        ..cgroup(milli_cpu(&container.resources), limit("cpu"), limit("memory"))
     }
 }
 
-/// What the pod's cgroup gets: the sum of its containers, where all of them are limited.
+/// What the pod's cgroup gets: what is set for the pod as a whole, else the sum of its
+/// containers, where all of them are limited.
 pub fn pod_resources(pod: &Pod) -> LinuxContainerResources {
     let spec = &pod.spec;
-    let sidecars = spec.init_containers.iter().filter(|container| container.is_sidecar());
-    let together: Vec<&Container> = spec.containers.iter().chain(sidecars).collect();
-    let init: Vec<&Container> =
-        spec.init_containers.iter().filter(|container| !container.is_sidecar()).collect();
-    let overhead = |name: &str| spec.overhead.get(name).copied().unwrap_or(Quantity::new(0));
+    let containers = || spec.containers.iter().chain(&spec.init_containers);
+    let limits = pod.container_total(|resources| &resources.limits);
+    let overhead = |name: &str| spec.overhead.get(name).copied().unwrap_or_default();
     let total = |name: &str| -> Option<Quantity> {
-        let sum = together.iter().map(|c| limit(&c.resources, name)).sum::<Option<Quantity>>()?;
-        let largest = init.iter().map(|c| limit(&c.resources, name));
-        let largest = largest.collect::<Option<Vec<Quantity>>>()?.into_iter().max();
-        Some(largest.map_or(sum, |largest| largest.max(sum)) + overhead(name))
+        let whole = pod.level_resources().and_then(|whole| limit(whole, name));
+        let all = containers().all(|container| limit(&container.resources, name).is_some());
+        let sum = || limits.get(name).copied().filter(|_| all);
+        Some(whole.or_else(sum)? + overhead(name))
     };
-    let requested: i64 = together.iter().map(|c| milli_cpu(&c.resources)).sum();
-    let largest = init.iter().map(|c| milli_cpu(&c.resources)).max().unwrap_or(0);
-    cgroup(requested.max(largest) + overhead("cpu").milli(), total("cpu"), total("memory"))
+    // A container that names a limit only asks for as much.
+    let asked = |name: &str| {
+        let whole = pod.level_resources().and_then(|whole| whole.requests.get(name).copied());
+        let sum = || {
+            let mut pod = pod.clone();
+            let spec = &mut pod.spec;
+            for container in spec.containers.iter_mut().chain(&mut spec.init_containers) {
+                let Resources { requests, limits, .. } = &mut container.resources;
+                if let Some(limit) = limits.get(name) {
+                    requests.entry(name.into()).or_insert(*limit);
+                }
+            }
+            pod.container_total(|resources| &resources.requests).get(name).copied()
+        };
+        whole.or_else(sum).unwrap_or_default() + overhead(name)
+    };
+    cgroup(asked("cpu").milli(), total("cpu"), total("memory"))
+}
+
+/// What the runtime itself needs for the pod, by its RuntimeClass.
+pub fn overhead(pod: &Pod) -> LinuxContainerResources {
+    let amount = |name: &str| pod.spec.overhead.get(name).copied();
+    cgroup(amount("cpu").map_or(0, Quantity::milli), amount("cpu"), amount("memory"))
 }
 
 /// Of that, what a resize changes.
-pub fn applied(container: &Container) -> Applied {
-    let resources = &container.resources;
-    let (cpu, memory) = (limit(resources, "cpu"), limit(resources, "memory"));
-    observed(&cgroup(milli_cpu(resources), cpu, memory))
+pub fn applied(pod: &Pod, container: &Container) -> Applied {
+    let limit = |name| container_limit(pod, container, name);
+    observed(&cgroup(milli_cpu(&container.resources), limit("cpu"), limit("memory")))
+}
+
+/// The same of the pod's own cgroup.
+pub fn applied_to_pod(pod: &Pod) -> Applied {
+    observed(&pod_resources(pod))
 }
 
 /// The same as a runtime tells it.
@@ -83,16 +106,32 @@ fn limit(resources: &Resources, name: &str) -> Option<Quantity> {
     resources.limits.get(name).copied().filter(|limit| !limit.is_zero())
 }
 
-/// Kubernetes: Node out of memory behavior.
-fn oom_score(pod: &Pod, resources: &Resources, memory: i64) -> i64 {
+/// A container without a limit has the pod's.
+fn container_limit(pod: &Pod, container: &Container, name: &str) -> Option<Quantity> {
+    let whole = || pod.level_resources().and_then(|whole| limit(whole, name));
+    limit(&container.resources, name).or_else(whole)
+}
+
+/// Kubernetes: Node out of memory behavior. Of what is requested for the pod as a whole each
+/// container counts an equal part of what the containers have not requested themselves.
+fn oom_score(pod: &Pod, container: &Container, memory: i64) -> i64 {
+    let request = |resources: &Resources| {
+        let request = resources.requests.get("memory").or_else(|| resources.limits.get("memory"));
+        request.map_or(0, |request| request.value())
+    };
     match pod.qos() {
         Qos::Guaranteed => -997,
         Qos::BestEffort => 1000,
         Qos::Burstable => {
-            let request =
-                resources.requests.get("memory").or_else(|| resources.limits.get("memory"));
-            let request = request.map_or(0, |request| request.value());
-            let score = 1000 - 1000_i64.saturating_mul(request) / memory.max(1);
+            let containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);
+            let containers: Vec<&Container> = containers.collect();
+            let own = request(&container.resources);
+            let share = pod.level_resources().map_or(0, |whole| {
+                let together: i64 = containers.iter().map(|it| request(&it.resources)).sum();
+                let count = i64::try_from(containers.len()).unwrap_or(1).max(1);
+                (request(whole) - together).max(0) / count
+            });
+            let score = 1000 - 1000_i64.saturating_mul(own + share) / memory.max(1);
             score.clamp(3, 999)
         }
     }

@@ -194,8 +194,9 @@ impl Runtime for Grpc {
         Ok(uids.boxed())
     }
 
-    async fn run_sandbox(&self, config: cri::PodSandboxConfig) -> Result<String> {
-        let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+    async fn run_sandbox(&self, config: cri::PodSandboxConfig, handler: &str) -> Result<String> {
+        let (config, runtime_handler) = (Some(config), handler.to_string());
+        let request = cri::RunPodSandboxRequest { config, runtime_handler };
         let answer = call!(self.runtime, run_pod_sandbox, "RunPodSandbox", request)?;
         Ok(answer.pod_sandbox_id)
     }
@@ -269,6 +270,13 @@ impl Runtime for Grpc {
         let answer =
             call!(self.runtime, update_pod_sandbox_resources, "UpdatePodSandboxResources", request);
         answer.map(drop)
+    }
+
+    async fn memory_in_use(&self, id: &str) -> Result<Option<u64>> {
+        let request = cri::ContainerStatsRequest { container_id: id.into() };
+        let answer = call!(self.runtime, container_stats, "ContainerStats", request)?;
+        let memory = answer.stats.and_then(|stats| stats.memory);
+        Ok(memory.and_then(|memory| memory.working_set_bytes).map(|bytes| bytes.value))
     }
 
     async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<Output> {

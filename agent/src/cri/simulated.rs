@@ -1,5 +1,6 @@
 //! A runtime without containers: sandboxes are ready and containers run at once, for ever unless
-//! an annotation of the pod says otherwise. For clusters of many nodes in one process.
+//! annotations of the pod say otherwise ([`behaviour`] lists them). For clusters of many nodes in
+//! one process, and for `agent --runtime simulated`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
@@ -12,16 +13,18 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use proto::cri;
+use proto::time::Time;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{Error, Info, Output, PodId, Result, Running, Runtime, Usage, labels};
 use crate::observed::{Container, Exit, Observed, Sandbox, State};
+use crate::probe::{Prober, Target, Verdict};
 
-/// Seconds after which containers of the pod end by themselves.
-pub const EXIT_AFTER: &str = "simulated.coracle/exit-after-seconds";
-/// The code with which they do; 0 where absent.
-pub const EXIT_CODE: &str = "simulated.coracle/exit-code";
+mod behaviour;
+
+use behaviour::Behaviour;
+pub use behaviour::{EXIT_AFTER, EXIT_CODE};
 
 /// One node's worth of it.
 #[derive(Clone)]
@@ -39,8 +42,8 @@ struct Inside {
     /// Which pod a sandbox or container is of.
     owners: HashMap<String, String>,
     commands: HashMap<String, i32>,
-    /// When containers end by themselves, and how.
-    exits: HashMap<String, (Duration, i32)>,
+    /// By container id.
+    behaviours: HashMap<String, Behaviour>,
     pulls: HashMap<String, String>,
     listeners: Vec<mpsc::UnboundedSender<String>>,
 }
@@ -63,7 +66,7 @@ impl SimulatedRuntime {
 
     /// Ends a running container, as a crash would.
     pub fn exit(&self, id: &str, code: i32) {
-        self.end(id, code, "");
+        self.end(id, code, "", "");
     }
 
     /// From now on this command, run in any container, ends with `code`.
@@ -76,14 +79,14 @@ impl SimulatedRuntime {
         self.state.lock().pulls.insert(image.into(), message.into());
     }
 
-    fn end(&self, id: &str, code: i32, reason: &str) {
+    fn end(&self, id: &str, code: i32, reason: &str, message: &str) {
         let now = self.clock.now();
         self.change(id, |observed| {
             if let Some(run) = observed.containers.iter_mut().find(|run| run.id == id)
                 && let State::Running { started } = run.state
             {
                 let (started, finished) = (Some(started), Some(now));
-                let (reason, message) = (reason.to_string(), String::new());
+                let (reason, message) = (reason.to_string(), message.to_string());
                 run.state = State::Exited(Exit { code, reason, message, started, finished });
             }
         });
@@ -100,6 +103,17 @@ impl SimulatedRuntime {
 }
 
 impl Inside {
+    /// Are the running containers of the pod well, or the one of this id?
+    fn healthy(&self, uid: &str, id: Option<&str>, now: Time) -> bool {
+        let containers = self.pods.get(uid).map(|(_, observed)| observed.containers.as_slice());
+        containers.unwrap_or_default().iter().all(|run| {
+            let State::Running { started } = run.state else { return true };
+            let other = id.is_some_and(|id| id != run.id);
+            let behaviour = self.behaviours.get(&run.id);
+            other || behaviour.is_none_or(|behaviour| behaviour.healthy(now.since(started)))
+        })
+    }
+
     fn id(&mut self, prefix: &str, uid: &str) -> String {
         self.next_id += 1;
         let id = format!("{prefix}{:08x}", self.next_id);
@@ -140,7 +154,7 @@ impl Runtime for SimulatedRuntime {
         Ok(UnboundedReceiverStream::new(receiver).boxed())
     }
 
-    async fn run_sandbox(&self, config: cri::PodSandboxConfig) -> Result<String> {
+    async fn run_sandbox(&self, config: cri::PodSandboxConfig, _handler: &str) -> Result<String> {
         let meta = config.metadata.unwrap_or_default();
         let mut inside = self.state.lock();
         let id = inside.id("s", &meta.uid);
@@ -160,7 +174,7 @@ impl Runtime for SimulatedRuntime {
             containers.unwrap_or_default().iter().map(|run| run.id.clone()).collect()
         };
         for id in ids {
-            self.end(&id, 137, "Error");
+            self.end(&id, 137, "Error", "");
         }
         self.change(id, |observed| {
             for sandbox in observed.sandboxes.iter_mut().filter(|sandbox| sandbox.id == id) {
@@ -190,13 +204,11 @@ impl Runtime for SimulatedRuntime {
     ) -> Result<String> {
         let missing = || Error::new("CreateContainer", tonic::Status::not_found("no such sandbox"));
         let uid = sandbox_config.metadata.ok_or_else(missing)?.uid;
-        let number = |name: &str| sandbox_config.annotations.get(name)?.parse::<u32>().ok();
         let mut inside = self.state.lock();
         let id = inside.id("c", &uid);
-        if let Some(seconds) = number(EXIT_AFTER) {
-            let code = number(EXIT_CODE).unwrap_or(0) as i32;
-            inside.exits.insert(id.clone(), (Duration::from_secs(seconds.into()), code));
-        }
+        let name = config.metadata.as_ref().map_or("", |meta| meta.name.as_str());
+        let behaviour = Behaviour::of(&sandbox_config.annotations, name);
+        inside.behaviours.insert(id.clone(), behaviour);
         let (_, observed) = inside.pods.get_mut(&uid).ok_or_else(missing)?;
         let meta = config.metadata.unwrap_or_default();
         let image = config.image.unwrap_or_default().image;
@@ -233,36 +245,52 @@ impl Runtime for SimulatedRuntime {
     }
 
     async fn start(&self, id: &str) -> Result<()> {
+        let behaviour = self.state.lock().behaviours.get(id).cloned().unwrap_or_default();
+        self.clock.sleep(behaviour.start_delay).await;
         let now = self.clock.now();
         self.change(id, |observed| {
             for run in observed.containers.iter_mut().filter(|run| run.id == id) {
                 run.state = State::Running { started: now };
             }
         });
-        if let Some((after, code)) = self.state.lock().exits.remove(id) {
+        if let Some(after) = behaviour.exit_after {
             let (this, id) = (self.clone(), id.to_string());
             tokio::spawn(async move {
                 this.clock.sleep(after).await;
-                this.exit(&id, code);
+                this.end(&id, behaviour.exit_code, "", &behaviour.message);
             });
         }
         Ok(())
     }
 
-    async fn stop(&self, id: &str, _grace: Duration) -> Result<()> {
-        self.end(id, 0, "");
+    async fn stop(&self, id: &str, grace: Duration) -> Result<()> {
+        let behaviour = self.state.lock().behaviours.get(id).cloned().unwrap_or_default();
+        self.clock.sleep(behaviour.stop_delay.min(grace)).await;
+        match grace.is_zero() || behaviour.stop_delay > grace {
+            true => self.end(id, 137, "Error", ""),
+            false => self.end(id, behaviour.stop_code, "", &behaviour.message),
+        }
         Ok(())
     }
 
     async fn remove(&self, id: &str) -> Result<()> {
         self.change(id, |observed| observed.containers.retain(|run| run.id != id));
-        self.state.lock().owners.remove(id);
+        let mut inside = self.state.lock();
+        inside.owners.remove(id);
+        inside.behaviours.remove(id);
         Ok(())
     }
 
-    async fn exec(&self, _id: &str, command: &[String], _timeout: Duration) -> Result<Output> {
-        let code = self.state.lock().commands.get(&command.join(" ")).copied().unwrap_or(0);
-        Ok(Output { code, ..Output::default() })
+    async fn memory_in_use(&self, _id: &str) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    async fn exec(&self, id: &str, command: &[String], _timeout: Duration) -> Result<Output> {
+        let now = self.clock.now();
+        let inside = self.state.lock();
+        let healthy = inside.owners.get(id).is_none_or(|uid| inside.healthy(uid, Some(id), now));
+        let said = inside.commands.get(&command.join(" ")).copied();
+        Ok(Output { code: said.unwrap_or(i32::from(!healthy)), ..Output::default() })
     }
 
     async fn exec_url(&self, _request: cri::ExecRequest) -> Result<String> {
@@ -326,6 +354,25 @@ impl Runtime for SimulatedRuntime {
                 inside.pulls.remove(&image.image);
                 Ok(image.image)
             }
+        }
+    }
+}
+
+#[async_trait]
+impl Prober for SimulatedRuntime {
+    async fn check(&self, target: &Target) -> Verdict {
+        let now = self.clock.now();
+        let inside = self.state.lock();
+        let at = |observed: &Observed| {
+            observed
+                .sandboxes
+                .iter()
+                .any(|sandbox| sandbox.ips.iter().any(|ip| ip == target.host()))
+        };
+        let pod = inside.pods.iter().find(|(_, (_, observed))| at(observed));
+        match pod.is_none_or(|(uid, _)| inside.healthy(uid, None, now)) {
+            true => Verdict::Success,
+            false => Verdict::Failure(format!("{} is simulated to be unwell", target.authority())),
         }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::facts::{Pressure, architecture};
 use super::reserved::allocatable;
-use super::{Identity, VERSION};
+use super::{FEATURES, Identity, VERSION};
 use crate::cri::Info;
 
 /// An image has at most so many names in the status.
@@ -27,6 +27,8 @@ pub struct Seen {
     /// None: the runtime does not answer.
     pub runtime: Option<Info>,
     pub images: Vec<cri::Image>,
+    /// The machine is about to shut down.
+    pub shutting_down: bool,
 }
 
 /// Since when each condition is as it is.
@@ -35,29 +37,20 @@ pub type Since = BTreeMap<&'static str, (bool, Time)>;
 impl Seen {
     /// Every condition, in the kubelet's order.
     pub fn states(&self) -> Vec<(&'static str, bool)> {
+        let ready = self.runtime.as_ref().is_some_and(|info| info.not_ready.is_none());
         vec![
             ("MemoryPressure", self.pressure.memory),
             ("DiskPressure", self.pressure.disk),
             ("PIDPressure", self.pressure.pids),
-            ("Ready", self.runtime.as_ref().is_some_and(|info| info.not_ready.is_none())),
+            ("Ready", !self.shutting_down && ready),
         ]
     }
 }
 
 /// What is registered.
 pub fn object(identity: &Identity, status: Value) -> Value {
-    let Identity { name, labels, pod_cidr, taints, .. } = identity;
-    let arch = architecture();
-    let mut all: Labels = [
-        ("beta.kubernetes.io/arch", arch),
-        ("beta.kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", arch),
-        ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/hostname", name.as_str()),
-    ]
-    .map(|(key, value)| (key.to_string(), value.to_string()))
-    .into();
-    all.extend(labels.clone());
+    let Identity { name, pod_cidr, taints, .. } = identity;
+    let all = self::labels(identity);
     let mut spec = match pod_cidr.as_str() {
         "" => json!({}),
         cidr => json!({"podCIDR": cidr, "podCIDRs": [cidr]}),
@@ -78,6 +71,23 @@ pub fn object(identity: &Identity, status: Value) -> Value {
     })
 }
 
+/// The labels with which it is registered.
+pub fn labels(identity: &Identity) -> Labels {
+    let Identity { name, labels, .. } = identity;
+    let arch = architecture();
+    let mut all: Labels = [
+        ("beta.kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/hostname", name.as_str()),
+    ]
+    .map(|(key, value)| (key.to_string(), value.to_string()))
+    .into();
+    all.extend(labels.clone());
+    all
+}
+
 pub fn status(identity: &Identity, seen: &Seen, since: &Since, now: Time) -> Value {
     let Identity { name, ips, port, .. } = identity;
     let mut addresses: Vec<Value> =
@@ -92,6 +102,7 @@ pub fn status(identity: &Identity, seen: &Seen, since: &Since, now: Time) -> Val
         "capacity": capacity,
         "conditions": conditions(seen, since, now),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+        "declaredFeatures": FEATURES,
         "images": images(&seen.images, identity.most_images),
     });
     if let Some(info) = &seen.runtime {
@@ -164,7 +175,9 @@ fn conditions(seen: &Seen, since: &Since, now: Time) -> Vec<Value> {
     states
         .map(|(kind, yes)| {
             let (reason, mut message) = words(kind, yes);
-            if kind == "Ready" && !yes {
+            if kind == "Ready" && seen.shutting_down {
+                message = "node is shutting down".into();
+            } else if kind == "Ready" && !yes {
                 let why = seen.runtime.as_ref().and_then(|info| info.not_ready.clone());
                 message = why.unwrap_or_else(|| "container runtime is down".into());
             }
@@ -258,6 +271,7 @@ mod tests {
                 handlers: vec![handler],
                 features: Some(features),
             }),
+            shutting_down: false,
             images: vec![image("s", 1, 1), image("l", 9, 9), image("m", 5, 0)],
         }
     }

@@ -5,82 +5,108 @@ use std::time::Duration;
 
 use proto::time::Time;
 
-use super::{Memory, Plan, Step, is_done};
+use super::{Memory, Plan, Step, triggers};
 use crate::observed::{Container as Run, Observed, State};
 use crate::pod::status::Phase;
-use crate::pod::{Pod, RestartPolicy};
+use crate::pod::{Container, OnExit, Pod};
 
-/// How a pod ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a pod ended, or is to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
     pub phase: Phase,
-    pub reason: &'static str,
-    pub message: &'static str,
+    /// Empty where the containers ended by themselves.
+    pub reason: String,
+    pub message: String,
+    /// What its containers get instead of their own grace period.
+    pub grace: Option<Duration>,
+    /// What the condition DisruptionTarget says, where the node ends it for reasons of its own.
+    pub disruption: Option<&'static str>,
+}
+
+impl End {
+    fn of(phase: Phase) -> End {
+        let (reason, message) = (String::new(), String::new());
+        End { phase, reason, message, grace: None, disruption: None }
+    }
+
+    /// The pod fails for this reason.
+    pub fn failed(reason: &str, message: &str) -> End {
+        End { reason: reason.into(), message: message.into(), ..End::of(Phase::Failed) }
+    }
 }
 
 /// Has the pod ended for good, whatever becomes of its object? A reported end is final.
-pub fn finished(pod: &Pod, observed: &Observed, now: Time) -> Option<End> {
-    let end = |phase| Some(End { phase, reason: "", message: "" });
+pub fn finished(pod: &Pod, observed: &Observed, memory: &Memory, now: Time) -> Option<End> {
+    if memory.end.is_some() {
+        return memory.end.clone();
+    }
     if pod.status.phase.is_terminal() {
-        return end(pod.status.phase);
+        return Some(End::of(pod.status.phase));
     }
-    if deadline(pod).is_some_and(|deadline| deadline <= now) {
-        return Some(End {
-            phase: Phase::Failed,
-            reason: "DeadlineExceeded",
-            message: "Pod was active on the node longer than the specified deadline",
-        });
+    if deadline(pod, memory).is_some_and(|deadline| deadline <= now) {
+        let message = "Pod was active on the node longer than the specified deadline";
+        return Some(End::failed("DeadlineExceeded", message));
     }
-    let policy = pod.spec.restart_policy;
-    if policy == RestartPolicy::Always {
+    // What an exit asks for, where the last run of the container has exited.
+    let exit = |container: &Container| {
+        let code = observed.latest(&container.name).and_then(Run::exit)?.code;
+        Some((code, pod.on_exit(container, code)))
+    };
+    let mut init = pod.spec.init_containers.iter().filter(|container| !container.is_sidecar());
+    let failed = |(code, asks)| code != 0 && asks == OnExit::Stay;
+    if init.any(|container| exit(container).is_some_and(failed)) {
+        return Some(End::of(Phase::Failed));
+    }
+    if !triggers(pod, observed).is_empty() {
         return None;
-    }
-    let code = |name: &str| observed.latest(name).and_then(Run::exit).map(|exit| exit.code);
-    let failed_init = pod.spec.init_containers.iter().any(|container| {
-        !container.is_sidecar()
-            && policy == RestartPolicy::Never
-            && code(&container.name).is_some_and(|code| code != 0)
-    });
-    if failed_init {
-        return end(Phase::Failed);
     }
     let mut phase = Phase::Succeeded;
     for container in &pod.spec.containers {
-        let code = code(&container.name).filter(|code| is_done(policy, *code))?;
-        if code != 0 {
-            phase = Phase::Failed;
+        match exit(container)? {
+            (0, OnExit::Stay) => {}
+            (_, OnExit::Stay) => phase = Phase::Failed,
+            _ => return None,
         }
     }
-    end(phase)
+    Some(End::of(phase))
 }
 
 /// When `activeDeadlineSeconds` is over.
-pub(super) fn deadline(pod: &Pod) -> Option<Time> {
+pub(super) fn deadline(pod: &Pod, memory: &Memory) -> Option<Time> {
     let seconds = u64::try_from(pod.spec.active_deadline_seconds?).ok()?;
-    Some(pod.status.start_time?.plus(Duration::from_secs(seconds)))
+    Some(pod.status.start_time.or(memory.start_time)?.plus(Duration::from_secs(seconds)))
 }
 
-/// Kills what runs: regular containers at once, then the sidecars from last to first; then the
-/// sandboxes; then the volumes; then the final report.
+/// Kills what runs: all at the same time, but sidecars only get their TERM when regular containers
+/// and the sidecars that came after them have stopped; then the sandboxes; then the volumes; then
+/// the final report.
 pub(super) fn terminate(pod: &Pod, observed: &Observed, memory: &Memory, now: Time) -> Plan {
     let mut plan = Plan::default();
-    let whole = Duration::from_secs(pod.grace().max(1).unsigned_abs());
+    let own = Duration::from_secs(pod.grace().max(1).unsigned_abs());
+    let whole = match memory.end.as_ref().and_then(|end| end.grace) {
+        Some(grace) if pod.deleting() => grace.min(own),
+        Some(grace) => grace,
+        None => own,
+    };
     let spent = memory.terminating.map_or(Duration::ZERO, |(_, since)| now.since(since));
     let grace = whole.saturating_sub(spent).max(Duration::from_secs(1));
-    let sidecar = |run: &Run| {
-        pod.spec.init_containers.iter().position(|c| c.name == run.name && c.is_sidecar())
+    // Init containers that are no sidecars run before anything else does: nobody waits for them.
+    let turn = |name: &str| {
+        let sidecars = pod.spec.init_containers.iter().filter(|container| container.is_sidecar());
+        let place = sidecars.rev().position(|container| container.name == name);
+        place.map_or(0, |place| place + 1)
     };
-    let kill = |run: &Run| Step::Kill {
+    let earlier = |run: &Run| {
+        let before = observed.running().filter(|other| turn(&other.name) < turn(&run.name));
+        before.map(|other| other.name.clone()).collect()
+    };
+    plan.steps.extend(observed.running().map(|run| Step::Kill {
         id: run.id.clone(),
         container: run.name.clone(),
         grace,
+        after: earlier(run),
         why: format!("Stopping container {}", run.name),
-    };
-    plan.steps.extend(observed.running().filter(|run| sidecar(run).is_none()).map(kill));
-    if plan.steps.is_empty() {
-        let last = observed.running().max_by_key(|run| sidecar(run));
-        plan.steps.extend(last.map(kill));
-    }
+    }));
     if !plan.steps.is_empty() {
         return plan;
     }
@@ -102,6 +128,7 @@ pub fn cleanup(observed: &Observed, memory: &Memory, grace: Duration) -> Plan {
         id: run.id.clone(),
         container: run.name.clone(),
         grace,
+        after: Vec::new(),
         why: format!("Stopping container {}", run.name),
     }));
     if !plan.steps.is_empty() {

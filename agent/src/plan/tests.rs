@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::observed::{Exit, Sandbox};
+use crate::observed::{Applied, Exit, Sandbox};
 
 const NOW: i64 = 10_000;
 
@@ -62,11 +62,20 @@ fn mounted() -> Memory {
 fn short(plan: &Plan) -> String {
     let step = |step: &Step| match step {
         Step::Resize { container, .. } => format!("resize {container}"),
-        Step::ResizePod { container, .. } => format!("resize pod of {container}"),
+        Step::ResizePod { container: Some(name), .. } => format!("resize pod of {name}"),
+        Step::ResizePod { .. } => "resize pod".into(),
+        Step::Reset { id, crash, .. } => {
+            format!("reset {id}{}", if *crash { " crashed" } else { "" })
+        }
         Step::Mount => "mount".into(),
         Step::Sandbox { attempt } => format!("sandbox {attempt}"),
         Step::Start { container, attempt, .. } => format!("start {container}{attempt}"),
-        Step::Kill { id, grace, .. } => format!("kill {id} {}s", grace.as_secs()),
+        Step::Kill { id, grace, after, .. } if after.is_empty() => {
+            format!("kill {id} {}s", grace.as_secs())
+        }
+        Step::Kill { id, grace, after, .. } => {
+            format!("kill {id} {}s after {}", grace.as_secs(), after.join("+"))
+        }
         Step::StopSandbox { id } => format!("stop {id}"),
         Step::RemoveContainer { id } => format!("remove {id}"),
         Step::RemoveSandbox { id } => format!("remove sandbox {id}"),
@@ -153,7 +162,17 @@ fn old_runs_are_pruned() {
         run("c", 1, exited(1, 9)),
         run("c", 0, exited(1, 12)),
     ]);
-    assert_eq!(planned(&simple("Always"), &seen, &mounted()), "remove c1, remove c0");
+    let table = [
+        (1, 0, "remove c1, remove c0"),
+        (0, 0, "remove c2, remove c1, remove c0"),
+        (2, 0, "remove c0"),
+        (1, 10, "remove c0, again 1s"),
+    ];
+    for (runs, least, expected) in table {
+        let retention = Retention { runs, least: Duration::from_secs(least) };
+        let memory = Memory { retention, ..mounted() };
+        assert_eq!(planned(&simple("Always"), &seen, &memory), expected, "{retention:?}");
+    }
 }
 
 #[test]
@@ -185,7 +204,8 @@ fn a_failed_init_container_ends_a_pod_that_never_restarts() {
         "containers": [{"name": "c", "image": "i"}]}));
     let seen = observed(vec![run("a", 0, exited(1, 1))]);
     assert_eq!(planned(&pod, &seen, &mounted()), "stop s0, unmount");
-    assert_eq!(finished(&pod, &seen, at(0)).unwrap().phase, crate::pod::status::Phase::Failed);
+    let end = finished(&pod, &seen, &mounted(), at(0)).unwrap();
+    assert_eq!(end.phase, crate::pod::status::Phase::Failed);
 }
 
 #[test]
@@ -207,7 +227,8 @@ fn sidecars_come_first_and_go_last() {
     assert_eq!(planned(&pod, &observed(both.clone()), &memory), "start c0");
     let mut all = both;
     all.push(run("c", 0, exited(0, 1)));
-    assert_eq!(planned(&pod, &observed(all.clone()), &memory), "kill t0 30s");
+    let both = "kill s0 30s after t, kill t0 30s";
+    assert_eq!(planned(&pod, &observed(all.clone()), &memory), both);
     all[1].state = exited(0, 0);
     assert_eq!(planned(&pod, &observed(all.clone()), &memory), "kill s0 30s");
     // While the pod lives a sidecar is restarted whatever the pod's policy.
@@ -215,7 +236,10 @@ fn sidecars_come_first_and_go_last() {
     assert_eq!(planned(&pod, &observed(all.clone()), &memory), "start t1");
     pod.metadata.deletion_timestamp = Some(at(0));
     pod.metadata.deletion_grace_period_seconds = Some(5);
-    assert_eq!(planned(&pod, &observed(all), &memory), "kill c0 5s");
+    assert_eq!(planned(&pod, &observed(all.clone()), &memory), "kill s0 5s after c, kill c0 5s");
+    all[1].state = running();
+    let expected = "kill s0 5s after t+c, kill t0 5s after c, kill c0 5s";
+    assert_eq!(planned(&pod, &observed(all), &memory), expected);
 }
 
 #[test]
@@ -349,7 +373,8 @@ fn resizes_are_done_once() {
     let asked = Memory { resizing: true, ..mounted() };
     let (in_place, restart) = (resized("NotRequired"), resized("RestartContainer"));
     let mut told = asked.clone();
-    told.resized.insert("c".into(), config::applied(&in_place.spec.containers[0]));
+    let applied = crate::config::applied(&in_place, &in_place.spec.containers[0]);
+    told.resized.insert("c".into(), applied);
     let table = [
         (&in_place, mounted(), ""),
         (&in_place, asked.clone(), "resize c"),
@@ -359,4 +384,89 @@ fn resizes_are_done_once() {
     for (pod, memory, expected) in table {
         assert_eq!(planned(pod, &observed, &memory), expected);
     }
+}
+
+#[test]
+fn pods_are_resized_as_a_whole() {
+    let pod = pod(json!({"containers": [{"name": "c", "image": "i"}],
+        "resources": {"limits": {"cpu": "1"}}}));
+    let wanted = crate::config::applied(&pod, &pod.spec.containers[0]);
+    let run = Run { applied: Some(Applied { quota: 5000, ..wanted }), ..run("c", 0, running()) };
+    let seen = observed(vec![run]);
+    let mut memory = Memory { resizing: true, ..mounted() };
+    assert_eq!(planned(&pod, &seen, &memory), "resize c, resize pod");
+    memory.resized.insert("c".into(), wanted);
+    memory.pod_resized = Some(crate::config::applied_to_pod(&pod));
+    assert_eq!(planned(&pod, &seen, &memory), "");
+}
+
+#[test]
+fn a_new_sandbox_is_initialised_anew() {
+    let pod = pod(json!({
+        "initContainers": [{"name": "a", "image": "i"}],
+        "containers": [{"name": "c", "image": "i"}],
+    }));
+    let old = |run: Run| Run { sandbox: "dead".into(), ..run };
+    let mut seen = observed(vec![old(run("a", 0, exited(0, 9))), old(run("c", 0, exited(137, 1)))]);
+    assert_eq!(planned(&pod, &seen, &mounted()), "start a1");
+    seen.containers.insert(0, run("a", 1, exited(0, 0)));
+    assert_eq!(planned(&pod, &seen, &mounted()), "start c1");
+}
+
+#[test]
+fn containers_have_policies_of_their_own() {
+    let pod = pod(json!({"restartPolicy": "Always", "containers": [
+        {"name": "c", "image": "i", "restartPolicy": "Never", "restartPolicyRules": [
+            {"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]},
+        {"name": "d", "image": "i", "restartPolicy": "OnFailure"}]}));
+    let table = [(42, 1, "start c1, start d1"), (1, 1, "start d1"), (1, 0, "stop s0, unmount")];
+    for (c, d, expected) in table {
+        let seen = observed(vec![run("c", 0, exited(c, 1)), run("d", 0, exited(d, 1))]);
+        assert_eq!(planned(&pod, &seen, &mounted()), expected, "{c} {d}");
+    }
+}
+
+#[test]
+fn one_exit_may_restart_all() {
+    let pod = pod(json!({"restartPolicy": "Never",
+        "initContainers": [
+            {"name": "i", "image": "i"},
+            {"name": "w", "image": "i", "restartPolicy": "Always", "restartPolicyRules": [
+                {"action": "RestartAllContainers",
+                 "exitCodes": {"operator": "In", "values": [88]}}]}],
+        "containers": [{"name": "c", "image": "i"}, {"name": "d", "image": "i"}]}));
+    let mut memory = mounted();
+    let mut seen = observed(vec![
+        run("i", 0, exited(0, 50)),
+        run("w", 0, exited(88, 1)),
+        run("c", 0, running()),
+        run("d", 0, exited(0, 9)),
+    ]);
+    assert_eq!(planned(&pod, &seen, &memory), "kill c0 0s");
+    seen.containers[2].state = exited(137, 0);
+    let reset = "reset i0, reset c0, reset d0, reset w0 crashed";
+    assert_eq!(planned(&pod, &seen, &memory), reset);
+    // Whoever asks for it again and again waits.
+    memory.crashes.insert("w".into(), Backoff::next(None, CRASH, at(-2)));
+    let waits = "report w, w: CrashLoopBackOff, again 9s";
+    assert_eq!(planned(&pod, &seen, &memory), waits);
+    assert!(finished(&pod, &seen, &memory, at(0)).is_none());
+    seen.containers.clear();
+    for name in ["i", "w", "c", "d"] {
+        memory.attempts.insert(name.into(), 0);
+    }
+    assert_eq!(planned(&pod, &seen, &memory), "start i1");
+}
+
+#[test]
+fn the_node_may_end_a_pod() {
+    let pod = simple("Always");
+    let end = End { grace: Some(Duration::from_secs(4)), ..End::failed("Terminated", "why") };
+    let mut memory = Memory { end: Some(end), ..mounted() };
+    let mut seen = observed(vec![run("c", 0, running())]);
+    assert_eq!(planned(&pod, &seen, &memory), "kill c0 4s");
+    seen.containers[0].state = exited(0, 0);
+    assert_eq!(planned(&pod, &seen, &memory), "stop s0, unmount");
+    (seen.sandboxes[0].ready, memory.unmounted) = (false, true);
+    assert_eq!(planned(&pod, &seen, &memory), "");
 }

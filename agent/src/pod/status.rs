@@ -32,6 +32,14 @@ pub struct PodStatus {
     pub pod_ips: Vec<Ip>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qos_class: Option<String>,
+    /// What the pod as a whole has been given, where it asks for anything as such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocated_resources: Option<Value>,
+    /// What its cgroup has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Value>,
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub init_container_statuses: Vec<ContainerStatus>,
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]

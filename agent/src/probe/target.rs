@@ -58,6 +58,12 @@ impl Target {
         }
     }
 
+    pub fn host(&self) -> &str {
+        let (Target::Http { host, .. } | Target::Tcp { host, .. } | Target::Grpc { host, .. }) =
+            self;
+        host
+    }
+
     pub fn authority(&self) -> String {
         let (Target::Http { host, port, .. }
         | Target::Tcp { host, port }

@@ -3,7 +3,7 @@
 use proto::time::Time;
 
 use crate::observed::Observed;
-use crate::plan::Memory;
+use crate::plan::{Memory, triggers};
 use crate::pod::status::{Condition, ContainerStatus, Phase, PodStatus};
 use crate::pod::{Container, Pod};
 
@@ -27,6 +27,7 @@ pub(super) fn conditions(
         ("ContainersReady", containers),
         ("PodScheduled", Verdict::of(true)),
     ];
+    let all = all.into_iter().chain(restarting(pod, observed, status));
     let condition = |(kind, verdict): (&str, Verdict)| {
         let before = previous.condition(kind);
         let status = if verdict.yes { "True" } else { "False" };
@@ -41,7 +42,48 @@ pub(super) fn conditions(
             message: verdict.message,
         }
     };
-    all.into_iter().map(condition).collect()
+    all.map(condition).collect()
+}
+
+/// Whether all containers are about to begin anew; only of pods to which that can happen.
+fn restarting(
+    pod: &Pod,
+    observed: &Observed,
+    status: &PodStatus,
+) -> Option<(&'static str, Verdict)> {
+    let verdict = match status.phase {
+        _ if !pod.may_restart_all() => return None,
+        Phase::Succeeded => Verdict::no("PodCompleted", String::new()),
+        Phase::Failed => Verdict::no("PodFailed", String::new()),
+        _ if triggers(pod, observed).is_empty() => Verdict::of(false),
+        _ => Verdict {
+            yes: true,
+            reason: "RestartAllContainersStarted",
+            message: "container exited with restart policy rule".into(),
+        },
+    };
+    Some(("AllContainersRestarting", verdict))
+}
+
+/// Why the node ends the pod before its time, where it does.
+pub(super) fn disruption(
+    pod: &Pod,
+    memory: &Memory,
+    previous: &PodStatus,
+    now: Time,
+) -> Option<Condition> {
+    let message = memory.end.as_ref()?.disruption?;
+    let kind = "DisruptionTarget";
+    let before = previous.condition(kind).filter(|before| before.status == "True");
+    Some(Condition {
+        kind: kind.into(),
+        status: "True".into(),
+        observed_generation: Some(pod.metadata.generation).filter(|number| *number > 0),
+        last_probe_time: None,
+        last_transition_time: before.and_then(|it| it.last_transition_time).or(Some(now)),
+        reason: "TerminationByKubelet".into(),
+        message: message.into(),
+    })
 }
 
 /// Conditions that are there only while they are true.
@@ -57,9 +99,9 @@ pub(super) fn resize(
 ) -> Vec<Condition> {
     let due = |container: &Container| {
         let run = observed.latest(&container.name);
-        run.is_some_and(|run| memory.resize_due(container, run).is_some())
+        run.is_some_and(|run| memory.resize_due(pod, container, run).is_some())
     };
-    let in_progress = pod.containers().any(due);
+    let in_progress = pod.containers().any(due) || memory.pod_resize_due(pod);
     let failure = memory.resize_failure.as_ref();
     let progress = in_progress.then(|| match failure {
         Some(failure) => ("Error", failure.message.clone()),

@@ -224,3 +224,77 @@ fn patches_say_only_what_differs() {
     }});
     assert_eq!(patch("u", &api, &desired), Some(expected));
 }
+
+#[test]
+fn a_pod_has_not_ended_while_anything_runs() {
+    let pod = pod(json!({"activeDeadlineSeconds": 5, "containers": [{"name": "c", "image": "i"}]}));
+    let started = PodStatus { start_time: Some(Time::from_unix(1)), ..PodStatus::default() };
+    let pod = Pod { status: started, ..pod };
+    let memory = Memory { mounted: true, ..Memory::default() };
+    let status = reported(&pod, &observed(vec![run("c", 0, running())]), &memory);
+    assert_eq!((status.phase, status.reason.as_str()), (Phase::Running, ""));
+    let status = reported(&pod, &observed(vec![run("c", 0, exited(0))]), &memory);
+    assert_eq!((status.phase, status.reason.as_str()), (Phase::Failed, "DeadlineExceeded"));
+}
+
+#[test]
+fn rejected_pods_say_only_why() {
+    let pod = pod(json!({"containers": [{"name": "c", "image": "i"}]}));
+    let end = Some(End::failed("OutOfcpu", "Pod was rejected: no"));
+    let memory = Memory { end, rejected: true, ..Memory::default() };
+    let status = reported(&pod, &Observed::default(), &memory);
+    let expected = json!({"phase": "Failed", "reason": "OutOfcpu",
+        "message": "Pod was rejected: no", "qosClass": "BestEffort", "conditions": [],
+        "observedGeneration": 2, "startTime": "1970-01-01T00:16:40Z"});
+    assert_eq!(serde_json::to_value(status).unwrap(), expected);
+}
+
+#[test]
+fn last_words_are_cut_to_their_share() {
+    let names: Vec<String> = (0..4).map(|number| format!("c{number}")).collect();
+    let containers: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+    let pod = pod(json!({"restartPolicy": "Never", "containers": containers}));
+    let run = |name: &String| {
+        let message = "ä".repeat(2000);
+        let exit = Exit { code: 1, message, ..Exit::default() };
+        run(name, 0, State::Exited(exit))
+    };
+    let seen = observed(names.iter().map(run).collect());
+    let status = reported(&pod, &seen, &Memory { mounted: true, ..Memory::default() });
+    for status in &status.container_statuses {
+        assert_eq!(status.state.terminated.as_ref().unwrap().message.len(), 3072);
+    }
+}
+
+#[test]
+fn all_containers_begin_anew_in_sight() {
+    let pod = pod(json!({"restartPolicy": "Never", "containers": [
+        {"name": "c", "image": "i", "restartPolicy": "Never", "restartPolicyRules": [
+            {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [4]}}]}]}));
+    let mut memory = Memory { mounted: true, ..Memory::default() };
+    let mut pod =
+        Pod { status: reported(&pod, &observed(vec![run("c", 0, exited(4))]), &memory), ..pod };
+    let restarting = pod.status.condition("AllContainersRestarting").unwrap();
+    assert_eq!(restarting.status, "True");
+    assert_eq!(restarting.reason, "RestartAllContainersStarted");
+    assert_eq!(pod.status.phase, Phase::Running);
+    memory.reset.insert("c".into());
+    pod.status = reported(&pod, &observed(vec![]), &memory);
+    assert_eq!(pod.status.condition("AllContainersRestarting").unwrap().status, "False");
+    let status = &pod.status.container_statuses[0];
+    assert_eq!(status.state.waiting.as_ref().unwrap().reason, "ContainerCreating");
+    assert_eq!(status.last_state.terminated.as_ref().unwrap().exit_code, 4);
+}
+
+#[test]
+fn disruptions_are_told() {
+    let pod = pod(json!({"containers": [{"name": "c", "image": "i"}]}));
+    let end = End { disruption: Some("the node shuts down"), ..End::failed("Terminated", "why") };
+    let memory = Memory { mounted: true, end: Some(end), ..Memory::default() };
+    let status = reported(&pod, &observed(vec![run("c", 0, running())]), &memory);
+    let told = status.condition("DisruptionTarget").unwrap();
+    assert_eq!(
+        (told.reason.as_str(), told.message.as_str()),
+        ("TerminationByKubelet", "the node shuts down",)
+    );
+}

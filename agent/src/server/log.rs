@@ -37,7 +37,8 @@ pub(super) async fn get(
         Ok(options) => options,
         Err(why) => return refuse(StatusCode::BAD_REQUEST, why),
     };
-    let observed = match context.runtime.observe(&pod.metadata.uid).await {
+    let uid = shared.pods.runtime_uid(&entry.view);
+    let observed = match context.runtime.observe(&uid).await {
         Ok(observed) => observed,
         Err(error) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     };
@@ -63,7 +64,7 @@ pub(super) async fn get(
         },
         None => None,
     };
-    let ended = if follow { ended(&shared, &pod, run) } else { watch::channel(true).1 };
+    let ended = if follow { ended(&shared, uid, run) } else { watch::channel(true).1 };
     let (sender, receiver) = mpsc::channel(4);
     tokio::spawn(stream(Source { file, written, ended }, options, sender));
     let body = Body::from_stream(ReceiverStream::new(receiver));
@@ -71,9 +72,9 @@ pub(super) async fn get(
 }
 
 /// Becomes true when the run has ended.
-fn ended(shared: &Shared, pod: &Pod, run: &Run) -> watch::Receiver<bool> {
+fn ended(shared: &Shared, uid: String, run: &Run) -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
-    let (pods, uid, id) = (shared.pods.clone(), pod.metadata.uid.clone(), run.id.clone());
+    let (pods, id) = (shared.pods.clone(), run.id.clone());
     tokio::spawn(async move {
         let mut events = pods.events();
         let runtime = pods.context().runtime.clone();

@@ -97,7 +97,7 @@ pub(super) async fn port_forward(
         Err(refusal) => return refusal,
     };
     let runtime = &shared.pods.context().runtime;
-    let observed = match runtime.observe(&entry.view.metadata.uid).await {
+    let observed = match runtime.observe(&shared.pods.runtime_uid(&entry.view)).await {
         Ok(observed) => observed,
         Err(error) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     };
@@ -132,7 +132,7 @@ fn find(shared: &Shared, names: &Named) -> Result<Arc<Entry<Pod>>, Response> {
 
 /// The id of the container's current run.
 async fn running(shared: &Shared, names: &Named) -> Result<String, Response> {
-    let uid = find(shared, names)?.view.metadata.uid.clone();
+    let uid = shared.pods.runtime_uid(&find(shared, names)?.view);
     let container = names.part("container");
     let observed = shared.pods.context().runtime.observe(&uid).await;
     let observed =

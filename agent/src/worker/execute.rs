@@ -1,12 +1,15 @@
 //! The executor of a pod's plans: it does each step and remembers how it went, and chooses
 //! nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::Clock;
 use proto::cri;
 use proto::time::Time;
+use proto::view::runtime_class::RuntimeClass;
+use tokio::sync::watch;
 
 use super::image::ImageError;
 use super::objects::Watched;
@@ -22,6 +25,8 @@ use crate::observed::{Observed, State};
 use crate::plan::{Failure, Memory, Step};
 use crate::pod::{Container, Pod};
 use crate::resolv;
+
+mod resize;
 
 pub struct Executor<'a> {
     pub context: &'a Arc<Context>,
@@ -41,6 +46,8 @@ struct StartError {
     limits: Limits,
 }
 
+/// Of a kernel's name for itself.
+const MAX_HOSTNAME: usize = 64;
 /// How long `ErrImagePull` is shown before it becomes `ImagePullBackOff`.
 const PULL_ERROR_SHOWN: Duration = Duration::from_secs(2);
 
@@ -49,7 +56,9 @@ impl Executor<'_> {
     pub async fn run(mut self, steps: Vec<Step>) {
         let kill = |step: &Step| matches!(step, Step::Kill { .. });
         let (kills, rest): (Vec<Step>, Vec<Step>) = steps.into_iter().partition(kill);
-        futures::future::join_all(kills.iter().map(|step| self.kill(step))).await;
+        let stopped = watch::Sender::new(BTreeSet::new());
+        let kills = kills.iter().map(|step| self.kill(step, &stopped));
+        futures::future::join_all(kills).await;
         for step in rest {
             if !self.step(step).await {
                 break;
@@ -69,16 +78,26 @@ impl Executor<'_> {
             }
             Step::Kill { .. } => Ok(()),
             Step::Resize { sandbox, id, container } => {
-                self.resize(&sandbox, Some(&id), &container).await;
+                self.resize(&sandbox, &id, &container).await;
                 Ok(())
             }
             Step::ResizePod { sandbox, container } => {
-                self.resize(&sandbox, None, &container).await;
+                self.resize_pod(&sandbox, container.as_deref()).await;
                 Ok(())
             }
             Step::StopSandbox { id } => runtime.stop_sandbox(&id).await,
             Step::RemoveSandbox { id } => runtime.remove_sandbox(&id).await,
             Step::RemoveContainer { id } => self.remove(&id).await,
+            Step::Reset { id, container, crash } => {
+                let removed = self.remove(&id).await;
+                if removed.is_ok() {
+                    self.memory.reset.insert(container.clone());
+                    if crash {
+                        self.count_crash(&container);
+                    }
+                }
+                removed
+            }
             Step::ReportBackOff { container, message } => {
                 self.event(Some(&container), WARNING, "BackOff", &message);
                 if message.starts_with("Back-off pulling") {
@@ -143,50 +162,49 @@ impl Executor<'_> {
 
     async fn sandbox(&mut self, attempt: u32) -> bool {
         let Some(pod) = self.pod else { return false };
-        if let Some(refusal) = unsupported(pod) {
-            self.setup_failed("FailedCreatePodSandBox", refusal);
-            return false;
-        }
-        let dns = resolv::dns(pod, &self.context.dns);
-        let config = config::sandbox(pod, attempt, &self.context.config, dns);
-        match self.context.runtime.run_sandbox(config).await {
-            Ok(_) => {
-                self.memory.setup = None;
-                true
-            }
-            Err(error) => {
-                let message = format!("Failed to create pod sandbox: {}", error.message());
+        let made = match unsupported(pod) {
+            Some(refusal) => Err(refusal),
+            None => self.try_sandbox(pod, attempt).await,
+        };
+        match made {
+            Ok(()) => self.memory.setup = None,
+            Err(why) => {
+                let message = format!("Failed to create pod sandbox: {why}");
                 self.setup_failed("FailedCreatePodSandBox", message);
-                false
+                return false;
             }
         }
+        true
     }
 
-    /// Sets the limits of the pod and, where one is named, of a running container.
-    async fn resize(&mut self, sandbox: &str, id: Option<&str>, name: &str) {
-        let Some(pod) = self.pod else { return };
-        let Some(container) = pod.container(name) else { return };
-        let runtime = &self.context.runtime;
-        let of_pod = || config::pod_resources(pod);
-        // A part cannot have more than the whole: which of them is first depends on the direction.
-        let first = runtime.resize_sandbox(sandbox, of_pod()).await;
-        let mut outcome = Ok(());
-        if let Some(id) = id {
-            let memory = self.context.config.memory;
-            let resources = config::container_resources(pod, container, memory);
-            outcome = runtime.resize(id, resources).await;
+    async fn try_sandbox(&self, pod: &Pod, attempt: u32) -> Result<(), String> {
+        let domain = &self.context.config.domain;
+        if let Some(name) = resolv::fqdn(pod, domain).filter(|name| name.len() > MAX_HOSTNAME)
+            && pod.spec.set_hostname_as_fqdn == Some(true)
+        {
+            return Err(format!(
+                "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too \
+                 long ({MAX_HOSTNAME} characters is the max, {} characters requested)",
+                name.len()
+            ));
         }
-        if outcome.is_ok() && first.is_err() {
-            outcome = runtime.resize_sandbox(sandbox, of_pod()).await;
-        }
-        let previous = self.memory.resize_failure.take();
-        match outcome {
-            Ok(()) => drop(self.memory.resized.insert(name.into(), config::applied(container))),
-            Err(error) => {
-                let (clock, message) = (&self.context.clock, error.message().to_string());
-                let failure = failure(clock, previous, "Error", message, RETRY);
-                self.memory.resize_failure = Some(failure);
+        let handler = self.handler(pod).await?;
+        let dns = resolv::dns(pod, &self.context.dns);
+        let config = config::sandbox(pod, attempt, &self.context.config, dns);
+        let made = self.context.runtime.run_sandbox(config, &handler).await;
+        made.map(drop).map_err(|error| error.message().into())
+    }
+
+    /// The runtime's handler of the pod's RuntimeClass (Kubernetes: Runtime Class).
+    async fn handler(&self, pod: &Pod) -> Result<String, String> {
+        let class = pod.spec.runtime_class_name.as_deref().filter(|class| !class.is_empty());
+        let Some(class) = class else { return Ok(String::new()) };
+        match self.context.client.get::<RuntimeClass>("", class).await {
+            Ok(entry) => Ok(entry.view.handler),
+            Err(error) if error.is_not_found() => {
+                Err(format!("runtimeclass.node.k8s.io {class:?} not found"))
             }
+            Err(error) => Err(format!("failed to lookup RuntimeClass {class}: {error}")),
         }
     }
 
@@ -208,6 +226,7 @@ impl Executor<'_> {
             Ok(()) => {
                 self.memory.failures.remove(name);
                 self.memory.reported.remove(name);
+                self.memory.reset.remove(name);
             }
             Err(error) => {
                 if error.reason == "CreateContainerConfigError" {
@@ -220,10 +239,16 @@ impl Executor<'_> {
             }
         }
         if restart {
-            let crashes = &mut self.memory.crashes;
-            let next = Backoff::next(crashes.get(name).copied(), CRASH, clock.now());
-            crashes.insert(name.into(), next);
+            self.count_crash(name);
         }
+    }
+
+    /// The next restart of the container waits longer.
+    fn count_crash(&mut self, name: &str) {
+        let crashes = &mut self.memory.crashes;
+        let now = self.context.clock.now();
+        let next = Backoff::next(crashes.get(name).copied(), CRASH, now);
+        crashes.insert(name.into(), next);
     }
 
     async fn try_start(
@@ -288,19 +313,22 @@ impl Executor<'_> {
         self.event(Some(name), NORMAL, "Created", "Container created");
         runtime.start(&id).await.map_err(failed("RunContainerError", CRASH))?;
         self.event(Some(name), NORMAL, "Started", "Container started");
-        if let Some(hook) = &container.lifecycle.post_start {
-            let target = hooks::Target { id: &id, container, ips: &self.facts.pod_ips };
-            if let Err(error) = hooks::run(self.context, hook, &target).await {
-                let message = format!("PostStartHook failed: {error}");
-                self.event(Some(name), WARNING, "FailedPostStartHook", &message);
-                let grace = Duration::from_secs(pod.grace().max(1).unsigned_abs());
-                if let Err(error) = runtime.stop(&id, grace).await {
-                    tracing::warn!(container = %name, %error, "cannot stop a container");
-                }
-                return Err(StartError { reason: "PostStartHookError", message, limits: CRASH });
-            }
-        }
-        Ok(())
+        let Some(hook) = &container.lifecycle.post_start else { return Ok(()) };
+        let target = hooks::Target { id: &id, container, ips: &self.facts.pod_ips };
+        let Err(error) = hooks::run(self.context, hook, &target).await else { return Ok(()) };
+        // What the hook said may be secret; whoever may read the log may know it.
+        tracing::info!(pod = %self.id.name, container = %name, %error, "a postStart hook failed");
+        self.event(Some(name), WARNING, "FailedPostStartHook", "PostStartHook failed");
+        let kill = Step::Kill {
+            id,
+            container: name.clone(),
+            grace: Duration::from_secs(pod.grace().max(1).unsigned_abs()),
+            after: Vec::new(),
+            why: "FailedPostStartHook".into(),
+        };
+        self.kill(&kill, &watch::Sender::default()).await;
+        let message = format!("PostStartHook failed: {error}");
+        Err(StartError { reason: "PostStartHookError", message, limits: CRASH })
     }
 
     /// The run of the container that an ephemeral one targets.
@@ -323,37 +351,43 @@ impl Executor<'_> {
     }
 
     /// preStop, TERM, KILL: all within the grace period, of which two seconds always remain for
-    /// the TERM.
-    async fn kill(&self, step: &Step) {
-        let Step::Kill { id, container: name, grace, why } = step else { return };
+    /// the TERM. `stopped` names the containers that have stopped meanwhile, for those that wait
+    /// for them.
+    async fn kill(&self, step: &Step, stopped: &watch::Sender<BTreeSet<String>>) {
+        let Step::Kill { id, container: name, grace, after, why } = step else { return };
         self.event(Some(name), NORMAL, "Killing", why);
-        let started = self.context.clock.instant();
+        let clock = &self.context.clock;
+        let started = clock.instant();
+        let left = || grace.saturating_sub(clock.instant().duration_since(started));
         let container = self.pod.and_then(|pod| pod.container(name));
         let hook = container.and_then(|container| container.lifecycle.pre_stop.as_ref());
-        if let (Some(container), Some(hook)) = (container, hook) {
+        if let (Some(container), Some(hook), false) = (container, hook, grace.is_zero()) {
             let target = hooks::Target { id, container, ips: &self.facts.pod_ips };
             let hook = hooks::run(self.context, hook, &target);
-            match self.context.clock.timeout(*grace, hook).await {
-                Ok(Ok(())) | Err(_) => {}
-                Ok(Err(error)) => {
-                    let message = format!("PreStopHook failed: {error}");
-                    self.event(Some(name), WARNING, "FailedPreStopHook", &message);
-                }
+            if let Ok(Err(error)) = clock.timeout(*grace, hook).await {
+                let pod = &self.id.name;
+                tracing::info!(%pod, container = %name, %error, "a preStop hook failed");
+                self.event(Some(name), WARNING, "FailedPreStopHook", "PreStopHook failed");
             }
         }
-        let spent = self.context.clock.instant().duration_since(started);
+        let mut others = stopped.subscribe();
+        let turn = others.wait_for(|stopped| after.iter().all(|name| stopped.contains(name)));
+        // Whoever has not stopped in time is waited for no longer.
+        let _ = clock.timeout(left(), turn).await;
         let least = (*grace).min(Duration::from_secs(2));
-        let left = grace.saturating_sub(spent).max(least);
-        if let Err(error) = self.context.runtime.stop(id, left).await {
+        if let Err(error) = self.context.runtime.stop(id, left().max(least)).await {
             tracing::warn!(pod = %self.id.name, container = %name, %error, "cannot stop a container");
             self.pause().await;
         }
+        stopped.send_if_modified(|stopped| stopped.insert(name.clone()));
     }
 
-    async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+    async fn remove(&mut self, id: &str) -> Result<(), RuntimeError> {
         self.context.runtime.remove(id).await?;
         let run = self.observed.containers.iter().find(|run| run.id == *id);
         if let Some(run) = run.filter(|run| run.state != State::Created) {
+            let highest = self.memory.attempts.entry(run.name.clone()).or_default();
+            *highest = run.attempt.max(*highest);
             self.context.disk.forget(self.id, run).await;
         }
         Ok(())
@@ -389,22 +423,16 @@ fn failure(
 /// What this node cannot do for a pod, said before anything is made.
 fn unsupported(pod: &Pod) -> Option<String> {
     let spec = &pod.spec;
-    let class = spec.runtime_class_name.as_deref().filter(|class| !class.is_empty());
-    if let Some(class) = class {
-        let why = format!("RuntimeClass {class:?} not found");
-        return Some(format!("Failed to create pod sandbox: failed to get sandbox runtime: {why}"));
-    }
     if spec.host_users == Some(false) {
-        return Some("Failed to create pod sandbox: user namespaces are not supported".into());
+        return Some("user namespaces are not supported".into());
     }
     let mut all = pod.containers();
-    let refused = all.find_map(|container| {
+    all.find_map(|container| {
         let what = match container {
             container if !container.volume_devices.is_empty() => "volumeDevices",
             container if !container.resources.claims.is_empty() => "resource claims",
             _ => return None,
         };
         Some(format!("container {}: {what} are not supported", container.name))
-    });
-    refused.map(|refused| format!("Failed to create pod sandbox: {refused}"))
+    })
 }

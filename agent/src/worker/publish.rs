@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Context;
+use super::mirror::{self, Mirror};
 use crate::cri::PodId;
 use crate::pod::{Pod, PodStatus};
 use crate::report::patch;
@@ -20,19 +21,23 @@ pub struct Publisher {
     _task: AbortOnDropHandle<()>,
 }
 
-struct Desired {
+pub struct Desired {
     /// The API's object when this was decided.
     pod: Arc<PodStatus>,
     revision: u64,
-    status: PodStatus,
+    pub status: PodStatus,
     /// The graceful deletion is complete.
     finish: bool,
 }
 
 impl Publisher {
-    pub fn start(context: Arc<Context>, id: PodId) -> Publisher {
+    /// The status goes into the pod's own object, or into its mirror.
+    pub fn start(context: Arc<Context>, id: PodId, mirror: Option<Mirror>) -> Publisher {
         let (sender, receiver) = watch::channel(None);
-        let task = tokio::spawn(Task { context, id, receiver, known: None }.run());
+        let task = match mirror {
+            None => tokio::spawn(Task { context, id, receiver, known: None }.run()),
+            Some(mirror) => tokio::spawn(mirror::Task::new(context, mirror, receiver).run()),
+        };
         Publisher { sender, _task: AbortOnDropHandle::new(task) }
     }
 
@@ -60,8 +65,8 @@ struct Task {
     known: Option<(u64, PodStatus)>,
 }
 
-const FIRST_DELAY: Duration = Duration::from_millis(100);
-const MAX_DELAY: Duration = Duration::from_secs(10);
+pub const FIRST_DELAY: Duration = Duration::from_millis(100);
+pub const MAX_DELAY: Duration = Duration::from_secs(10);
 
 impl Task {
     async fn run(mut self) {
@@ -92,13 +97,9 @@ impl Task {
             Some((revision, known)) if *revision >= desired.revision => known,
             _ => &desired.pod,
         };
-        if let Some(changes) = patch(uid, api, &desired.status) {
-            let changes = Patch::Strategic(changes);
-            let client = &self.context.client;
-            let entry = client.patch::<view::pod::Pod>(namespace, name, "status", &changes).await?;
-            let answer: Option<Pod> = serde_json::from_slice(&entry.bytes).ok();
-            self.known = answer.map(|pod| (pod.metadata.revision(), pod.status));
-        }
+        let client = &self.context.client;
+        let answer = send(client, (namespace, name, uid), api, &desired.status).await?;
+        self.known = answer.or(self.known.take());
         if desired.finish {
             let options =
                 DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::uid(uid) };
@@ -106,4 +107,18 @@ impl Task {
         }
         Ok(())
     }
+}
+
+/// Brings the API's status to what it should be, if it is not; what it is then.
+pub async fn send(
+    client: &client::Client,
+    (namespace, name, uid): (&str, &str, &str),
+    api: &PodStatus,
+    status: &PodStatus,
+) -> Result<Option<(u64, PodStatus)>, client::Error> {
+    let Some(changes) = patch(uid, api, status) else { return Ok(None) };
+    let changes = Patch::Strategic(changes);
+    let entry = client.patch::<view::pod::Pod>(namespace, name, "status", &changes).await?;
+    let answer: Option<Pod> = serde_json::from_slice(&entry.bytes).ok();
+    Ok(answer.map(|pod| (pod.metadata.revision(), pod.status)))
 }

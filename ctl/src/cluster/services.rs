@@ -132,6 +132,7 @@ fn agent(cluster: &Cluster, node: &Node) -> Vec<OsString> {
         .flag("--pod-cidr", networks.pods(node.number).to_string())
         .flag("--root-dir", dir.join("kubelet"))
         .flag("--pod-logs-dir", dir.join("pod-logs"))
+        .flag("--pod-manifest-path", dir.join("manifests"))
         .flag("--cgroup-root", cluster.node_cgroup(node))
         .flag("--resolv-conf", resolv_conf())
         // A machine may be full of other things than pods: it is the user's to judge.

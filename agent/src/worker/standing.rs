@@ -1,0 +1,50 @@
+//! The node as its own agent sees it when a pod asks to be taken.
+
+use std::collections::BTreeMap;
+
+use client::{Client, Informer};
+use proto::meta::Labels;
+use proto::quantity::Quantity;
+use proto::view::node::Node;
+
+use crate::admission::Standing;
+use crate::shutdown::Shutdown;
+
+/// The node's own object. Before the API server has shown it, the node is what it registers as.
+pub struct Own {
+    pub client: Client,
+    pub nodes: Informer<Node>,
+    pub name: String,
+    pub labels: Labels,
+    pub allocatable: BTreeMap<String, Quantity>,
+    pub unsafe_sysctls: Vec<String>,
+    pub shutdown: Shutdown,
+}
+
+impl Own {
+    pub fn standing(&self) -> Standing {
+        match self.nodes.get("", &self.name) {
+            Some(entry) => self.of(&entry.view),
+            None => self.of(&Node::default()),
+        }
+    }
+
+    /// What the API server says now: the pod may have been bound because of what this node has
+    /// not heard yet.
+    pub async fn fresh(&self) -> Option<Standing> {
+        let entry = self.client.get::<Node>("", &self.name).await.ok()?;
+        Some(self.of(&entry.view))
+    }
+
+    fn of(&self, node: &Node) -> Standing {
+        let known = !node.metadata.name.is_empty();
+        Standing {
+            name: self.name.clone(),
+            labels: if known { &node.metadata.labels } else { &self.labels }.clone(),
+            taints: node.spec.taints.clone(),
+            allocatable: self.allocatable.clone(),
+            shutting_down: self.shutdown.is_near(),
+            unsafe_sysctls: self.unsafe_sysctls.clone(),
+        }
+    }
+}

@@ -1,5 +1,5 @@
 //! Makes the schema table: the types that the served kinds reach, from k8s-openapi's JSON schemas,
-//! joined with the hand-kept facts in `src/schema/*.txt`. Two compressed files come out: the table,
+//! joined with the hand-kept facts in `src/schema/*.txt`, and of the resource metrics from `src/schema/metrics.json`. Two compressed files come out: the table,
 //! and the descriptions (which only OpenAPI reads). A new kind needs a row in `proto::kind` and a
 //! name in `kinds!` below.
 
@@ -22,6 +22,9 @@ macro_rules! kinds {
         })*)*
     };
 }
+
+/// Where the types of `metrics.k8s.io/v1beta1` are in upstream's tree.
+const METRICS: &str = "io.k8s.metrics.pkg.apis.metrics.v1beta1";
 
 fn main() {
     let mut generator = SchemaSettings::draft07().into_generator();
@@ -73,13 +76,21 @@ fn main() {
     generator.subschema_for::<k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions>();
     kinds.insert(options.into(), json!(["", "v1", "DeleteOptions"]));
 
+    // The group that k8s-openapi does not know.
+    let more = std::fs::read_to_string("src/schema/metrics.json").expect("src/schema/metrics.json");
+    let more: Map<String, Value> = serde_json::from_str(&more).expect("src/schema/metrics.json");
+    for kind in ["NodeMetrics", "PodMetrics"] {
+        kinds.insert(format!("{METRICS}.{kind}"), json!(["metrics.k8s.io", "v1beta1", kind]));
+    }
+
     let facts = Facts::read(Path::new("src/schema"));
     let mut descriptions = Map::new();
     let types: Vec<Value> = generator
         .take_definitions(false)
-        .iter()
+        .into_iter()
+        .chain(more)
         .filter(|(name, schema)| scalar(name).is_none() && schema["properties"].is_object())
-        .map(|(name, schema)| type_row(name, schema, &kinds, &facts, &mut descriptions))
+        .map(|(name, schema)| type_row(&name, &schema, &kinds, &facts, &mut descriptions))
         .collect();
     facts.all_used(&types);
     write("schema.json.zst", &Value::Array(types));
@@ -229,6 +240,7 @@ fn scalar(name: &str) -> Option<&'static str> {
     Some(match name.rsplit('.').next()? {
         "Time" => "time",
         "MicroTime" => "microtime",
+        "Duration" => "duration",
         "Quantity" => "quantity",
         "IntOrString" => "intorstring",
         "RawExtension" => "raw",

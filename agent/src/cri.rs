@@ -2,7 +2,7 @@
 //! and in the agent's own terms where it observes. Adapters: [`grpc`] for a real runtime,
 //! [`simulated`] for none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use proto::cri;
 use crate::observed::Observed;
 
 pub mod grpc;
+mod measured;
 pub mod simulated;
 
 /// The labels and annotations by which the kubelet knows its containers in a runtime.
@@ -35,18 +36,23 @@ pub struct Info {
     pub version: String,
     /// Why it cannot run pods, or cannot connect them; None when it can.
     pub not_ready: Option<String>,
-    /// By name; those of a runtime that tells none are unknown.
-    pub handlers: Vec<Handler>,
-    /// Whether a pod may choose its supplemental groups strictly.
-    pub supplemental_groups_policy: bool,
+    pub handlers: Vec<cri::RuntimeHandler>,
+    pub features: Option<cri::RuntimeFeatures>,
 }
 
-/// A way to run pods that a runtime has, by which a RuntimeClass chooses it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Handler {
-    pub name: String,
-    pub recursive_read_only_mounts: bool,
-    pub user_namespaces: bool,
+/// What runs, by id.
+#[derive(Clone, Debug, Default)]
+pub struct Running {
+    /// The ready ones.
+    pub sandboxes: HashMap<String, cri::PodSandbox>,
+    pub containers: HashMap<String, cri::Container>,
+}
+
+/// What runs, and what it uses.
+#[derive(Clone, Debug, Default)]
+pub struct Usage {
+    pub pods: Vec<cri::PodSandboxStats>,
+    pub running: Running,
 }
 
 /// Whose sandbox it is.
@@ -151,6 +157,12 @@ pub trait Runtime: Send + Sync + 'static {
     async fn port_forward_url(&self, request: cri::PortForwardRequest) -> Result<String>;
     /// The log file has been moved away.
     async fn reopen_log(&self, id: &str) -> Result<()>;
+
+    async fn running(&self) -> Result<Running>;
+    /// Costs the runtime something: for those who ask, not for a loop.
+    async fn usage(&self) -> Result<Usage>;
+    /// What images take, and writable layers.
+    async fn file_systems(&self) -> Result<cri::ImageFsInfoResponse>;
 
     async fn image(&self, image: &cri::ImageSpec) -> Result<Option<cri::Image>>;
     async fn images(&self) -> Result<Vec<cri::Image>>;

@@ -4,10 +4,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ArgAction;
 use proto::meta::Labels;
+use proto::view::node::Taint;
 
 use crate::images::records::Policy as Verification;
 use crate::node::facts::Thresholds;
+use crate::node::reserved::Reserved;
 
 /// The node agent.
 #[derive(Clone, Debug, clap::Args)]
@@ -51,7 +54,7 @@ pub struct Options {
     /// The resolv.conf whose name servers are asked about names that are not the cluster's.
     #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
-    /// The port on which logs and exec are served.
+    /// The port on which logs, exec, figures and health are served.
     #[arg(long, default_value_t = 10250)]
     pub port: u16,
     /// The address on which they are; the node's own where absent.
@@ -62,9 +65,20 @@ pub struct Options {
     pub tls_cert_file: Option<PathBuf>,
     #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
     pub tls_private_key_file: Option<PathBuf>,
-    /// Whose client certificates are believed; without it nobody is served logs and exec.
+    /// Whose client certificates are believed; without it only tokens are.
     #[arg(long, value_name = "FILE")]
     pub client_ca_file: Option<PathBuf>,
+    /// Whether callers of this node that say nothing of themselves are system:anonymous; what they
+    /// may is then up to the API server.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = false,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub anonymous_auth: bool,
     #[arg(long, default_value_t = 110)]
     pub max_pods: i64,
     /// A folder, or a file, of pods that this node runs without being told by the API server.
@@ -81,9 +95,32 @@ pub struct Options {
         default_value = "memory.available<100Mi,nodefs.available<10%"
     )]
     pub eviction_hard: Thresholds,
+    /// What is kept from pods for the node's own daemons: cpu=100m,memory=100Mi,ephemeral-storage=1Gi.
+    #[arg(long, value_name = "RESOURCE=QUANTITY,…", default_value = "")]
+    pub kube_reserved: Reserved,
+    /// The same for what else runs on the machine.
+    #[arg(long, value_name = "RESOURCE=QUANTITY,…", default_value = "")]
+    pub system_reserved: Reserved,
+    /// Whether this node registers itself; else it waits until somebody has.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = true,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub register_node: bool,
+    /// Taints with which the node is registered: KEY=VALUE:EFFECT,KEY:EFFECT.
+    #[arg(long, value_name = "TAINTS", value_delimiter = ',', value_parser = taint)]
+    pub register_with_taints: Vec<Taint>,
     /// Labels with which the node is registered: a=b,c=d.
     #[arg(long, value_name = "LABELS", value_parser = labels, default_value = "")]
     pub node_labels: Labels,
+    /// How many images the node's status names, the largest first; -1 is all.
+    #[arg(long, value_name = "N", default_value_t = 50, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(i64).range(-1..))]
+    pub node_status_max_images: i64,
     /// The nftables table in which Services are; one per cluster where several share a network
     /// namespace.
     #[arg(long, value_name = "NAME", default_value = "coracle")]
@@ -142,6 +179,20 @@ pub struct Options {
     pub container_log_max_files: usize,
 }
 
+/// Labels of kubernetes.io that a node may give itself (Kubernetes: NodeRestriction); besides these
+/// any below `kubelet.kubernetes.io` and `node.kubernetes.io`.
+const OWN_LABELS: [&str; 10] = [
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/instance-type",
+    "beta.kubernetes.io/os",
+    "failure-domain.beta.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "kubernetes.io/arch",
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Runtime {
     Cri,
@@ -151,7 +202,15 @@ pub enum Runtime {
 fn labels(text: &str) -> Result<Labels, String> {
     let pairs = text.split(',').filter(|pair| !pair.is_empty()).map(|pair| {
         let (key, value) = pair.split_once('=').ok_or(format!("{pair:?} is not KEY=VALUE"))?;
-        Ok((key.trim().to_string(), value.trim().to_string()))
+        let (key, value) = (key.trim(), value.trim());
+        match is_own(key) {
+            true => Ok((key.to_string(), value.to_string())),
+            false => Err(format!(
+                "a node may not give itself the label {key:?}: in the kubernetes.io namespace its \
+                 labels begin with kubelet.kubernetes.io/ or node.kubernetes.io/, or are of these: {}",
+                OWN_LABELS.join(", ")
+            )),
+        }
     });
     pairs.collect()
 }
@@ -186,9 +245,77 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(problem()) } else { Ok(whole) }
 }
 
+fn is_own(key: &str) -> bool {
+    let Some((domain, _)) = key.split_once('/') else { return true };
+    let below = |suffix: &str| domain == suffix || domain.ends_with(&format!(".{suffix}"));
+    !(below("kubernetes.io") || below("k8s.io"))
+        || below("kubelet.kubernetes.io")
+        || below("node.kubernetes.io")
+        || OWN_LABELS.contains(&key)
+}
+
+/// `KEY=VALUE:EFFECT` or `KEY:EFFECT`.
+fn taint(text: &str) -> Result<Taint, String> {
+    let bad = || format!("{text:?} is not KEY=VALUE:EFFECT");
+    let (name, effect) = text.rsplit_once(':').ok_or_else(bad)?;
+    let (key, value) = name.split_once('=').unwrap_or((name, ""));
+    if key.is_empty() {
+        return Err(bad());
+    }
+    if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
+        return Err(format!("invalid taint effect: {effect}, unsupported taint effect"));
+    }
+    let (key, value, effect) = (key.into(), value.into(), effect.into());
+    Ok(Taint { key, value, effect, time_added: None })
+}
+
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn read(arguments: &[&str]) -> Result<Options, String> {
+        let all = ["agent", "--kubeconfig=/k"].iter().chain(arguments);
+        Line::try_parse_from(all).map(|line| line.options).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_a_node_says_of_itself() {
+        let options = read(&[
+            "--node-labels=topology.kubernetes.io/zone=z,node.kubernetes.io/x=1,a/b=c,d=",
+            "--register-with-taints=a=b:NoSchedule,c:NoExecute",
+            "--kube-reserved=cpu=100m,memory=1Gi",
+            "--node-status-max-images=-1",
+            "--register-node=false",
+        ]);
+        let options = options.unwrap();
+        assert_eq!(options.node_labels.len(), 4);
+        let taints = options.register_with_taints.iter();
+        let taints: Vec<_> =
+            taints.map(|it| (it.key.as_str(), it.value.as_str(), it.effect.as_str())).collect();
+        assert_eq!(taints, [("a", "b", "NoSchedule"), ("c", "", "NoExecute")]);
+        assert_eq!(options.node_status_max_images, -1);
+        assert!(!options.register_node && !options.anonymous_auth);
+        assert!(read(&["--anonymous-auth"]).unwrap().anonymous_auth);
+        for bad in [
+            "--node-labels=kubernetes.io/role=x",
+            "--node-labels=node-role.kubernetes.io/worker=",
+            "--node-labels=x.k8s.io/a=b",
+            "--register-with-taints=a=b",
+            "--register-with-taints=a=b:Never",
+            "--kube-reserved=gpu=1",
+            "--node-status-max-images=-2",
+        ] {
+            assert!(read(&[bad]).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn durations_are_gos() {

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::events::WARNING;
+use crate::metrics::Probed;
 use crate::observed::{Container as Run, Observed, State};
 use crate::plan::Health;
 use crate::pod::{Container, Pod, Probe};
@@ -201,7 +202,9 @@ impl Task {
         };
         let mut since_turn = Duration::ZERO;
         loop {
+            let begun = self.context.clock.instant();
             let verdict = self.check(timeout).await;
+            self.count(&verdict, self.context.clock.instant() - begun);
             let turn = since_turn.is_zero();
             match verdict {
                 Verdict::Success => {
@@ -235,6 +238,22 @@ impl Task {
             eager = (eager * 2).min(period);
             self.context.clock.sleep(pause).await;
         }
+    }
+
+    fn count(&self, verdict: &Verdict, took: Duration) {
+        let (kind, meta) = (format!("{:?}", self.kind), &self.pod.metadata);
+        let probed = Probed {
+            kind: &kind,
+            container: &self.container.name,
+            pod: &meta.name,
+            namespace: &meta.namespace,
+            uid: &meta.uid,
+        };
+        let result = match verdict {
+            Verdict::Success => "successful",
+            Verdict::Failure(_) => "failed",
+        };
+        self.context.metrics.probe(&probed, result, took);
     }
 
     async fn check(&self, timeout: Duration) -> Verdict {

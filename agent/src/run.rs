@@ -23,6 +23,7 @@ use crate::images::providers::{ConfigError, Providers};
 use crate::images::records::Records;
 use crate::logs::{self, Limits};
 use crate::manifest::folder::{self, Source};
+use crate::metrics::Metrics;
 use crate::net;
 use crate::node::{Identity, Node, facts, lease};
 use crate::options::{self, Options};
@@ -39,6 +40,8 @@ use crate::worker::{Context, NodeCredentials, Objects, Own, Pulls};
 
 /// As often as the kubelet (containerLogMonitorInterval).
 const LOOK_AT_LOGS: Duration = Duration::from_secs(10);
+/// Where the machine keeps its logs.
+const NODE_LOGS: &str = "/var/log";
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +73,8 @@ pub async fn run(
     rng: Rng,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let ground = Ground::new(&options, &clock)?;
+    let metrics = Arc::new(Metrics::default());
+    let ground = Ground::new(&options, &clock, &metrics)?;
     let runtime = ground.runtime.clone();
     let client = client.named("kubelet");
     let identity = identity(&options)?;
@@ -110,7 +114,7 @@ pub async fn run(
             if let Some(cidr) = &options.pod_cidr {
                 tell_cidr(&*runtime, cidr, &clock).await;
             }
-            pods(&options, &node, ground, cidr, &informers, pulls, manifests).await;
+            pods(&options, &node, ground, cidr, &informers, pulls, manifests, metrics).await;
         };
         tokio::join!(keep, network, pods);
     };
@@ -131,13 +135,21 @@ struct Ground {
 }
 
 impl Ground {
-    fn new(options: &Options, clock: &Clock) -> Result<Ground, BadEndpoint> {
+    fn new(
+        options: &Options,
+        clock: &Clock,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Ground, BadEndpoint> {
         Ok(match options.runtime {
             options::Runtime::Cri => {
                 let plugins = Plugins::default();
                 let disk = Machine::with_plugins(node_config(options), plugins.clone());
                 Ground {
-                    runtime: Arc::new(Grpc::new(&options.runtime_endpoint)?),
+                    runtime: Arc::new(Grpc::new(
+                        &options.runtime_endpoint,
+                        metrics.clone(),
+                        clock.clone(),
+                    )?),
                     disk: Arc::new(disk),
                     prober: Arc::new(Network::new()),
                     plugins: Some(plugins),
@@ -180,6 +192,7 @@ async fn pods(
     informers: &Informers,
     pulls: Pulls,
     manifests: Option<Source>,
+    metrics: Arc<Metrics>,
 ) {
     let clock = &node.clock;
     let info = loop {
@@ -222,6 +235,7 @@ async fn pods(
         dns: Dns { servers, domain: options.cluster_domain.clone(), host: resolv::parse(&host) },
         host: Host { ips: node.identity.ips.clone(), runtime_name: info.name },
         allocatable: node.allocatable(),
+        metrics,
     });
     let informer = informers.filtered::<Pod>(&format!("spec.nodeName={name}"));
     let pods = Pods::new(context);
@@ -357,6 +371,10 @@ fn endpoint(options: &Options, identity: &Identity) -> Endpoint {
         identity: pair,
         client_ca: options.client_ca_file.clone(),
         names: identity.ips.iter().cloned().chain([identity.name.clone()]).collect(),
+        node: identity.name.clone(),
+        anonymous: options.anonymous_auth,
+        logs: NODE_LOGS.into(),
+        configuration: server::configuration(options),
     }
 }
 
@@ -428,10 +446,15 @@ fn identity(options: &Options) -> Result<Identity, Error> {
         name: options.node_name.clone().unwrap_or(host),
         ips: vec![ip.to_string()],
         labels: options.node_labels.clone(),
+        taints: options.register_with_taints.clone(),
         pod_cidr: options.pod_cidr.clone().unwrap_or_default(),
         port: options.port,
         max_pods: options.max_pods,
         thresholds: options.eviction_hard,
+        kube_reserved: options.kube_reserved.clone(),
+        system_reserved: options.system_reserved.clone(),
+        most_images: usize::try_from(options.node_status_max_images).ok(),
+        awaits_registration: !options.register_node,
     })
 }
 

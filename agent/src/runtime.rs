@@ -6,7 +6,7 @@
 mod apparmor;
 mod blueprint;
 mod capabilities;
-mod cgroup;
+pub(crate) mod cgroup;
 mod container;
 mod engine;
 mod exec;

@@ -216,6 +216,7 @@ impl Shared {
             dns: Dns::default(),
             host: Host { ips, runtime_name: "simulated".into() },
             allocatable: node.allocatable(),
+            metrics: Arc::default(),
         };
         let (client, clock, rng) = (self.client.clone(), self.clock.clone(), self.rng.clone());
         runtime.set_range(&cidr);

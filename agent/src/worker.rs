@@ -18,6 +18,7 @@ use crate::config::NodeConfig;
 use crate::cri::{PodId, Runtime};
 use crate::downward::Facts;
 use crate::events::{Events, NORMAL, WARNING};
+use crate::metrics::Metrics;
 use crate::observed::Observed;
 use crate::plan::{End, Memory, Plan, cleanup, finished, plan};
 use crate::pod::{Pod, PodStatus};
@@ -60,6 +61,7 @@ pub struct Context {
     pub dns: Dns,
     pub host: Host,
     pub allocatable: BTreeMap<String, Quantity>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// The newest a worker is told of its pod.
@@ -253,6 +255,7 @@ impl Worker {
             }
         }
         probes.stop();
+        self.context.metrics.forget_pod(&self.id.namespace, &self.id.name);
         self.context.allocations.release(&self.id.uid);
         if let Err(error) = self.context.disk.remove(&self.id).await {
             tracing::warn!(pod = %self.id.name, %error, "cannot remove the folders of a pod");

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::schema;
 
+pub mod duration;
 mod json;
 pub mod protobuf;
 pub mod yaml;

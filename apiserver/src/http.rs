@@ -16,7 +16,7 @@ use crate::{
     discovery::Discovery,
     flow::Flow,
     metrics::Metrics,
-    node::Nodes,
+    node::{Nodes, Usage},
     registry::Registry,
 };
 
@@ -35,6 +35,7 @@ mod impersonate;
 mod openapi;
 pub mod query;
 mod resource;
+mod resource_metrics;
 pub mod target;
 mod websocket;
 
@@ -56,6 +57,7 @@ pub struct Api {
     pub openapi: OpenApi,
     pub health: Health,
     pub nodes: Nodes,
+    pub usage: Usage,
     pub backup: Backup,
     pub flow: Arc<Flow>,
     pub metrics: Arc<Metrics>,

@@ -43,6 +43,7 @@ pub mod policy;
 pub mod rbac;
 pub mod replica_set;
 pub mod replication_controller;
+pub mod resource_metrics;
 pub mod resource_quota;
 pub mod service;
 pub mod service_account;
@@ -414,6 +415,8 @@ static KINDS: &[(&Row, &dyn Strategy)] = &[
     (&kind::STORAGE_CLASS, &storage::StorageClass),
     (&kind::VOLUME_ATTACHMENT, &storage::VolumeAttachment),
     (&kind::VOLUME_ATTRIBUTES_CLASS, &storage::VolumeAttributesClass),
+    (&kind::NODE_METRICS, &resource_metrics::ResourceMetrics),
+    (&kind::POD_METRICS, &resource_metrics::ResourceMetrics),
 ];
 
 fn begin(counted: &[&str], new: &mut Value, ctx: &Context) {

@@ -26,6 +26,9 @@ mod log;
 mod place;
 mod proxy;
 mod splice;
+mod usage;
+
+pub use usage::{Usage, Used, UsedByNode};
 
 /// How nodes are called: with the API server's own client certificate, trusting the cluster's
 /// authority. Exchanged when certificates are renewed. Pods and other servers of nodes, whose

@@ -109,6 +109,8 @@ pub enum Shape {
     Time,
     /// RFC 3339 with microseconds.
     MicroTime,
+    /// As Go writes it: `1m0s`.
+    Duration,
     Quantity,
     IntOrString,
     /// Any JSON (runtime.RawExtension).
@@ -231,6 +233,7 @@ impl Shape {
             Shape::Bytes => "[]uint8".into(),
             Shape::Time => "v1.Time".into(),
             Shape::MicroTime => "v1.MicroTime".into(),
+            Shape::Duration => "v1.Duration".into(),
             Shape::Quantity => "resource.Quantity".into(),
             Shape::IntOrString => "intstr.IntOrString".into(),
             Shape::Raw => "runtime.RawExtension".into(),

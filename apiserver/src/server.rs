@@ -8,7 +8,7 @@ use bytes::Bytes;
 use client::{Clock, Rng};
 use http_body_util::{BodyExt, Full};
 use proto::{
-    kind::{self, ROWS},
+    kind::{self, SERVED},
     user::User,
 };
 use tokio::net::TcpListener;
@@ -22,7 +22,7 @@ use crate::{
     flow::{self, Flow},
     http::{self, Api, Backup, GIT_VERSION, Health, OpenApi, platform},
     metrics::Metrics,
-    node::Nodes,
+    node::{Nodes, Usage},
     pki::{Pki, PkiError},
     registry::Registry,
     store::{StoreError, encrypted::ConfigError},
@@ -135,10 +135,11 @@ impl Server {
         let api = Arc::new(Api {
             registry: registry.clone(),
             authenticator,
-            discovery: Discovery::new(ROWS, &advertised.to_string()),
-            openapi: OpenApi::new(ROWS),
+            discovery: Discovery::new(&SERVED, &advertised.to_string()),
+            openapi: OpenApi::new(&SERVED),
             health,
             nodes: nodes.clone(),
+            usage: Usage::new(nodes.clone(), clock.clone()),
             backup: Backup::new(raw, options.data_dir.clone(), rng.clone()),
             flow: flow.clone(),
             metrics: Metrics::new(&clock, GIT_VERSION, platform()),

@@ -1,11 +1,13 @@
 //! Logs, exec, port forwarding and proxies, with a node's agent and a pod that this test plays.
 
+#[path = "http/agent.rs"]
+mod agent;
 #[path = "http/api.rs"]
 mod api;
 #[path = "http/served.rs"]
 mod served;
 
-use std::{convert::Infallible, sync::Arc};
+use std::convert::Infallible;
 
 use api::{PODS, pod};
 use bytes::Bytes;
@@ -13,7 +15,6 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
 use served::Served;
 use tokio::{
@@ -22,7 +23,7 @@ use tokio::{
 };
 
 /// What the played agent answers.
-async fn agent(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let uri = request.uri().to_string();
     if uri.starts_with("/containerLogs/default/waiting/") {
         let why = "container \"c\" in pod \"waiting\" is waiting to start: ContainerCreating";
@@ -49,40 +50,6 @@ async fn agent(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, 
     Ok(response.unwrap())
 }
 
-/// Listens as a node's agent does: with a certificate of the cluster, for its members only.
-async fn listen(served: &Served) -> u16 {
-    let credentials = served.pki.node("n1", &["127.0.0.1".parse().unwrap()]).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(credentials.ca.as_bytes()).unwrap()).unwrap();
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
-        Arc::new(roots),
-        provider.clone(),
-    )
-    .build()
-    .unwrap();
-    let chain = CertificateDer::from_pem_slice(credentials.serving.certificate.as_bytes());
-    let key = PrivateKeyDer::from_pem_slice(credentials.serving.key.as_bytes());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![chain.unwrap()], key.unwrap())
-        .unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let Ok(stream) = acceptor.accept(stream).await else { continue };
-            let service = hyper::service::service_fn(agent);
-            let builder = hyper::server::conn::http1::Builder::new();
-            tokio::spawn(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
-        }
-    });
-    port
-}
-
 struct Cluster {
     served: Served,
     admin: client::Client,
@@ -96,7 +63,7 @@ impl Cluster {
         std::fs::write(&file, "secret,root,1,system:masters\n").unwrap();
         let served = Served::start(&[&format!("--token-auth-file={}", file.display())]).await;
         let admin = served.admin();
-        let port = listen(&served).await;
+        let port = agent::listen(&served, answer).await;
         let cluster = Cluster { served, admin, _tokens: tokens };
         cluster.post("/api/v1/nodes", json!({"metadata": {"name": "n1"}})).await;
         let status = json!({"status": {

@@ -181,6 +181,7 @@ system:public-info-viewer | get !/livez | get !/livez/ping
 system:monitoring | get !/metrics, get !/readyz/x | get !/api
 system:service-account-issuer-discovery | get !/openid/v1/jwks | get !/openid/v1
 system:auth-delegator | create authentication.k8s.io/tokenreviews | get /pods
+system:aggregated-metrics-reader | list metrics.k8s.io/pods | get /pods
 system:heapster | list /nodes | get /secrets:s
 system:kube-aggregator | watch /services | update /services:s
 system:kube-dns | watch /endpoints | get /endpoints:e

@@ -149,6 +149,7 @@ fn check_numbers(ty: &Type, slots: &[(u32, Slot)], message: &Value, facts: &Valu
                     Shape::Bytes => told == "bytes",
                     Shape::Time => last == "Time",
                     Shape::MicroTime => last == "MicroTime",
+                    Shape::Duration => last == "Duration",
                     Shape::Quantity => last == "Quantity",
                     Shape::IntOrString => last == "IntOrString",
                     Shape::Raw => last == "RawExtension",

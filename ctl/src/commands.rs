@@ -15,6 +15,7 @@ mod port_forward;
 mod proxy;
 mod rollout;
 mod scale;
+mod top;
 mod version;
 mod wait;
 mod why;
@@ -69,6 +70,8 @@ pub enum Ask {
     PortForward(port_forward::PortForward),
     /// Serve the API on this machine, with our credentials
     Proxy(proxy::Proxy),
+    /// Show what nodes and pods use at the moment
+    Top(top::Top),
     /// Follow, undo, restart or hold the rollout of a Deployment
     Rollout(rollout::Rollout),
     /// Tell why a pod is on its node, or on none
@@ -121,6 +124,7 @@ impl Ask {
                 Ask::Attach(attach) => return attach.run(&connection.open()?).await,
                 Ask::PortForward(forward) => forward.run(&connection.open()?).await,
                 Ask::Proxy(proxy) => proxy.run(&connection.open()?).await,
+                Ask::Top(top) => top.run(&connection.open()?).await,
                 Ask::Rollout(rollout) => rollout.run(&connection.open()?).await,
                 Ask::Why(why) => why.run(&connection.open()?).await,
                 Ask::Wait(wait) => wait.run(&connection.open()?).await,

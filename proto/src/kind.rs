@@ -3,6 +3,7 @@
 //! same row at run time, hence the `Cow`s.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 type Str = Cow<'static, str>;
 type Strs = Cow<'static, [Str]>;
@@ -332,6 +333,21 @@ rows! {
         ["vac"], [], [], STANDARD, "volumeattributesclasses";
 }
 
+rows! {
+    NODE_METRICS: "metrics.k8s.io"/"v1beta1" "NodeMetrics" "nodes"/"", CLUSTER,
+        [], [], [], &[s("get"), s("list")], "";
+    POD_METRICS: "metrics.k8s.io"/"v1beta1" "PodMetrics" "pods"/"", NAMESPACED,
+        [], [], [], &[s("get"), s("list")], "";
+}
+
+/// What nodes and pods use at the moment. Upstream leaves this group to another server behind the
+/// API server; here it is served without one, and apart from [`ROWS`], so that it can give way.
+pub static METRICS: &[&Row] = &[&NODE_METRICS, &POD_METRICS];
+
+/// Everything that is served, in the order of discovery.
+pub static SERVED: LazyLock<Vec<&'static Row>> =
+    LazyLock::new(|| ROWS.iter().chain(METRICS).copied().collect());
+
 /// Not stored: the metadata of any object, as `Accept: …;as=PartialObjectMetadata` asks for it.
 pub static PARTIAL_METADATA: Row = Row {
     group: s("meta.k8s.io"),
@@ -347,7 +363,7 @@ pub static PARTIAL_METADATA: Row = Row {
     storage: s(""),
 };
 
-/// Every built-in kind that is served, in the order of discovery.
+/// Every built-in kind of upstream's API server that is served, in the order of discovery.
 pub static ROWS: &[&Row] = &[
     &BINDING,
     &COMPONENT_STATUS,

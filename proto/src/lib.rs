@@ -20,6 +20,7 @@ pub mod registration {
     tonic::include_proto!("pluginregistration");
 }
 
+pub mod exposition;
 pub mod kind;
 pub mod meta;
 pub mod quantity;

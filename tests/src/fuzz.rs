@@ -15,6 +15,7 @@ use clap::Parser;
 use client::{Clock, Rng};
 use futures::executor::block_on;
 use http::{HeaderName, HeaderValue, Request};
+use proto::exposition;
 use proto::kind::{DEPLOYMENT, POD, ROWS, SERVICE};
 use proto::quantity::Quantity;
 use proto::selector::{FieldSelector, Selector};
@@ -60,6 +61,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "spdy", run: spdy_frames, seeds: &[
         b"\x80\x03\0\x01\0\0\x001\0\0\0\x01\0\0\0\0\0\0x \xe3\xc6\xa7\xc2\0\x1c\0\xe3\xff\0\0\0\x01\0\0\0\x0astreamtype\0\0\0\x06stdout\0\0\0\x01\x01\0\0\x05hello",
         b"\x80\x03\0\x01\0\0\0*\0\0\0\x03\0\0\0\0\0\0x\xbb\xe3\xc6\xa7\xc2\x02\xa6#Fp:+)JM\xcc\x85\x16%\xc0\x14\x9b\x92_Z\x02\0\0\0\xff\xff\x80\x03\0\x03\0\0\0\x08\0\0\0\x03\0\0\0\x05\x80\x03\0\x06\0\0\0\x04\0\0\0\x01\x80\x03\0\x07\0\0\0\x08\0\0\0\0\0\0\0\0",
+    ] },
+    Target { name: "metrics", run: metrics, seeds: &[
+        b"# TYPE a counter\na{b=\"c\\\"\\n\",d=\"\"} 1.5e3 1700000000000\na +Inf\n",
     ] },
     Target { name: "time", run: times, seeds: &[b"2024-02-29T12:00:00Z", b"2024-02-29T12:00:00.123456+02:00"] },
 ];
@@ -204,6 +208,22 @@ fn quantities(data: &[u8]) {
         assert_eq!(again, quantity, "{text:?} is shown as {shown}");
         assert_eq!(again.to_string(), shown, "the canonical form is canonical");
         let _ = (quantity.value(), quantity.milli());
+    }
+}
+
+fn metrics(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(parsed) = exposition::parse(text) else { return };
+    for sample in parsed.samples.iter().filter(|sample| sample.value.is_finite()) {
+        let labels: Vec<(&str, &str)> =
+            sample.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut text = exposition::Text::default();
+        text.gauge("again", "[ALPHA] The same again").sample(&labels, sample.value);
+        let again = exposition::parse(&text.finish()).expect("what was read is written");
+        assert_eq!(
+            (&again.samples[0].labels, again.samples[0].value),
+            (&sample.labels, sample.value)
+        );
     }
 }
 

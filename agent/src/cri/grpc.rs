@@ -4,18 +4,22 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use client::Clock;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use proto::cri::image_service_client::ImageServiceClient;
 use proto::cri::runtime_service_client::RuntimeServiceClient;
 use proto::cri::{self, ContainerState, PodSandboxState};
 use proto::time::Time;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Endpoint, Uri};
 
-use super::{Error, Handler, Info, Output, PodId, Result, Runtime, labels};
+use super::measured::Measured;
+use super::{Error, Info, Output, PodId, Result, Running, Runtime, Usage, labels};
+use crate::metrics::Metrics;
 use crate::observed::{Container, Exit, Observed, Sandbox, State};
 
 /// Answers carry at most this much (an exec's output).
@@ -24,8 +28,8 @@ const MAX_MESSAGE: usize = 64 << 20;
 /// A CRI v1 runtime behind a Unix socket. It connects when first used, and again when the runtime
 /// has been restarted.
 pub struct Grpc {
-    runtime: RuntimeServiceClient<Channel>,
-    images: ImageServiceClient<Channel>,
+    runtime: RuntimeServiceClient<Measured>,
+    images: ImageServiceClient<Measured>,
 }
 
 /// `--runtime-endpoint` is not a Unix socket.
@@ -44,7 +48,11 @@ macro_rules! call {
 
 impl Grpc {
     /// `endpoint` is `unix:///run/….sock`.
-    pub fn new(endpoint: &str) -> std::result::Result<Grpc, BadEndpoint> {
+    pub fn new(
+        endpoint: &str,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> std::result::Result<Grpc, BadEndpoint> {
         let path = endpoint.strip_prefix("unix://").filter(|path| path.starts_with('/'));
         let path = PathBuf::from(path.ok_or_else(|| BadEndpoint(endpoint.into()))?);
         let connect = tower::service_fn(move |_: Uri| {
@@ -57,6 +65,7 @@ impl Grpc {
         // The authority is never resolved; HTTP/2 wants one.
         let channel =
             Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
+        let channel = Measured::new(channel, metrics, clock);
         let runtime =
             RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         let images = ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
@@ -103,26 +112,28 @@ impl Runtime for Grpc {
         let version = call!(self.runtime, version, "Version", request)?;
         let request = cri::StatusRequest::default();
         let answer = call!(self.runtime, status, "Status", request)?;
-        let handler = |handler: cri::RuntimeHandler| {
-            let features = handler.features.unwrap_or_default();
-            Handler {
-                name: handler.name,
-                recursive_read_only_mounts: features.recursive_read_only_mounts,
-                user_namespaces: features.user_namespaces,
-            }
-        };
-        let mut handlers: Vec<Handler> = answer.runtime_handlers.into_iter().map(handler).collect();
-        handlers.sort_by(|a, b| a.name.cmp(&b.name));
         let conditions = answer.status.map(|status| status.conditions).unwrap_or_default();
-        let bad = conditions.iter().find(|condition| !condition.status);
+        let said = |kind: &str, what: &str| {
+            let bad = conditions.iter().find(|it| it.r#type == kind && !it.status)?;
+            let cri::RuntimeCondition { r#type, reason, message, .. } = bad;
+            Some(format!("{what} not ready: {type}=false reason:{reason} message:{message}"))
+        };
+        let bad = [
+            said("RuntimeReady", "container runtime"),
+            said("NetworkReady", "container runtime network"),
+        ];
+        let bad: Vec<String> = bad.into_iter().flatten().collect();
+        let not_ready = match bad.as_slice() {
+            [] => None,
+            [one] => Some(one.clone()),
+            all => Some(format!("[{}]", all.join(", "))),
+        };
         Ok(Info {
             name: version.runtime_name,
             version: version.runtime_version,
-            not_ready: bad.map(|bad| format!("{}: {} {}", bad.r#type, bad.reason, bad.message)),
-            handlers,
-            supplemental_groups_policy: answer
-                .features
-                .is_some_and(|features| features.supplemental_groups_policy),
+            not_ready,
+            handlers: answer.runtime_handlers,
+            features: answer.features,
         })
     }
 
@@ -297,6 +308,37 @@ impl Runtime for Grpc {
     async fn reopen_log(&self, id: &str) -> Result<()> {
         let request = cri::ReopenContainerLogRequest { container_id: id.into() };
         call!(self.runtime, reopen_container_log, "ReopenContainerLog", request).map(drop)
+    }
+
+    async fn running(&self) -> Result<Running> {
+        let state = PodSandboxState::SandboxReady as i32;
+        let state = Some(cri::PodSandboxStateValue { state });
+        let filter = cri::PodSandboxFilter { state, ..Default::default() };
+        let request = cri::ListPodSandboxRequest { filter: Some(filter) };
+        let sandboxes = async { call!(self.runtime, list_pod_sandbox, "ListPodSandbox", request) };
+        let state = ContainerState::ContainerRunning as i32;
+        let state = Some(cri::ContainerStateValue { state });
+        let filter = cri::ContainerFilter { state, ..Default::default() };
+        let all = cri::ListContainersRequest { filter: Some(filter) };
+        let containers = async { call!(self.runtime, list_containers, "ListContainers", all) };
+        let (sandboxes, containers) = tokio::try_join!(sandboxes, containers)?;
+        let sandboxes = sandboxes.items.into_iter().map(|one| (one.id.clone(), one));
+        let containers = containers.containers.into_iter().map(|one| (one.id.clone(), one));
+        Ok(Running { sandboxes: sandboxes.collect(), containers: containers.collect() })
+    }
+
+    async fn usage(&self) -> Result<Usage> {
+        let stats = async {
+            let request = cri::ListPodSandboxStatsRequest::default();
+            call!(self.runtime, list_pod_sandbox_stats, "ListPodSandboxStats", request)
+        };
+        let (stats, running) = tokio::try_join!(stats, self.running())?;
+        Ok(Usage { pods: stats.stats, running })
+    }
+
+    async fn file_systems(&self) -> Result<cri::ImageFsInfoResponse> {
+        let request = cri::ImageFsInfoRequest::default();
+        call!(self.images, image_fs_info, "ImageFsInfo", request)
     }
 
     async fn image(&self, image: &cri::ImageSpec) -> Result<Option<cri::Image>> {

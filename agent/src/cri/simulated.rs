@@ -17,7 +17,7 @@ use proto::time::Time;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use super::{Error, Info, Output, PodId, Result, Runtime, labels};
+use super::{Error, Info, Output, PodId, Result, Running, Runtime, Usage, labels};
 use crate::observed::{Container, Exit, Observed, Sandbox, State};
 use crate::probe::{Prober, Target, Verdict};
 
@@ -307,6 +307,19 @@ impl Runtime for SimulatedRuntime {
 
     async fn reopen_log(&self, _id: &str) -> Result<()> {
         Err(Error::new("ReopenContainerLog", unimplemented()))
+    }
+
+    /// There are pods, but no processes.
+    async fn running(&self) -> Result<Running> {
+        Ok(Running::default())
+    }
+
+    async fn usage(&self) -> Result<Usage> {
+        Ok(Usage::default())
+    }
+
+    async fn file_systems(&self) -> Result<cri::ImageFsInfoResponse> {
+        Ok(cri::ImageFsInfoResponse::default())
     }
 
     async fn image(&self, image: &cri::ImageSpec) -> Result<Option<cri::Image>> {

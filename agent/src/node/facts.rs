@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use proto::quantity::Quantity;
 use serde_json::{Value, json};
@@ -43,6 +43,23 @@ impl Threshold {
     }
 }
 
+impl Thresholds {
+    /// By signal, as they were given.
+    pub fn signals(&self) -> BTreeMap<&'static str, String> {
+        let all = [
+            ("memory.available", self.memory),
+            ("nodefs.available", self.disk),
+            ("pid.available", self.pids),
+        ];
+        let set = all.into_iter().filter(|(_, threshold)| *threshold != Threshold::default());
+        set.map(|(signal, threshold)| match threshold {
+            Threshold::Amount(amount) => (signal, Quantity::bytes(amount).to_string()),
+            Threshold::Percent(percent) => (signal, format!("{percent}%")),
+        })
+        .collect()
+    }
+}
+
 impl std::str::FromStr for Thresholds {
     type Err = String;
 
@@ -70,7 +87,7 @@ impl std::str::FromStr for Thresholds {
 
 /// The port to the machine.
 pub trait Facts: Send + Sync + 'static {
-    /// cpu, memory, ephemeral-storage.
+    /// cpu, memory, ephemeral-storage, huge pages by size.
     fn capacity(&self) -> BTreeMap<String, Quantity>;
     /// NodeSystemInfo without the versions of agent and runtime.
     fn info(&self) -> Value;
@@ -107,21 +124,24 @@ impl Facts for Machine {
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
         let bytes = |bytes: u64| Quantity::bytes(i64::try_from(bytes).unwrap_or(i64::MAX));
         let storage = self.storage().map_or(0, |(size, _)| size);
-        [
+        let mut capacity: BTreeMap<String, Quantity> = [
             ("cpu", Quantity::new(i64::try_from(cpus).unwrap_or(1))),
             ("memory", bytes(memory("MemTotal:"))),
             ("ephemeral-storage", bytes(storage)),
         ]
         .map(|(name, quantity)| (name.to_string(), quantity))
-        .into()
+        .into();
+        capacity.extend(huge_pages(Path::new("/sys/kernel/mm/hugepages")));
+        capacity
     }
 
     fn info(&self) -> Value {
         let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_string();
         let release = line("/etc/os-release");
         let os = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
-        json!({
-            "machineID": line("/etc/machine-id"),
+        let id = [line("/etc/machine-id"), line("/var/lib/dbus/machine-id")];
+        let mut info = json!({
+            "machineID": id.into_iter().find(|id| !id.is_empty()).unwrap_or_default(),
             "systemUUID": line("/sys/class/dmi/id/product_uuid"),
             "bootID": line("/proc/sys/kernel/random/boot_id"),
             "kernelVersion": line("/proc/sys/kernel/osrelease"),
@@ -130,7 +150,12 @@ impl Facts for Machine {
             "architecture": architecture(),
             "containerRuntimeVersion": "",
             "kubeProxyVersion": "",
-        })
+        });
+        let swap = memory("SwapTotal:");
+        if swap > 0 {
+            info["swap"] = json!({ "capacity": swap });
+        }
+        info
     }
 
     fn pressure(&self, thresholds: &Thresholds) -> Pressure {
@@ -146,6 +171,20 @@ impl Facts for Machine {
                 .is_some_and(|max| thresholds.pids.passed(max.saturating_sub(used), max)),
         }
     }
+}
+
+/// `hugepages-2Mi` and so on: the bytes in the pool of each size.
+fn huge_pages(pools: &Path) -> BTreeMap<String, Quantity> {
+    let entries = fs::read_dir(pools).into_iter().flatten().flatten();
+    let pool = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let kilobytes: i64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        let pages = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?;
+        let size = kilobytes * 1024;
+        let bytes = Quantity::bytes(size * pages.trim().parse::<i64>().ok()?);
+        Some((format!("hugepages-{}", Quantity::bytes(size)), bytes))
+    };
+    entries.filter_map(pool).collect()
 }
 
 /// As Go and Kubernetes name it.
@@ -172,8 +211,24 @@ mod tests {
     #[test]
     fn a_machine_has_something() {
         let capacity = Machine::new("/".into()).capacity();
-        assert!(capacity.values().all(|quantity| quantity.value() > 0), "{capacity:?}");
+        for name in ["cpu", "memory", "ephemeral-storage"] {
+            assert!(capacity[name].value() > 0, "{capacity:?}");
+        }
         assert!(!Machine::new("/".into()).info()["kernelVersion"].as_str().unwrap().is_empty());
+    }
+
+    #[test]
+    fn huge_pages_are_counted_by_size() {
+        let dir = tempfile::tempdir().unwrap();
+        for (pool, pages) in [("hugepages-2048kB", "3\n"), ("hugepages-1048576kB", "0\n")] {
+            fs::create_dir(dir.path().join(pool)).unwrap();
+            fs::write(dir.path().join(pool).join("nr_hugepages"), pages).unwrap();
+        }
+        let found = huge_pages(dir.path());
+        let found: Vec<_> =
+            found.iter().map(|(name, bytes)| (name.as_str(), bytes.value())).collect();
+        assert_eq!(found, [("hugepages-1Gi", 0), ("hugepages-2Mi", 6 << 20)]);
+        assert_eq!(huge_pages(&dir.path().join("none")), BTreeMap::new());
     }
 
     #[test]
@@ -182,6 +237,9 @@ mod tests {
         assert_eq!((all.memory.of(1 << 30), all.disk.of(5000)), (100 << 20, 500));
         assert!(all.disk.passed(499, 5000) && !all.disk.passed(500, 5000));
         assert!(!all.pids.passed(0, 5000));
+        let signals = all.signals();
+        assert_eq!(signals["memory.available"], "100Mi");
+        assert_eq!((signals["nodefs.available"].as_str(), signals.len()), ("10%", 2));
         for bad in ["memory.available", "memory.available<x", "imagefs.available<1%"] {
             assert!(bad.parse::<Thresholds>().is_err(), "{bad}");
         }

@@ -8,7 +8,7 @@ use proto::cri::{self, MetricType};
 
 use super::cgroup::Usage;
 use super::engine::{Container, Engine, Sandbox};
-use super::stats::tree_size;
+use crate::stats::disk;
 
 /// A metric's name, type and meaning, and where its value is found.
 struct Descriptor<T> {
@@ -24,7 +24,7 @@ struct Figures {
     oom_kills: u64,
     started_at: i64,
     now: i64,
-    written: (u64, u64),
+    written: disk::Usage,
     resources: cri::LinuxContainerResources,
     threads: Option<u64>,
     descriptors: Option<u64>,
@@ -55,8 +55,8 @@ const CONTAINER: &[Descriptor<Figures>] = &[
     }),
     gauge("container_threads", "Threads of the first process", |f| f.threads),
     gauge("container_file_descriptors", "Open descriptors of the first process", |f| f.descriptors),
-    gauge("container_fs_usage_bytes", "Bytes in the writable layer", |f| Some(f.written.0)),
-    gauge("container_fs_inodes_total", "Files in the writable layer", |f| Some(f.written.1)),
+    gauge("container_fs_usage_bytes", "Bytes in the writable layer", |f| Some(f.written.bytes)),
+    gauge("container_fs_inodes_total", "Files in the writable layer", |f| Some(f.written.inodes)),
     gauge("container_last_seen", "When this was looked at, in seconds since 1970", |f| {
         u64::try_from(f.now / SECOND).ok()
     }),
@@ -150,7 +150,7 @@ impl Engine {
             oom_kills: self.cgroups.oom_kills(&record.cgroup),
             started_at: state.started,
             now,
-            written: tree_size(&self.root.container(&record.id).join("upper")),
+            written: disk::usage(&self.root.container(&record.id).join("upper")),
             resources: config.linux.and_then(|linux| linux.resources).unwrap_or_default(),
             threads: count("task"),
             descriptors: count("fd"),

@@ -8,6 +8,7 @@ use proto::cri;
 use super::cgroup::Usage;
 use super::engine::{Container, Engine, Sandbox};
 use super::images::ImageError;
+use crate::stats::disk;
 
 impl Engine {
     pub fn container_stats(&self, container: &Container) -> cri::ContainerStats {
@@ -15,7 +16,7 @@ impl Engine {
         let config = record.config.unwrap_or_default();
         let usage = self.cgroups.usage(&record.cgroup);
         let now = self.now();
-        let (bytes, inodes) = tree_size(&self.root.container(&record.id).join("upper"));
+        let layer = disk::usage(&self.root.container(&record.id).join("upper"));
         cri::ContainerStats {
             attributes: Some(cri::ContainerAttributes {
                 id: record.id,
@@ -30,8 +31,8 @@ impl Engine {
                 fs_id: Some(cri::FilesystemIdentifier {
                     mountpoint: self.root.file("containers").display().to_string(),
                 }),
-                used_bytes: value(Some(bytes)),
-                inodes_used: value(Some(inodes)),
+                used_bytes: value(Some(layer.bytes)),
+                inodes_used: value(Some(layer.inodes)),
             }),
             swap: Some(cri::SwapUsage {
                 timestamp: now,
@@ -92,7 +93,7 @@ impl Engine {
             inodes_used: value(Some(inodes)),
         };
         let (images, containers) = (self.images.usage()?, self.root.file("containers"));
-        let (bytes, inodes) = tree_size(&containers);
+        let disk::Usage { bytes, inodes } = disk::usage(&containers);
         Ok((of(self.images.root(), images.bytes, images.inodes), of(&containers, bytes, inodes)))
     }
 }
@@ -140,22 +141,4 @@ fn interfaces(pid: i32) -> Option<Vec<cri::NetworkInterfaceUsage>> {
         })
     });
     Some(lines.filter(|interface| interface.name != "lo").collect())
-}
-
-/// Bytes on the disk and number of files of a tree.
-pub fn tree_size(path: &Path) -> (u64, u64) {
-    use std::os::unix::fs::MetadataExt;
-    let (mut bytes, mut inodes) = (0, 0);
-    let mut folders = vec![path.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            bytes += metadata.blocks() * 512;
-            inodes += 1;
-            if metadata.is_dir() {
-                folders.push(entry.path());
-            }
-        }
-    }
-    (bytes, inodes)
 }

@@ -1,22 +1,41 @@
-//! `/exec`, `/attach` and `/portForward`: the runtime is asked where the streams are, and the upgraded connection
+//! `/exec`, `/attach`, `/portForward` and `/run`: the runtime is asked where the streams are, and the upgraded connection
 //! (WebSocket or SPDY) is passed through to there, byte for byte.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::response::Response;
-use http::header::HOST;
+use axum::response::{IntoResponse, Response};
+use client::Entry;
+use http::header::{CONTENT_TYPE, HOST};
 use http::{StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use proto::cri::{AttachRequest, ExecRequest, PortForwardRequest};
+use proto::view::pod::Pod;
 use tokio::net::TcpStream;
 
 use super::{Shared, refuse};
+use crate::cri::Output;
 
-type Names = Path<(String, String, String)>;
+/// What CRI takes for: as long as it takes.
+const UNLIMITED: Duration = Duration::ZERO;
+
+/// Namespace and pod, perhaps the pod's uid, and the container.
+type Names = Path<Vec<(String, String)>>;
+
+/// The parts of a path by name; absent ones are empty.
+struct Named(Vec<(String, String)>);
+
+impl Named {
+    fn part(&self, name: &str) -> &str {
+        self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str())
+    }
+}
 
 pub(super) async fn exec(
     State(shared): State<Shared>,
-    Path((namespace, pod, container)): Names,
+    Path(names): Names,
     request: Request,
 ) -> Response {
     let query = Query::of(&request);
@@ -24,7 +43,7 @@ pub(super) async fn exec(
         let why = "you must specify at least 1 command for the container";
         return refuse(StatusCode::BAD_REQUEST, why);
     }
-    let id = match running(&shared, &namespace, &pod, &container).await {
+    let id = match running(&shared, &Named(names)).await {
         Ok(id) => id,
         Err(refusal) => return refusal,
     };
@@ -46,11 +65,11 @@ pub(super) async fn exec(
 
 pub(super) async fn attach(
     State(shared): State<Shared>,
-    Path((namespace, pod, container)): Names,
+    Path(names): Names,
     request: Request,
 ) -> Response {
     let query = Query::of(&request);
-    let id = match running(&shared, &namespace, &pod, &container).await {
+    let id = match running(&shared, &Named(names)).await {
         Ok(id) => id,
         Err(refusal) => return refusal,
     };
@@ -70,11 +89,12 @@ pub(super) async fn attach(
 
 pub(super) async fn port_forward(
     State(shared): State<Shared>,
-    Path((namespace, pod)): Path<(String, String)>,
+    Path(names): Names,
     request: Request,
 ) -> Response {
-    let Some(entry) = shared.informer.get(&namespace, &pod) else {
-        return refuse(StatusCode::NOT_FOUND, "pod does not exist");
+    let entry = match find(&shared, &Named(names)) {
+        Ok(entry) => entry,
+        Err(refusal) => return refusal,
     };
     let runtime = &shared.pods.context().runtime;
     let observed = match runtime.observe(&shared.pods.runtime_uid(&entry.view)).await {
@@ -98,22 +118,56 @@ pub(super) async fn port_forward(
     }
 }
 
-/// The id of the container's current run.
-async fn running(
-    shared: &Shared,
-    namespace: &str,
-    pod: &str,
-    container: &str,
-) -> Result<String, Response> {
-    let entry = shared.informer.get(namespace, pod);
+/// The pod that a path names.
+fn find(shared: &Shared, names: &Named) -> Result<Arc<Entry<Pod>>, Response> {
+    let entry = shared.informer.get(names.part("namespace"), names.part("pod"));
     let entry = entry.ok_or_else(|| refuse(StatusCode::NOT_FOUND, "pod does not exist"))?;
-    let uid = shared.pods.runtime_uid(&entry.view);
+    let uid = names.part("uid");
+    match uid.is_empty() || entry.view.metadata.uid == uid {
+        true => Ok(entry),
+        // The same name, another pod.
+        false => Err(refuse(StatusCode::NOT_FOUND, "pod not found")),
+    }
+}
+
+/// The id of the container's current run.
+async fn running(shared: &Shared, names: &Named) -> Result<String, Response> {
+    let uid = shared.pods.runtime_uid(&find(shared, names)?.view);
+    let container = names.part("container");
     let observed = shared.pods.context().runtime.observe(&uid).await;
     let observed =
         observed.map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let run = observed.running().find(|run| run.name == container);
     let missing = || refuse(StatusCode::NOT_FOUND, format!("container not found ({container:?})"));
     run.map(|run| run.id.clone()).ok_or_else(missing)
+}
+
+/// A command without streams: its output is the answer, and that it failed is an error.
+pub(super) async fn run(
+    State(shared): State<Shared>,
+    Path(names): Names,
+    request: Request,
+) -> Response {
+    let id = match running(&shared, &Named(names)).await {
+        Ok(id) => id,
+        Err(refusal) => return refusal,
+    };
+    let query = Query::of(&request);
+    let command = query.all("cmd").next().unwrap_or_default();
+    let command: Vec<String> = command.split(' ').map(String::from).collect();
+    let failed = |why: String| refuse(StatusCode::INTERNAL_SERVER_ERROR, why);
+    match shared.pods.context().runtime.exec(&id, &command, UNLIMITED).await {
+        Ok(Output { code: 0, mut stdout, stderr }) => {
+            stdout.extend(stderr);
+            ([(CONTENT_TYPE, "application/json")], stdout).into_response()
+        }
+        Ok(Output { code, stdout, stderr }) => {
+            let said = [stdout, stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            failed(format!("command {command:?} exited with {code}: {said}"))
+        }
+        Err(error) => failed(error.to_string()),
+    }
 }
 
 async fn pass(mut request: Request, url: &str) -> Response {

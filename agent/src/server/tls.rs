@@ -135,11 +135,13 @@ fn modified(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).ok()?.modified().ok()
 }
 
-/// CN is the user, each O a group (Kubernetes: X.509 client certificates).
+/// CN is the user, each O a group (Kubernetes: X.509 client certificates); and who has proved to be
+/// somebody is in a group for that.
 fn user(certificate: &CertificateDer<'_>) -> Option<User> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let subject = parsed.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_string();
     let groups = subject.iter_organization().filter_map(|one| one.as_str().ok());
-    Some(User { name, groups: groups.map(String::from).collect(), ..User::default() })
+    let groups = groups.chain(["system:authenticated"]).map(String::from).collect();
+    Some(User { name, groups, ..User::default() })
 }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use proto::time::Time;
 use serde_json::{Map, Value};
 
+use super::duration;
 use crate::schema::{self, Field, Shape, Slot, Type, TypeRef};
 
 pub mod encode;
@@ -222,6 +223,13 @@ fn scalar(shape: &Shape, part: Part<'_>, field: &Field, depth: usize) -> Result<
         }
         (Shape::MicroTime, Part::Bytes(bytes)) => {
             time(bytes, name)?.map_or(Value::Null, |time| time.micro().into())
+        }
+        (Shape::Duration, Part::Bytes(bytes)) => {
+            let found = Parts(bytes).find_map(|part| match part {
+                Ok((1, Part::Varint(nanoseconds))) => Some(nanoseconds),
+                _ => None,
+            });
+            duration::write(found.unwrap_or(0)).into()
         }
         (Shape::Quantity, Part::Bytes(bytes)) => {
             let text = only(bytes, 1)?.map_or(Ok(String::new()), |text| utf8(text, name))?;

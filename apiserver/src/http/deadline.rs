@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::status::Status;
 
 use super::{query::Query, target::Target};
-use crate::node;
+use crate::{codec::duration::parse, node};
 
 /// What a request has that asks for nothing, for 0 or for more.
 const MOST: Duration = Duration::from_secs(60);
@@ -37,50 +37,6 @@ pub(super) fn exceeded() -> Status {
 fn is_stream(target: &Target, query: &Query) -> bool {
     let Target::Resource(path) = target else { return false };
     path.watch || (path.name.is_empty() && query.flag("watch")) || node::answers(&path.subresource)
-}
-
-/// Go's `time.ParseDuration`: `1h30m`, `1.5s`, `-2ms`, `0`. In nanoseconds.
-fn parse(text: &str) -> Result<i64, String> {
-    const UNITS: [(&str, f64); 8] = [
-        ("ns", 1.0),
-        ("us", 1e3),
-        ("\u{b5}s", 1e3),
-        ("\u{3bc}s", 1e3),
-        ("ms", 1e6),
-        ("s", 1e9),
-        ("m", 60e9),
-        ("h", 3600e9),
-    ];
-    let invalid = || format!("time: invalid duration {text:?}");
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Ok(0);
-    }
-    if rest.is_empty() {
-        return Err(invalid());
-    }
-    let is_number = |c: char| c.is_ascii_digit() || c == '.';
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let (number, tail) = rest.split_at(rest.find(|c| !is_number(c)).unwrap_or(rest.len()));
-        let number: f64 = number.parse().map_err(|_| invalid())?;
-        let (unit, tail) = tail.split_at(tail.find(is_number).unwrap_or(tail.len()));
-        if unit.is_empty() {
-            return Err(format!("time: missing unit in duration {text:?}"));
-        }
-        let known = UNITS.iter().find(|(name, _)| *name == unit);
-        let (_, size) =
-            known.ok_or_else(|| format!("time: unknown unit {unit:?} in duration {text:?}"))?;
-        total += number * size;
-        rest = tail;
-    }
-    if total > i64::MAX as f64 {
-        return Err(invalid());
-    }
-    Ok(if negative { -(total as i64) } else { total as i64 })
 }
 
 #[cfg(test)]

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use axum::{body::Body, response::Response};
 use http::{Method, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
-use proto::{kind::Row, selector::FieldSelector, status::Status, user::User};
+use proto::{
+    kind::{self, Row},
+    selector::FieldSelector,
+    status::Status,
+    user::User,
+};
 
 use super::{
     Api,
@@ -14,6 +19,7 @@ use super::{
     exchange::{Asked, Exchange, Source},
     header_text,
     query::Query,
+    resource_metrics,
     target::ResourcePath,
     websocket, what,
 };
@@ -77,6 +83,9 @@ pub(super) async fn handle(
     }
     let registry = &api.registry;
     let result = match (verb, &*path.subresource) {
+        ("get" | "list", "") if *kind.row.group == *kind::NODE_METRICS.group => {
+            resource_metrics::answer(api, &call).await
+        }
         ("get" | "list", "") if !kind.row.is_stored() => component_status::answer(api, &call).await,
         ("get", "" | "status" | "approval" | "ephemeralcontainers" | "resize") => {
             registry.get(&call).await

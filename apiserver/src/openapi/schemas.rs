@@ -8,7 +8,7 @@ use crate::discovery::Subresource;
 use crate::schema::{self, Descriptions, Field, Merging, Shape, Strategy, Type, TypeRef};
 
 /// The types that are one value on the wire: name, description, schema.
-const SCALARS: [(&str, &str, &str); 6] = [
+const SCALARS: [(&str, &str, &str); 7] = [
     (
         "io.k8s.apimachinery.pkg.apis.meta.v1.Time",
         "A moment in RFC 3339 with whole seconds.",
@@ -34,6 +34,11 @@ const SCALARS: [(&str, &str, &str); 6] = [
         "io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1",
         "A set of fields as a tree of path elements.",
         r#"{"type":"object"}"#,
+    ),
+    (
+        "io.k8s.apimachinery.pkg.apis.meta.v1.Duration",
+        "A time span as Go writes it: 1m0s.",
+        r#"{"type":"string"}"#,
     ),
 ];
 
@@ -153,6 +158,7 @@ impl Walk {
             Shape::IntOrString => 3,
             Shape::Raw => 4,
             Shape::Fields => 5,
+            Shape::Duration => 6,
         };
         let (name, description, schema) = SCALARS[index];
         if !self.out.contains_key(name) {

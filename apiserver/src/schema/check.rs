@@ -10,6 +10,7 @@ use proto::time::Time;
 use serde_json::{Map, Number, Value};
 
 use super::{Field, Shape, Type};
+use crate::codec::duration::parse;
 
 /// As many strict problems are kept as upstream keeps.
 const MOST_PROBLEMS: usize = 100;
@@ -130,6 +131,7 @@ impl Checker {
                 *text = time(text)?.micro();
                 Ok(())
             }
+            (Shape::Duration, Value::String(text)) => parse(text).map(drop),
             (Shape::Quantity, _) => quantity(value),
             (Shape::IntOrString, _) => int_or_string(value),
             (Shape::Time | Shape::MicroTime, other) => {

@@ -213,6 +213,7 @@ fn shape(word: &str, types: &HashMap<Box<str>, TypeRef>) -> Shape {
         "bytes" => Shape::Bytes,
         "time" => Shape::Time,
         "microtime" => Shape::MicroTime,
+        "duration" => Shape::Duration,
         "quantity" => Shape::Quantity,
         "intorstring" => Shape::IntOrString,
         "raw" => Shape::Raw,

@@ -6,7 +6,7 @@ use crate::step::{cargo, root, run};
 /// As in `tests/src/fuzz.rs`.
 const TARGETS: &[&str] = &[
     "json", "yaml", "protobuf", "patch", "apply", "selector", "quantity", "request", "continue",
-    "spdy", "time",
+    "spdy", "metrics", "time",
 ];
 
 /// All targets, or those that are named, for so many seconds each. A finding does not keep the

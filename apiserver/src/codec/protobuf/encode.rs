@@ -8,6 +8,7 @@ use proto::time::Time;
 use serde_json::Value;
 
 use super::MAGIC;
+use crate::codec::duration;
 use crate::schema::{self, Field, Shape, Slot, Type, TypeRef};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -163,6 +164,10 @@ fn one(out: &mut Vec<u8>, number: u32, shape: &Shape, value: &Value) {
             bytes(out, number, &content.unwrap_or_default());
         }
         Shape::Time | Shape::MicroTime => part(out, number, |out| time(out, value)),
+        Shape::Duration => part(out, number, |out| {
+            let nanoseconds = duration::parse(value.as_str().unwrap_or("0"));
+            integer(out, 1, nanoseconds.unwrap_or_default() as u64);
+        }),
         Shape::Quantity => part(out, number, |out| match value {
             Value::Number(number) => text(out, 1, &number.to_string()),
             value => text(out, 1, value.as_str().unwrap_or("0")),

@@ -1,0 +1,131 @@
+//! `/metrics`: how the agent is. Pure, but for what is handed in.
+
+use std::collections::BTreeSet;
+
+use proto::exposition::Text;
+
+use crate::cri::{Running, labels};
+use crate::node::VERSION;
+use crate::stats::machine::Process;
+
+pub struct Own<'a> {
+    pub node: &'a str,
+    /// None: the runtime did not answer, and what runs is not known.
+    pub running: Option<&'a Running>,
+    /// Pods that are bound to this node.
+    pub desired: usize,
+    /// Pods that something is left of.
+    pub active: usize,
+    pub process: &'a Process,
+}
+
+pub fn write(text: &mut Text, own: &Own<'_>) {
+    let git = format!("{VERSION}+coracle-{}", env!("CARGO_PKG_VERSION"));
+    text.gauge(
+        "kubernetes_build_info",
+        "[ALPHA] A metric with a constant '1' value labeled by major, minor, git version, git \
+         commit, git tree state, build date, Go version, and compiler from which Kubernetes was \
+         built, and platform on which it is running.",
+    )
+    .sample(
+        &[
+            ("build_date", "1970-01-01T00:00:00Z"),
+            ("compiler", "rustc"),
+            ("git_commit", ""),
+            ("git_tree_state", "clean"),
+            ("git_version", &git),
+            ("go_version", ""),
+            ("major", "1"),
+            ("minor", "36"),
+            ("platform", &format!("linux/{}", crate::node::facts::architecture())),
+        ],
+        1.0,
+    );
+    text.gauge("kubelet_node_name", "[ALPHA] The node's name. The count is always 1.")
+        .sample(&[("node", own.node)], 1.0);
+    text.gauge(
+        "kubelet_desired_pods",
+        "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if \
+         the pod is not from the apiserver.",
+    )
+    .sample(&[("static", "")], own.desired as f64);
+    text.gauge(
+        "kubelet_active_pods",
+        "[ALPHA] The number of pods the kubelet considers active and which are being considered \
+         when admitting new pods. static is true if the pod is not from the apiserver.",
+    )
+    .sample(&[("static", "")], own.active as f64);
+    if let Some(running) = own.running {
+        let uids = running.sandboxes.values().filter_map(|one| one.metadata.as_ref());
+        let uids: BTreeSet<&str> = uids.map(|meta| meta.uid.as_str()).collect();
+        text.gauge(
+            "kubelet_running_pods",
+            "[ALPHA] Number of pods that have a running pod sandbox",
+        )
+        .sample(&[], uids.len() as f64);
+        let ours = running.containers.values();
+        let ours = ours.filter(|one| one.labels.contains_key(labels::CONTAINER_NAME)).count();
+        text.gauge("kubelet_running_containers", "[ALPHA] Number of containers currently running")
+            .sample(&[("container_state", "running")], ours as f64);
+    }
+    write_process(text, own.process);
+}
+
+fn write_process(text: &mut Text, process: &Process) {
+    text.counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")
+        .sample(&[], process.cpu_nanoseconds as f64 / 1e9);
+    let gauges = [
+        ("process_max_fds", "Maximum number of open file descriptors.", process.most_files),
+        ("process_open_fds", "Number of open file descriptors.", process.open_files),
+        ("process_resident_memory_bytes", "Resident memory size in bytes.", process.resident),
+        ("process_virtual_memory_bytes", "Virtual memory size in bytes.", process.virtual_size),
+    ];
+    for (name, help, value) in gauges {
+        text.gauge(name, help).sample(&[], value as f64);
+    }
+    write_start(text, process);
+}
+
+pub fn write_start(text: &mut Text, process: &Process) {
+    let help = "[STABLE] Start time of the process since unix epoch in seconds.";
+    if let Some(started) = process.started {
+        let seconds = started.0.as_nanosecond() as f64 / 1e9;
+        text.gauge("process_start_time_seconds", help).sample(&[], seconds);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::exposition::parse;
+
+    use super::*;
+    use crate::stats::summary::tests::figures;
+
+    #[test]
+    fn pods_that_run_are_counted_once() {
+        let mut running = figures().usage.running;
+        for sandbox in running.sandboxes.values_mut() {
+            sandbox.metadata =
+                Some(proto::cri::PodSandboxMetadata { uid: "u1".into(), ..Default::default() });
+        }
+        for container in running.containers.values_mut() {
+            container.labels.insert(labels::CONTAINER_NAME.into(), "main".into());
+        }
+        let process = Process { resident: 4096, ..Process::default() };
+        let own =
+            Own { node: "n", running: Some(&running), desired: 3, active: 2, process: &process };
+        let mut text = Text::default();
+        write(&mut text, &own);
+        let parsed = parse(&text.finish()).unwrap();
+        let value =
+            |name: &str| parsed.samples.iter().find(|one| one.name == name).map(|one| one.value);
+        assert_eq!(value("kubelet_running_pods"), Some(1.0));
+        assert_eq!(value("kubelet_running_containers"), Some(1.0));
+        assert_eq!(value("kubelet_desired_pods"), Some(3.0));
+        assert_eq!(value("process_resident_memory_bytes"), Some(4096.0));
+        assert_eq!(parsed.kinds["process_cpu_seconds_total"], "counter");
+        let mut text = Text::default();
+        write(&mut text, &Own { running: None, ..own });
+        assert!(!text.finish().contains("kubelet_running_pods"));
+    }
+}

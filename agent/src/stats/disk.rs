@@ -1,0 +1,165 @@
+//! What folders and file systems hold. Walks folders: for askers who want that, and never on the
+//! runtime's threads.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// A file system as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileSystem {
+    pub capacity: u64,
+    /// For others than root.
+    pub available: u64,
+    pub used: u64,
+    pub inodes: u64,
+    pub inodes_free: u64,
+}
+
+/// What a folder takes of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub bytes: u64,
+    pub inodes: u64,
+}
+
+/// Where a pod writes, beside its containers' own layers.
+#[derive(Clone, Debug, Default)]
+pub struct PodDisk {
+    pub logs: PathBuf,
+    pub volumes: PathBuf,
+    /// Volume and claim.
+    pub claims: Vec<(String, String)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// By container.
+    pub logs: BTreeMap<String, Usage>,
+    pub volumes: Vec<Volume>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Volume {
+    pub name: String,
+    pub claim: Option<String>,
+    pub usage: Usage,
+    pub file_system: FileSystem,
+    /// It is of the node's own disk, and goes with the pod.
+    pub ephemeral: bool,
+}
+
+impl FileSystem {
+    /// Of the file system that `path` is on.
+    pub fn of(path: &Path) -> Option<FileSystem> {
+        let found = rustix::fs::statvfs(path).ok()?;
+        let size = found.f_frsize;
+        Some(FileSystem {
+            capacity: found.f_blocks * size,
+            available: found.f_bavail * size,
+            used: found.f_blocks.saturating_sub(found.f_bfree) * size,
+            inodes: found.f_files,
+            inodes_free: found.f_ffree,
+        })
+    }
+}
+
+impl PodDisk {
+    pub fn measure(&self) -> Measured {
+        let logs = folders(&self.logs).into_iter().map(|(name, path)| (name, usage(&path)));
+        let mut volumes = Vec::new();
+        for (plugin, folder) in folders(&self.volumes) {
+            for (name, path) in folders(&folder) {
+                volumes.extend(self.volume(&plugin, name, &path));
+            }
+        }
+        volumes.sort_by(|a, b| a.name.cmp(&b.name));
+        Measured { logs: logs.collect(), volumes }
+    }
+
+    fn volume(&self, plugin: &str, name: String, path: &Path) -> Option<Volume> {
+        let file_system = FileSystem::of(path)?;
+        let claim = self.claims.iter().find(|(volume, _)| *volume == name);
+        let claim = claim.map(|(_, claim)| claim.clone());
+        let own = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
+        let mounted = own(path) != path.parent().and_then(own);
+        let usage = match &claim {
+            // A file system of its own knows how full it is.
+            Some(_) if mounted => Usage {
+                bytes: file_system.used,
+                inodes: file_system.inodes.saturating_sub(file_system.inodes_free),
+            },
+            _ => usage(path),
+        };
+        let ephemeral = claim.is_none() && !mounted && plugin.starts_with("kubernetes.io~");
+        Some(Volume { name, claim, usage, file_system, ephemeral })
+    }
+}
+
+fn folders(path: &Path) -> Vec<(String, PathBuf)> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let named = |entry: fs::DirEntry| Some((entry.file_name().into_string().ok()?, entry.path()));
+    folders.filter_map(named).collect()
+}
+
+/// What a folder and everything below takes, as `du -x` counts it: a file with many names once,
+/// and nothing of what is mounted in it.
+pub fn usage(path: &Path) -> Usage {
+    let Ok(top) = fs::symlink_metadata(path) else { return Usage::default() };
+    let mut usage = Usage { bytes: top.blocks() * 512, inodes: 1 };
+    let mut linked = HashSet::new();
+    let mut folders = vec![path.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(found) = entry.metadata() else { continue };
+            if found.dev() != top.dev() {
+                continue;
+            }
+            if !found.is_dir() && found.nlink() > 1 && !linked.insert(found.ino()) {
+                continue;
+            }
+            usage.bytes += found.blocks() * 512;
+            usage.inodes += 1;
+            if found.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    usage
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_counted_as_du_counts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = dir.path().join("pod");
+        let volume = pod.join("volumes/kubernetes.io~empty-dir/cache");
+        fs::create_dir_all(&volume).unwrap();
+        fs::write(volume.join("a"), vec![1; 100_000]).unwrap();
+        fs::hard_link(volume.join("a"), volume.join("b")).unwrap();
+        fs::create_dir_all(pod.join("logs/c")).unwrap();
+        fs::write(pod.join("logs/c/0.log"), "line\n").unwrap();
+        let found = usage(&volume);
+        assert_eq!(found.inodes, 2);
+        let du = std::process::Command::new("du").args(["-s", "-B1"]).arg(&volume).output();
+        let text = String::from_utf8(du.unwrap().stdout).unwrap();
+        assert_eq!(found.bytes.to_string(), text.split_whitespace().next().unwrap());
+        let disk = PodDisk {
+            logs: pod.join("logs"),
+            volumes: pod.join("volumes"),
+            claims: vec![("other".into(), "claim".into())],
+        };
+        let measured = disk.measure();
+        assert_eq!(measured.logs["c"].inodes, 2);
+        let [volume] = measured.volumes.as_slice() else { panic!("{measured:?}") };
+        assert_eq!((volume.name.as_str(), &volume.claim, volume.ephemeral), ("cache", &None, true));
+        assert_eq!(volume.usage, found);
+        assert!(volume.file_system.capacity >= volume.file_system.available);
+        assert_eq!(PodDisk::default().measure(), Measured::default());
+    }
+}

@@ -33,6 +33,22 @@ pub struct Config {
 pub struct Identity {
     pub certificate: Vec<u8>,
     pub key: Vec<u8>,
+    /// Where both were read, and are read again when they have changed.
+    pub files: Option<(PathBuf, PathBuf)>,
+}
+
+impl Identity {
+    pub fn new(certificate: Vec<u8>, key: Vec<u8>) -> Identity {
+        Identity { certificate, key, files: None }
+    }
+
+    /// Takes over what the files hold now.
+    pub fn reread(&mut self) -> std::io::Result<()> {
+        if let Some((certificate, key)) = &self.files {
+            (self.certificate, self.key) = (std::fs::read(certificate)?, std::fs::read(key)?);
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -402,7 +418,13 @@ impl NamedUser {
             &user.client_certificate,
         )?;
         let key = material("client-key", name, &user.client_key_data, &user.client_key)?;
-        let identity = certificate.zip(key).map(|(certificate, key)| Identity { certificate, key });
+        let inline = |data: &Option<String>| data.as_deref().is_some_and(|data| !data.is_empty());
+        let files = user.client_certificate.clone().zip(user.client_key.clone());
+        let files = files
+            .filter(|_| !inline(&user.client_certificate_data) && !inline(&user.client_key_data));
+        let identity = certificate
+            .zip(key)
+            .map(|(certificate, key)| Identity { files, ..Identity::new(certificate, key) });
         let file = user.token_file.clone().map(Token::File);
         let token = file.or_else(|| user.token.clone().map(Token::Text));
         Ok(Config { identity, token, ..Config::default() })

@@ -1,7 +1,7 @@
 //! The way to the API server: HTTPS with HTTP/2, or a service in the same process.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderValue};
@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
 use proto::user::User;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -18,7 +19,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tower::ServiceExt;
 
-use crate::kubeconfig::{Config, Token};
+use crate::kubeconfig::{Config, Identity, Token};
 use crate::{Body, BoxError, Service};
 
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -50,12 +51,20 @@ pub(crate) enum Transport {
 }
 
 pub(crate) struct Https {
-    client: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    config: Config,
+    live: Mutex<Arc<Live>>,
     pub base: uri::Parts,
     pub server: String,
     token: Option<Token>,
-    pub tls: Arc<ClientConfig>,
     pub server_name: Option<String>,
+}
+
+/// Connections, and as whom.
+struct Live {
+    client: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    tls: Arc<ClientConfig>,
+    /// When the file of the client certificate was written.
+    written: Option<SystemTime>,
 }
 
 impl Transport {
@@ -69,37 +78,13 @@ impl Transport {
             source: source.into(),
         };
         let base: Uri = config.server.trim_end_matches('/').parse().map_err(not_a_url)?;
-        let tls = tls_config(config)?;
-        let builder =
-            hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
-        let builder = match &config.server_name {
-            Some(name) => {
-                let name = ServerName::try_from(name.clone()).map_err(|source| {
-                    ConnectError::Server { server: name.clone(), source: source.into() }
-                })?;
-                builder.with_server_name_resolver(FixedServerNameResolver::new(name))
-            }
-            None => builder,
-        };
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let connector = builder.enable_all_versions().wrap_connector(http);
-        let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .http2_keep_alive_while_idle(true)
-            .build(connector);
+        let written = written(config);
         Ok(Transport::Https(Box::new(Https {
-            client,
+            live: Mutex::new(Arc::new(Live::new(config, written)?)),
+            config: config.clone(),
             base: base.into_parts(),
             server: config.server.clone(),
             token: config.token.clone(),
-            tls: Arc::new(tls),
             server_name: config.server_name.clone(),
         })))
     }
@@ -127,14 +112,78 @@ impl Transport {
             Transport::Https(https) => {
                 https.authorize(request.headers_mut())?;
                 *request.uri_mut() = https.absolute(request.uri(), None)?;
-                let response = https.client.request(request.map(Full::new)).await?;
+                let client = https.live().client.clone();
+                let response = client.request(request.map(Full::new)).await?;
                 Ok(response.map(|body| Body::new(body.map_err(Into::into))))
             }
         }
     }
 }
 
+impl Live {
+    fn new(config: &Config, written: Option<SystemTime>) -> Result<Live, ConnectError> {
+        let tls = tls_config(config)?;
+        let builder =
+            hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
+        let builder = match &config.server_name {
+            Some(name) => {
+                let name = ServerName::try_from(name.clone()).map_err(|source| {
+                    ConnectError::Server { server: name.clone(), source: source.into() }
+                })?;
+                builder.with_server_name_resolver(FixedServerNameResolver::new(name))
+            }
+            None => builder,
+        };
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let connector = builder.enable_all_versions().wrap_connector(http);
+        let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .http2_keep_alive_while_idle(true)
+            .build(connector);
+        Ok(Live { client, tls: Arc::new(tls), written })
+    }
+}
+
+/// When the file of the client certificate was last written.
+fn written(config: &Config) -> Option<SystemTime> {
+    let (certificate, _) = config.identity.as_ref()?.files.as_ref()?;
+    std::fs::metadata(certificate).ok()?.modified().ok()
+}
+
 impl Https {
+    /// What is used now. A client certificate that has been renewed on disk is read again, and
+    /// whoever asks from then on does so as it says; what is under way stays on the old
+    /// connection.
+    fn live(&self) -> Arc<Live> {
+        let mut live = self.live.lock();
+        let now = written(&self.config);
+        if now.is_none() || now == live.written {
+            return live.clone();
+        }
+        let mut config = self.config.clone();
+        match config.identity.as_mut().map_or(Ok(()), Identity::reread) {
+            Ok(()) => match Live::new(&config, now) {
+                Ok(renewed) => *live = Arc::new(renewed),
+                // It may be half of a change: the next request looks again.
+                Err(error) => tracing::warn!(%error, "the renewed client certificate is of no use"),
+            },
+            Err(error) => tracing::warn!(%error, "cannot read the renewed client certificate"),
+        }
+        live.clone()
+    }
+
+    /// TLS as for any request, for connections of other sorts.
+    pub fn tls(&self) -> Arc<ClientConfig> {
+        self.live().tls.clone()
+    }
+
     /// Adds the bearer token, if there is one.
     pub fn authorize(&self, headers: &mut http::HeaderMap) -> Result<(), BoxError> {
         let token = match &self.token {

@@ -61,7 +61,7 @@ async fn open(
     let tcp = TcpStream::connect((bare.as_str(), port)).await?;
     tcp.set_nodelay(true)?;
     let stream: Box<dyn Stream> = if secure {
-        let mut tls = (*https.tls).clone();
+        let mut tls = (*https.tls()).clone();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let name = ServerName::try_from(https.server_name.clone().unwrap_or(bare))?;
         Box::new(tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?)

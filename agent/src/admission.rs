@@ -3,7 +3,7 @@
 //! pods hold already is the ledger's business ([`crate::allocation`]).
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::meta::Labels;
 use proto::quantity::Quantity;
@@ -11,6 +11,7 @@ use proto::selector::Expression;
 use proto::view::node::Taint;
 use proto::view::pod::NodeSelectorTerm;
 
+use crate::eviction::Condition;
 use crate::pod::{Pod, Port, Qos};
 
 /// The node as pods may ask for it.
@@ -22,6 +23,7 @@ pub struct Standing {
     pub allocatable: BTreeMap<String, Quantity>,
     /// The machine is about to shut down.
     pub shutting_down: bool,
+    pub pressure: BTreeSet<Condition>,
     /// `--allowed-unsafe-sysctls`.
     pub unsafe_sysctls: Vec<String>,
 }
@@ -117,6 +119,7 @@ pub fn admit(pod: &Pod, node: &Standing, others: &Held) -> Result<(), Rejection>
         let why = "Pod was rejected as the node is shutting down.";
         return Err(Rejection::new("NodeShutdown", why));
     }
+    pressure(pod, node)?;
     sysctls(pod, node)?;
     operating_system(pod, node)?;
     resources(&Held::of(pod), node, others)?;
@@ -137,6 +140,27 @@ pub fn admit(pod: &Pod, node: &Standing, others: &Held) -> Result<(), Rejection>
         return Err(Rejection::predicate("TaintToleration", why));
     }
     Ok(())
+}
+
+/// A node that is short of something takes only who matters or, where it is memory, who said how
+/// much is needed (Kubernetes: Node-pressure Eviction, "Node conditions").
+fn pressure(pod: &Pod, node: &Standing) -> Result<(), Rejection> {
+    if node.pressure.is_empty() || pod.is_critical() {
+        return Ok(());
+    }
+    let memory_alone = node.pressure.iter().eq([&Condition::MemoryPressure]);
+    let taint = Taint {
+        key: "node.kubernetes.io/memory-pressure".into(),
+        effect: "NoSchedule".into(),
+        ..Taint::default()
+    };
+    let tolerated = || pod.spec.tolerations.iter().any(|it| it.tolerates(&taint));
+    if memory_alone && (pod.qos() != Qos::BestEffort || tolerated()) {
+        return Ok(());
+    }
+    let names: Vec<&str> = node.pressure.iter().map(|condition| condition.name()).collect();
+    let why = format!("The node had condition: [{}]. ", names.join(" "));
+    Err(Rejection::new("Evicted", why))
 }
 
 /// cpu, memory, ephemeral-storage and pods first, in the kubelet's order. What the node does not
@@ -254,6 +278,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::pod::CRITICAL;
 
     fn node() -> Standing {
         let amounts = [("cpu", "2"), ("memory", "1Gi"), ("pods", "3"), ("example.com/x", "1")];
@@ -267,6 +292,7 @@ mod tests {
                 .map(|(name, amount)| (name.to_string(), amount.parse().unwrap()))
                 .into(),
             shutting_down: false,
+            pressure: BTreeSet::new(),
             unsafe_sysctls: vec!["net.core.*".into()],
         }
     }
@@ -373,6 +399,34 @@ mod tests {
         ];
         for (spec, reason, message) in table {
             check(spec, reason, message);
+        }
+    }
+
+    #[test]
+    fn what_a_node_under_pressure_takes() {
+        use Condition::{DiskPressure, MemoryPressure};
+        let tolerations = json!([{"key": "node.kubernetes.io/memory-pressure",
+            "operator": "Exists", "effect": "NoSchedule"}]);
+        let nothing = json!({"tolerations": []});
+        let patient = json!({ "tolerations": tolerations });
+        let burstable = json!({"tolerations": [], "containers": [
+            {"resources": {"requests": {"memory": "1"}}}]});
+        let critical = json!({"tolerations": [], "priority": CRITICAL});
+        let (memory, both) = (vec![MemoryPressure], vec![MemoryPressure, DiskPressure]);
+        let table = [
+            (&memory, &nothing, Some("The node had condition: [MemoryPressure]. ")),
+            (&memory, &patient, None),
+            (&memory, &burstable, None),
+            (&both, &burstable, Some("The node had condition: [MemoryPressure DiskPressure]. ")),
+            (&both, &patient, Some("The node had condition: [MemoryPressure DiskPressure]. ")),
+            (&both, &critical, None),
+        ];
+        for (conditions, spec, expected) in table {
+            let pressure = conditions.iter().copied().collect();
+            let node = Standing { pressure, taints: Vec::new(), ..node() };
+            let said = admit(&pod(json!({}), spec.clone()), &node, &Held::default());
+            let expected = expected.map_or(Ok(()), |why| Err(Rejection::new("Evicted", why)));
+            assert_eq!(said, expected, "{spec}");
         }
     }
 

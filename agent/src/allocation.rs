@@ -100,7 +100,7 @@ impl Allocations {
 fn preempted() -> End {
     let why = "Pod was preempted by Kubelet to accommodate a critical pod.";
     let end = End::failed("Preempting", "Preempted in order to admit critical pod");
-    End { disruption: Some(why), ..end }
+    End { disruption: Some(why.into()), ..end }
 }
 
 impl Shared {

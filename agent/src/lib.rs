@@ -7,12 +7,14 @@
 pub mod admission;
 pub mod allocation;
 pub mod backoff;
+pub mod certificates;
 pub mod config;
 pub mod cri;
 pub mod csi;
 pub mod downward;
 pub mod environment;
 pub mod events;
+pub mod eviction;
 pub mod images;
 pub mod logs;
 pub mod manifest;
@@ -40,4 +42,4 @@ pub mod volume;
 pub mod worker;
 
 pub use options::Options;
-pub use run::{Error, run};
+pub use run::{Error, connect, run};

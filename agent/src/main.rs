@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use client::{CancellationToken, Client, Clock, Informers, Rng, daemon};
+use client::{CancellationToken, Clock, Informers, Rng, daemon};
 
 /// The node agent of Coracle.
 #[derive(Parser)]
@@ -19,9 +19,11 @@ fn main() -> ExitCode {
 }
 
 async fn run(options: agent::Options, shutdown: CancellationToken) -> Result<(), client::BoxError> {
-    let config = client::kubeconfig::component(&options.kubeconfig)?;
-    let client = Client::connect(&config)?;
     let (clock, rng) = (Clock::system(), Rng::from_os());
+    let client = tokio::select! {
+        client = agent::connect(&options, &clock, &rng) => client?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let informers = Informers::new(client.clone(), clock.clone(), rng.clone());
     Ok(agent::run(options, client, informers, clock, rng, shutdown).await?)
 }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::cri::{Info, Runtime};
 use crate::events::{Events, NORMAL, WARNING};
+use crate::eviction::{Limits, Pressure};
 use crate::shutdown::Shutdown;
 
 pub mod facts;
@@ -43,7 +44,7 @@ pub struct Identity {
     pub pod_cidr: String,
     pub port: u16,
     pub max_pods: i64,
-    pub thresholds: facts::Thresholds,
+    pub thresholds: Limits,
     pub kube_reserved: Reserved,
     pub system_reserved: Reserved,
     /// How many images the status names; all where absent.
@@ -62,6 +63,7 @@ pub struct Node {
     pub identity: Identity,
     pub facts: Arc<dyn Facts>,
     pub shutdown: Shutdown,
+    pub pressure: Pressure,
 }
 
 /// What pods may only ask of nodes that say they can do it (Kubernetes: Node Declared Features); in
@@ -134,6 +136,7 @@ impl Node {
         let mut known: Option<(Info, Time)> = None;
         let mut images: Option<(Vec<Image>, Time)> = None;
         let mut eager = EAGER;
+        let mut pressures = self.pressure.changes();
         self.events.node(name, NORMAL, "Starting", "Starting kubelet.");
         loop {
             let now = self.clock.now();
@@ -187,6 +190,7 @@ impl Node {
             tokio::select! {
                 () = self.clock.sleep(pause) => {}
                 () = self.shutdown.changed() => {}
+                _ = pressures.changed() => {}
             }
         }
     }
@@ -195,7 +199,7 @@ impl Node {
         Seen {
             capacity: self.facts.capacity(),
             machine: self.facts.info(),
-            pressure: self.facts.pressure(&self.identity.thresholds),
+            pressure: self.pressure.now(),
             runtime,
             images,
             shutting_down: self.shutdown.is_near(),

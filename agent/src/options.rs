@@ -9,8 +9,8 @@ use proto::meta::Labels;
 use proto::view::node::Taint;
 
 use crate::images::records::Policy as Verification;
-use crate::node::facts::Thresholds;
 use crate::node::reserved::Reserved;
+use crate::{certificates, eviction};
 
 /// The node agent.
 #[derive(Clone, Debug, clap::Args)]
@@ -65,6 +65,8 @@ pub struct Options {
     pub tls_cert_file: Option<PathBuf>,
     #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
     pub tls_private_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub certificates: certificates::Flags,
     /// Whose client certificates are believed; without it only tokens are.
     #[arg(long, value_name = "FILE")]
     pub client_ca_file: Option<PathBuf>,
@@ -87,14 +89,8 @@ pub struct Options {
     /// Sysctls, or patterns as net.core.*, that pods may set although they are not safe.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
-    /// Below what is left of memory.available, nodefs.available and pid.available the node is under
-    /// pressure; so much is kept from pods.
-    #[arg(
-        long,
-        value_name = "SIGNAL<LIMIT,…",
-        default_value = "memory.available<100Mi,nodefs.available<10%"
-    )]
-    pub eviction_hard: Thresholds,
+    #[command(flatten)]
+    pub eviction: eviction::Flags,
     /// What is kept from pods for the node's own daemons: cpu=100m,memory=100Mi,ephemeral-storage=1Gi.
     #[arg(long, value_name = "RESOURCE=QUANTITY,…", default_value = "")]
     pub kube_reserved: Reserved,

@@ -166,6 +166,21 @@ impl Pods {
         }
     }
 
+    /// The pods that have not ended and are not about to for the node's own reasons; and whether
+    /// each is a static one.
+    pub fn active(&self) -> Vec<(Arc<client::Entry<Pod>>, bool)> {
+        let statics = self.statics.lock().uids();
+        let workers = self.workers.lock();
+        let active = workers.iter().filter(|(_, worker)| !worker.is_to_end());
+        let active = active.filter_map(|(uid, worker)| match worker.latest() {
+            Latest::Present(entry) if !entry.view.is_terminal() => {
+                Some((entry, statics.contains(uid)))
+            }
+            _ => None,
+        });
+        active.collect()
+    }
+
     fn wake_all(&self) {
         self.workers.lock().values().for_each(Handle::wake);
         let _ = self.events.send("".into());

@@ -18,6 +18,7 @@ use crate::cri::grpc::{BadEndpoint, Grpc};
 use crate::cri::simulated::SimulatedRuntime;
 use crate::csi::{Plugins, Registration};
 use crate::events::Events;
+use crate::eviction::{self, Pressure};
 use crate::images::garbage::{Collector, Policy};
 use crate::images::providers::{ConfigError, Providers};
 use crate::images::records::Records;
@@ -34,9 +35,16 @@ use crate::report::Host;
 use crate::resolv::{self, Dns};
 use crate::server::{self, Endpoint};
 use crate::shutdown::{self, Shutdown, periods};
+use crate::stats::Stats;
 use crate::userns::Ranges;
 use crate::volume::{Disk, Machine, NoDisk, folders};
 use crate::worker::{Context, NodeCredentials, Objects, Own, Pulls};
+
+mod certificates;
+
+pub use certificates::connect;
+
+use certificates::{Certificates, Serving};
 
 /// As often as the kubelet (containerLogMonitorInterval).
 const LOOK_AT_LOGS: Duration = Duration::from_secs(10);
@@ -60,6 +68,8 @@ pub enum Error {
     Thresholds { low: u8, high: u8 },
     #[error(transparent)]
     Manifests(#[from] folder::Error),
+    #[error("{0}")]
+    Eviction(String),
     #[error("make {path}")]
     Folder { path: String, source: std::io::Error },
 }
@@ -81,6 +91,7 @@ pub async fn run(
     let name = identity.name.clone();
     let cidr = cidr(&options)?;
     check_images(&options)?;
+    let eviction = options.eviction.config().map_err(Error::Eviction)?;
     let recorder = Recorder::new(client.clone(), clock.clone(), rng.clone(), "kubelet", &name);
     let events = Events::new(recorder);
     for folder in [&options.root_dir, &options.pod_logs_dir] {
@@ -97,9 +108,13 @@ pub async fn run(
         identity,
         facts: Arc::new(facts::Machine::new(options.root_dir.clone())),
         shutdown: Shutdown::default(),
+        pressure: Pressure::default(),
     };
     let manifests = options.pod_manifest_path.as_ref();
     let manifests = manifests.map(|path| Source::open(path, &name, clock.clone())).transpose()?;
+    let certificates = Certificates::new(&options, &node);
+    let serving = certificates.serving();
+    let managed = Managed { eviction, metrics, manifests, serving };
     let work = async {
         let network = network(&options, &name, cidr, &informers, &clock, &rng);
         // Static pods run whether there is an API server or not: nothing waits for it here.
@@ -108,13 +123,13 @@ pub async fn run(
             let lease = lease::renew(client.clone(), clock.clone(), rng.clone(), name.clone(), uid);
             // The lease has a task of its own, so that nothing here can delay it.
             let lease = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(lease));
-            tokio::join!(lease, node.report()).0.unwrap_or_default();
+            tokio::join!(lease, node.report(), certificates.keep()).0.unwrap_or_default();
         };
         let pods = async {
             if let Some(cidr) = &options.pod_cidr {
                 tell_cidr(&*runtime, cidr, &clock).await;
             }
-            pods(&options, &node, ground, cidr, &informers, pulls, manifests, metrics).await;
+            pods(&options, &node, ground, cidr, &informers, pulls, managed).await;
         };
         tokio::join!(keep, network, pods);
     };
@@ -191,8 +206,7 @@ async fn pods(
     cidr: Option<net::Cidr>,
     informers: &Informers,
     pulls: Pulls,
-    manifests: Option<Source>,
-    metrics: Arc<Metrics>,
+    managed: Managed,
 ) {
     let clock = &node.clock;
     let info = loop {
@@ -230,17 +244,19 @@ async fn pods(
             allocatable: node.allocatable(),
             unsafe_sysctls: options.allowed_unsafe_sysctls.clone(),
             shutdown: node.shutdown.clone(),
+            pressure: node.pressure.clone(),
         },
         config: node_config(options),
         dns: Dns { servers, domain: options.cluster_domain.clone(), host: resolv::parse(&host) },
         host: Host { ips: node.identity.ips.clone(), runtime_name: info.name },
         allocatable: node.allocatable(),
-        metrics,
+        metrics: managed.metrics.clone(),
     });
     let informer = informers.filtered::<Pod>(&format!("spec.nodeName={name}"));
     let pods = Pods::new(context);
-    let statics = follow_manifests(&pods, manifests);
-    let rest = follow_api(&pods, options, node, &informer);
+    let statics = follow_manifests(&pods, managed.manifests);
+    let evict = evict(&pods, options, node, &informer, managed.eviction);
+    let rest = follow_api(&pods, options, node, &informer, managed.serving);
     let periods =
         periods(options.shutdown_grace_period, options.shutdown_grace_period_critical_pods);
     let shutdown = async {
@@ -253,7 +269,33 @@ async fn pods(
             storage(pods.context(), plugins).await;
         }
     };
-    tokio::join!(statics, rest, pods.follow_runtime(), shutdown, storage);
+    tokio::join!(statics, rest, pods.follow_runtime(), shutdown, storage, evict);
+}
+
+/// What becomes of the pods' place on this node.
+async fn evict(
+    pods: &Pods,
+    options: &Options,
+    node: &Node,
+    informer: &Informer<Pod>,
+    config: eviction::Config,
+) {
+    if options.runtime == options::Runtime::Simulated {
+        // What is simulated uses nothing.
+        return;
+    }
+    let name = node.identity.name.clone();
+    let stats = Stats::new(pods.context().clone(), name.clone(), informer.clone());
+    let (pods, pressure) = (pods.clone(), node.pressure.clone());
+    eviction::run(eviction::Manager { config, pods, stats, pressure, node: name }).await;
+}
+
+/// What the node does about itself.
+struct Managed {
+    eviction: eviction::Config,
+    metrics: Arc<Metrics>,
+    manifests: Option<Source>,
+    serving: Option<Serving>,
 }
 
 /// Runs what the files say, for ever.
@@ -266,7 +308,13 @@ async fn follow_manifests(pods: &Pods, manifests: Option<Source>) {
 }
 
 /// Runs what the API says, for ever.
-async fn follow_api(pods: &Pods, options: &Options, node: &Node, informer: &Informer<Pod>) {
+async fn follow_api(
+    pods: &Pods,
+    options: &Options,
+    node: &Node,
+    informer: &Informer<Pod>,
+    serving: Option<Serving>,
+) {
     // Until all pods are known none may be taken for forgotten.
     informer.synced().await;
     pods.context().services.synced().await;
@@ -291,8 +339,13 @@ async fn follow_api(pods: &Pods, options: &Options, node: &Node, informer: &Info
             pods.change(&changes.next().await);
         }
     };
-    let endpoint = endpoint(options, &node.identity);
+    let mut endpoint = endpoint(options, &node.identity);
     let serve = async {
+        if let Some((path, mut present)) = serving {
+            // Without a certificate nobody could tell who answers.
+            let _ = present.wait_for(|present| *present).await;
+            endpoint.identity = Some((path.clone(), path));
+        }
         if let Err(error) = server::serve(endpoint, pods.clone(), informer.clone()).await {
             tracing::error!(error = chain(&error), "logs and exec cannot be served");
         }
@@ -437,25 +490,30 @@ fn cidr(options: &Options) -> Result<Option<net::Cidr>, Error> {
 }
 
 fn identity(options: &Options) -> Result<Identity, Error> {
-    let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
     let ip = match options.node_ip {
         Some(ip) => ip,
         None => route_address().map_err(Error::NodeIp)?,
     };
     Ok(Identity {
-        name: options.node_name.clone().unwrap_or(host),
+        name: node_name(options),
         ips: vec![ip.to_string()],
         labels: options.node_labels.clone(),
         taints: options.register_with_taints.clone(),
         pod_cidr: options.pod_cidr.clone().unwrap_or_default(),
         port: options.port,
         max_pods: options.max_pods,
-        thresholds: options.eviction_hard,
+        thresholds: options.eviction.hard.clone(),
         kube_reserved: options.kube_reserved.clone(),
         system_reserved: options.system_reserved.clone(),
         most_images: usize::try_from(options.node_status_max_images).ok(),
         awaits_registration: !options.register_node,
     })
+}
+
+/// The name of this node.
+fn node_name(options: &Options) -> String {
+    let host = || rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    options.node_name.clone().unwrap_or_else(host)
 }
 
 /// The address from which this machine speaks to the world. Nothing is sent.

@@ -131,7 +131,10 @@ pub async fn end_all(pods: &Pods, periods: &[Period], clock: &Clock) {
     for (time, group) in groups(pods.endings(), periods) {
         for pod in &group {
             let end = End::failed("Terminated", MESSAGE);
-            pods.end(&pod.uid, End { grace: Some(pod.grace), disruption: Some(MESSAGE), ..end });
+            pods.end(
+                &pod.uid,
+                End { grace: Some(pod.grace), disruption: Some(MESSAGE.into()), ..end },
+            );
         }
         let stopped = group.iter().map(|pod| pods.stopped(&pod.uid));
         if clock.timeout(time, futures::future::join_all(stopped)).await.is_err() {

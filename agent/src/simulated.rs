@@ -19,8 +19,9 @@ use crate::allocation::Allocations;
 use crate::config::NodeConfig;
 use crate::cri::simulated::SimulatedRuntime;
 use crate::events::Events;
+use crate::eviction::Pressure;
 use crate::manifest::Manifest;
-use crate::node::facts::{Facts, Pressure, Thresholds, architecture};
+use crate::node::facts::{Facts, architecture};
 use crate::node::{Identity, Node, lease};
 use crate::pods::Pods;
 use crate::report::Host;
@@ -191,6 +192,7 @@ impl Shared {
             identity,
             facts: Arc::new(Claims),
             shutdown: Shutdown::default(),
+            pressure: Pressure::default(),
         };
         let context = Context {
             client: self.client.clone(),
@@ -211,6 +213,7 @@ impl Shared {
                 allocatable: node.allocatable(),
                 unsafe_sysctls: Vec::new(),
                 shutdown: node.shutdown.clone(),
+                pressure: node.pressure.clone(),
             },
             config: NodeConfig::default(),
             dns: Dns::default(),
@@ -256,9 +259,5 @@ impl Facts for Claims {
             "osImage": "simulated", "operatingSystem": "linux", "architecture": architecture(),
             "containerRuntimeVersion": "", "kubeProxyVersion": "",
         })
-    }
-
-    fn pressure(&self, _thresholds: &Thresholds) -> Pressure {
-        Pressure::default()
     }
 }

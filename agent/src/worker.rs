@@ -115,6 +115,11 @@ impl Handle {
         self.ender.end(end);
     }
 
+    /// The node has ended the pod, or is about to.
+    pub fn is_to_end(&self) -> bool {
+        self.ender.end.borrow().is_some()
+    }
+
     /// Until the pod is at its end and nothing of it runs.
     pub fn stopped(&self) -> impl Future<Output = ()> + use<> {
         let mut stopped = self.stopped.clone();

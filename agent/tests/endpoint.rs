@@ -197,6 +197,7 @@ async fn start(
             allocatable: Default::default(),
             unsafe_sysctls: Vec::new(),
             shutdown: Default::default(),
+            pressure: Default::default(),
         },
         services: informers.of(),
         config: NodeConfig { root: dir.to_path_buf(), ..NodeConfig::default() },

@@ -85,7 +85,11 @@ async fn serve(daemon: Daemon, shutdown: CancellationToken) -> std::result::Resu
             Ok(controller::run(options, client, informers, clock, rng, shutdown).await?)
         }
         Daemon::Agent(options) => {
-            let (client, informers) = connect(Some(options.kubeconfig.clone()), &clock, &rng)?;
+            let client = tokio::select! {
+                client = agent::connect(&options, &clock, &rng) => client?,
+                () = shutdown.cancelled() => return Ok(()),
+            };
+            let informers = Informers::new(client.clone(), clock.clone(), rng.clone());
             Ok(agent::run(options, client, informers, clock, rng, shutdown).await?)
         }
         Daemon::Runtime(options) => {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use proto::quantity::Quantity;
 use serde::Serialize;
 
-use super::facts::Thresholds;
+use crate::eviction::{Limits, Signal};
 
 /// What can be kept from pods; `pid` is known to the kubelet and to no node's status.
 const RESOURCES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
@@ -43,7 +43,7 @@ impl FromStr for Reserved {
 pub fn allocatable(
     capacity: &BTreeMap<String, Quantity>,
     reserved: [&Reserved; 2],
-    thresholds: &Thresholds,
+    thresholds: &Limits,
 ) -> BTreeMap<String, Quantity> {
     let mut left = capacity.clone();
     let pools = capacity.iter().filter(|(name, _)| name.starts_with("hugepages-"));
@@ -51,8 +51,8 @@ pub fn allocatable(
     for (name, amount) in &mut left {
         let whole = amount.value();
         let free = match name.as_str() {
-            "memory" => Quantity::bytes(thresholds.memory.of(whole)) + pools,
-            "ephemeral-storage" => Quantity::bytes(thresholds.disk.of(whole)),
+            "memory" => Quantity::bytes(thresholds.of(Signal::MemoryAvailable, whole)) + pools,
+            "ephemeral-storage" => Quantity::bytes(thresholds.of(Signal::NodeFsAvailable, whole)),
             _ => Quantity::ZERO,
         };
         let kept = reserved.iter().filter_map(|reserved| reserved.0.get(name)).copied();

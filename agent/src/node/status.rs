@@ -1,7 +1,7 @@
 //! The Node object and its status, from what was seen of the machine and the runtime (Kubernetes:
 //! Node Status). Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::cri;
 use proto::meta::Labels;
@@ -9,10 +9,11 @@ use proto::quantity::Quantity;
 use proto::time::Time;
 use serde_json::{Value, json};
 
-use super::facts::{Pressure, architecture};
+use super::facts::architecture;
 use super::reserved::allocatable;
 use super::{FEATURES, Identity, VERSION};
 use crate::cri::Info;
+use crate::eviction::Condition;
 
 /// An image has at most so many names in the status.
 const MOST_NAMES: usize = 5;
@@ -23,7 +24,7 @@ pub struct Seen {
     pub capacity: BTreeMap<String, Quantity>,
     /// NodeSystemInfo without the versions of agent and runtime.
     pub machine: Value,
-    pub pressure: Pressure,
+    pub pressure: BTreeSet<Condition>,
     /// None: the runtime does not answer.
     pub runtime: Option<Info>,
     pub images: Vec<cri::Image>,
@@ -38,12 +39,9 @@ impl Seen {
     /// Every condition, in the kubelet's order.
     pub fn states(&self) -> Vec<(&'static str, bool)> {
         let ready = self.runtime.as_ref().is_some_and(|info| info.not_ready.is_none());
-        vec![
-            ("MemoryPressure", self.pressure.memory),
-            ("DiskPressure", self.pressure.disk),
-            ("PIDPressure", self.pressure.pids),
-            ("Ready", !self.shutting_down && ready),
-        ]
+        let all = [Condition::MemoryPressure, Condition::DiskPressure, Condition::PidPressure];
+        let pressures = all.map(|it| (it.name(), self.pressure.contains(&it)));
+        pressures.into_iter().chain([("Ready", !self.shutting_down && ready)]).collect()
     }
 }
 
@@ -263,7 +261,7 @@ mod tests {
         Seen {
             capacity: [("cpu".to_string(), Quantity::new(2))].into(),
             machine: json!({"bootID": "b"}),
-            pressure: Pressure::default(),
+            pressure: BTreeSet::new(),
             runtime: Some(Info {
                 name: "coracle".into(),
                 version: "1".into(),

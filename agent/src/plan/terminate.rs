@@ -20,7 +20,7 @@ pub struct End {
     /// What its containers get instead of their own grace period.
     pub grace: Option<Duration>,
     /// What the condition DisruptionTarget says, where the node ends it for reasons of its own.
-    pub disruption: Option<&'static str>,
+    pub disruption: Option<String>,
 }
 
 impl End {

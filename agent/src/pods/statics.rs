@@ -1,7 +1,7 @@
 //! The static pods among a node's pods: which should run, which do, and what the API has in their
 //! place. Of two pods with the same name one ends before the other begins.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +51,11 @@ impl Statics {
     fn wanted(&self, key: &Key) -> Option<&Manifest> {
         let key = (key.namespace.to_string(), key.name.to_string());
         self.wanted.as_ref()?.get(&key)
+    }
+
+    /// Of those that run.
+    pub(super) fn uids(&self) -> HashSet<String> {
+        self.running.values().cloned().collect()
     }
 
     fn mirror(&mut self, key: &Key) -> &Seen {

@@ -72,7 +72,7 @@ pub(super) fn disruption(
     previous: &PodStatus,
     now: Time,
 ) -> Option<Condition> {
-    let message = memory.end.as_ref()?.disruption?;
+    let message = memory.end.as_ref()?.disruption.clone()?;
     let kind = "DisruptionTarget";
     let before = previous.condition(kind).filter(|before| before.status == "True");
     Some(Condition {
@@ -82,7 +82,7 @@ pub(super) fn disruption(
         last_probe_time: None,
         last_transition_time: before.and_then(|it| it.last_transition_time).or(Some(now)),
         reason: "TerminationByKubelet".into(),
-        message: message.into(),
+        message,
     })
 }
 

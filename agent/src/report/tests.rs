@@ -289,7 +289,8 @@ fn all_containers_begin_anew_in_sight() {
 #[test]
 fn disruptions_are_told() {
     let pod = pod(json!({"containers": [{"name": "c", "image": "i"}]}));
-    let end = End { disruption: Some("the node shuts down"), ..End::failed("Terminated", "why") };
+    let end =
+        End { disruption: Some("the node shuts down".into()), ..End::failed("Terminated", "why") };
     let memory = Memory { mounted: true, end: Some(end), ..Memory::default() };
     let status = reported(&pod, &observed(vec![run("c", 0, running())]), &memory);
     let told = status.condition("DisruptionTarget").unwrap();

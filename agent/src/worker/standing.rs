@@ -8,6 +8,7 @@ use proto::quantity::Quantity;
 use proto::view::node::Node;
 
 use crate::admission::Standing;
+use crate::eviction::Pressure;
 use crate::shutdown::Shutdown;
 
 /// The node's own object. Before the API server has shown it, the node is what it registers as.
@@ -19,6 +20,7 @@ pub struct Own {
     pub allocatable: BTreeMap<String, Quantity>,
     pub unsafe_sysctls: Vec<String>,
     pub shutdown: Shutdown,
+    pub pressure: Pressure,
 }
 
 impl Own {
@@ -44,6 +46,7 @@ impl Own {
             taints: node.spec.taints.clone(),
             allocatable: self.allocatable.clone(),
             shutting_down: self.shutdown.is_near(),
+            pressure: self.pressure.now(),
             unsafe_sysctls: self.unsafe_sysctls.clone(),
         }
     }

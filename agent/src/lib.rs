@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod allocation;
 pub mod backoff;
+mod cgroups;
 pub mod config;
 pub mod cri;
 pub mod csi;

@@ -62,7 +62,11 @@ fn cri() {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
     let mut protoc = Command::new("protoc");
-    protoc.arg("--include_imports").arg("--descriptor_set_out").arg(path("cri")).arg("cri/api.proto");
+    protoc
+        .arg("--include_imports")
+        .arg("--descriptor_set_out")
+        .arg(path("cri"))
+        .arg("cri/api.proto");
     run(protoc.arg("--proto_path").arg(".").current_dir(root)).ok();
     let archive = image::shell(folder.path(), &machine::find("busybox").unwrap(), &[]);
     let mut load = Command::new(built("ctl"));

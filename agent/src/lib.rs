@@ -8,6 +8,7 @@ pub mod admission;
 pub mod allocation;
 pub mod backoff;
 pub mod certificates;
+mod cgroups;
 pub mod config;
 pub mod cri;
 pub mod csi;

@@ -109,10 +109,11 @@ impl Pods {
     /// Follows the runtime's events for ever. After a break everything is looked at again.
     pub async fn follow_runtime(&self) {
         let mut delay = Duration::from_millis(100);
+        let mut complained = false;
         loop {
             match self.context.runtime.events().await {
                 Ok(mut events) => {
-                    delay = Duration::from_millis(100);
+                    (delay, complained) = (Duration::from_millis(100), false);
                     self.wake_all();
                     while let Some(uid) = events.next().await {
                         if let Some(worker) = self.workers.lock().get(&uid) {
@@ -123,7 +124,10 @@ impl Pods {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the runtime sends no events");
+                    // containerd before 1.7 never has any: then pods are looked at again and again.
+                    if !std::mem::replace(&mut complained, true) {
+                        tracing::warn!(%error, "the runtime sends no events");
+                    }
                     delay = (delay * 2).min(Duration::from_secs(2));
                     self.wake_all();
                 }

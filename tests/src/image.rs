@@ -25,6 +25,22 @@ const TOOLS: &[&str] = &[
 /// An archive in `folder` of an image `test/shell:1` with a static busybox under some of its
 /// names, and with further static programs.
 pub fn shell(folder: &Path, busybox: &Path, programs: &[(&str, &Path)]) -> PathBuf {
+    archive(folder, "shell", r#"["/bin/sh"]"#, busybox, programs)
+}
+
+/// The same as `test/pause:1`, whose command only waits: what other runtimes hold a sandbox with.
+pub fn pause(folder: &Path, busybox: &Path) -> PathBuf {
+    archive(folder, "pause", r#"["/bin/sleep","2147483647"]"#, busybox, &[])
+}
+
+fn archive(
+    folder: &Path,
+    name: &str,
+    command: &str,
+    busybox: &Path,
+    programs: &[(&str, &Path)],
+) -> PathBuf {
+    let folder = folder.join(name);
     let bin = folder.join("layer/bin");
     std::fs::create_dir_all(&bin).expect("a folder of our own");
     for (name, path) in [&[("busybox", busybox)][..], programs].concat() {
@@ -36,20 +52,21 @@ pub fn shell(folder: &Path, busybox: &Path, programs: &[(&str, &Path)]) -> PathB
     let tar = |name: &str, from: &str, members: &[&str]| {
         let mut tar = Command::new("tar");
         tar.args(["--owner=0", "--group=0", "--numeric-owner", "--create", "--file", name]);
-        run(tar.args(["--directory", from]).args(members).current_dir(folder)).ok();
+        run(tar.args(["--directory", from]).args(members).current_dir(&folder)).ok();
     };
     tar("layer.tar", "layer", &["bin"]);
     let mut sum = Command::new("sha256sum");
-    let sum = run(sum.arg("layer.tar").current_dir(folder)).ok();
+    let sum = run(sum.arg("layer.tar").current_dir(&folder)).ok();
     let digest = sum.split_whitespace().next().unwrap_or_default();
     let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","config":{{"Cmd":["/bin/sh"],"Env":["PATH=/bin"]}},"rootfs":{{"type":"layers","diff_ids":["sha256:{digest}"]}}}}"#
+        r#"{{"architecture":"amd64","os":"linux","config":{{"Cmd":{command},"Env":["PATH=/bin"]}},"rootfs":{{"type":"layers","diff_ids":["sha256:{digest}"]}}}}"#
     );
-    let manifest =
-        r#"[{"Config":"config.json","RepoTags":["test/shell:1"],"Layers":["layer.tar"]}]"#;
-    for (name, text) in [("config.json", config.as_str()), ("manifest.json", manifest)] {
+    let manifest = format!(
+        r#"[{{"Config":"config.json","RepoTags":["test/{name}:1"],"Layers":["layer.tar"]}}]"#
+    );
+    for (name, text) in [("config.json", config), ("manifest.json", manifest)] {
         std::fs::write(folder.join(name), text).expect("a folder of our own");
     }
-    tar("shell.tar", ".", &["manifest.json", "config.json", "layer.tar"]);
-    folder.join("shell.tar")
+    tar("image.tar", ".", &["manifest.json", "config.json", "layer.tar"]);
+    folder.join("image.tar")
 }

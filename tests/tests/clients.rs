@@ -1,5 +1,6 @@
 //! Other people's clients against `ctl server`, as their users use them: kube-rs here, those in
 //! Python and JavaScript as the programs in `tests/clients`, where `cargo xtask test` installed them.
+//! And a client of CRI against `ctl runtime`.
 
 #[path = "clients/kube_rs.rs"]
 mod kube_rs;
@@ -10,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use tests::program::{built, run};
 use tests::server::Server;
 use tests::wait::until;
+use tests::{image, machine, needs};
 
 /// A file of an installed client; `None`, said loudly, where it was not installed.
 fn installed(name: &str) -> Option<PathBuf> {
@@ -49,6 +51,44 @@ fn javascript() {
     assert_eq!(said.lines().count(), 5, "every case says its name\n{said}");
 }
 
+/// The runtime's socket, with a client that shares no code with it.
+#[test]
+fn cri() {
+    needs!(root);
+    needs!("busybox");
+    needs!("protoc");
+    let Some(python) = installed("python/bin/python") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
+    let mut protoc = Command::new("protoc");
+    protoc
+        .arg("--include_imports")
+        .arg("--descriptor_set_out")
+        .arg(path("cri"))
+        .arg("cri/api.proto");
+    run(protoc.arg("--proto_path").arg(".").current_dir(root)).ok();
+    let archive = image::shell(folder.path(), &machine::find("busybox").unwrap(), &[]);
+    let mut load = Command::new(built("ctl"));
+    load.args(["image", "load"]).arg(archive).env("CORACLE_STATE_DIR", path("state"));
+    run(&mut load).ok();
+    let mut runtime = Command::new(built("ctl"));
+    runtime
+        .args(["runtime", "--root", &path("root"), "--image-root", &path("state/images")])
+        .args(["--listen", &format!("unix://{}", path("cri.sock"))])
+        .args(["--cgroup-parent", &format!("coracle-test-cri-{}", std::process::id())])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(path("log")).expect("a log file"));
+    let runtime = Daemon { child: runtime.spawn().expect("it starts"), log: path("log").into() };
+    until("the runtime to listen", 30, || Path::new(&path("cri.sock")).exists().then_some(()));
+    let mut client = Command::new(python);
+    client.arg(program("cri_client.py")).args([path("cri.sock"), path("cri"), path("logs")]);
+    let said = run(client.arg("test/shell:1")).ok();
+    assert_eq!(said.lines().count(), 4, "every case says its name\n{said}");
+    drop(runtime);
+}
+
 /// An operator in Python: it copies ConfigMaps into Secrets, follows their changes and says goodbye.
 #[test]
 fn kopf() {
@@ -64,7 +104,7 @@ fn kopf() {
         .stderr(std::fs::File::create(&log).expect("a log file"))
         .spawn()
         .expect("kopf starts");
-    let operator = Operator { child, log };
+    let operator = Daemon { child, log };
     let apply = |data: &str| {
         let map = format!(
             "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: a, labels: {{copy: \"1\"}}}}, \
@@ -86,17 +126,17 @@ fn kopf() {
     drop(operator);
 }
 
-struct Operator {
+struct Daemon {
     child: Child,
     log: PathBuf,
 }
 
-impl Drop for Operator {
+impl Drop for Daemon {
     fn drop(&mut self) {
         self.child.kill().expect("our own child can be killed");
         self.child.wait().expect("our own child can be awaited");
         if std::thread::panicking() {
-            eprintln!("--- kopf\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+            eprintln!("--- its log\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
         }
     }
 }

@@ -74,28 +74,32 @@ fn streams_reach_pods() {
     let kubectl = cluster.kubectl();
     let ctl: Tool = &|arguments| cluster.ctl_command(arguments);
     let kubectl_tool = |arguments: &[&str]| kubectl.as_ref().unwrap().command(arguments);
+    // As kubectl before WebSockets: SPDY from end to end.
+    let spdy_tool = |arguments: &[&str]| {
+        let mut command = kubectl_tool(arguments);
+        command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false");
+        command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
+        command
+    };
     let mut tools = vec![ctl];
     if kubectl.is_some() {
-        tools.push(&kubectl_tool);
+        tools.extend([&kubectl_tool as Tool, &spdy_tool]);
     }
-    for tool in tools {
-        attaches(tool);
-        gives_a_terminal(tool);
-        forwards_ports(tool);
-        serves_the_api(tool);
+    for tool in &tools {
+        takes_stdin(*tool);
+        attaches(*tool);
+        gives_a_terminal(*tool);
+        forwards_ports(*tool);
+        serves_the_api(*tool);
     }
-    if kubectl.is_some() {
-        copies(&[ctl, &kubectl_tool]);
-    } else {
-        copies(&[ctl]);
-    }
+    copies(&tools);
     // kubectl ends well or not, as it happens.
     let nothing = said(ctl(&["cp", "shell:/box/nothing", "nothing"]), "").fails();
     assert_eq!(nothing, "command terminated with exit code 1\n");
     if kubectl.is_some() {
-        forwards_over_spdy(&kubectl_tool);
         reaches_through_the_api(&kubectl_tool);
         debugs(&kubectl_tool);
+        debugs_nodes(&cluster, &kubectl_tool);
         resizes(&cluster, &kubectl_tool);
         drains(&cluster, &kubectl_tool);
     }
@@ -103,6 +107,11 @@ fn streams_reach_pods() {
 
 fn said(mut command: Command, input: &str) -> Said {
     run_with_input(&mut command, input)
+}
+
+fn takes_stdin(tool: Tool) {
+    let said = said(tool(&["exec", "-i", "shell", "--", "cat"]), "through stdin");
+    assert_eq!(said.ok(), "through stdin");
 }
 
 /// What is written to the container's own process, and what it answers.
@@ -165,21 +174,6 @@ fn forwards_ports(tool: Tool) {
         }
         ended(child);
     }
-}
-
-/// As kubectl before WebSockets: SPDY from end to end.
-fn forwards_over_spdy(tool: Tool) {
-    let mut command = tool(&["port-forward", "pod/web", ":8080"]);
-    command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false");
-    let mut child = started(command);
-    let mut lines = lines(&mut child);
-    let line = lines.next().unwrap();
-    let port = line.split([':', ' ']).find_map(|word| word.parse::<u16>().ok()).unwrap();
-    assert!(http_get(port, "/", "").ends_with("Hello from web\n"));
-    ended(child);
-    let mut command = tool(&["exec", "-i", "shell", "--", "cat"]);
-    command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
-    assert_eq!(said(command, "over SPDY").ok(), "over SPDY");
 }
 
 fn serves_the_api(tool: Tool) {
@@ -321,6 +315,25 @@ fn debugs(tool: Tool) {
         let told = said(tool(&["get", "pod", "web", "-o", &output]), "").ok();
         (!told.is_empty()).then_some(())
     });
+}
+
+/// A pod among the node's processes, on its network, with its files.
+fn debugs_nodes(cluster: &Cluster, tool: Tool) {
+    let script = "ps; busybox ls /host/etc; echo seen";
+    let words = ["debug", "node/node1", "--image=test/shell:1", "--", "sh", "-c", script];
+    let told = said(tool(&words), "").ok();
+    let name = told.split(' ').find(|word| word.starts_with("node-debugger-node1-"));
+    let name = name.unwrap_or_else(|| panic!("it names the pod, and says {told:?}"));
+    let seen = until("what the pod sees", 30, || {
+        let logs = said(tool(&["logs", name]), "");
+        logs.out.ends_with("seen\n").then_some(logs.out)
+    });
+    let agent = format!("{} ", cluster.pid("node1/agent").expect("the agent runs"));
+    assert!(seen.lines().any(|line| line.trim_start().starts_with(&agent)), "{seen}");
+    assert!(seen.lines().any(|line| line == "hostname"), "{seen}");
+    let pod = cluster.get(&["pod", name]);
+    assert_eq!(pod["status"]["podIP"], pod["status"]["hostIP"], "{pod:#}");
+    cluster.ctl(&["delete", "pod", name]).ok();
 }
 
 /// More memory and cpu for a running container, by its cgroups; too much is not given.

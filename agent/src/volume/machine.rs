@@ -15,6 +15,7 @@ use super::{
     Disk, Error, Given, Run, SetUpError, atomic, container, empty_dir, host_path, mounts, nfs,
     persistent,
 };
+use crate::cgroups;
 use crate::config::NodeConfig;
 use crate::cri::PodId;
 use crate::csi;
@@ -257,7 +258,12 @@ impl Disk for Machine {
     async fn remove(&self, pod: &PodId) -> Result<(), Error> {
         blocking(|| {
             remove(&self.config.pod_dir(&pod.uid))?;
-            remove(&self.config.log_dir(&pod.namespace, &pod.name, &pod.uid))
+            remove(&self.config.log_dir(&pod.namespace, &pod.name, &pod.uid))?;
+            cgroups::remove(&self.config.cgroup_root, &pod.uid).map_err(|source| Error::Io {
+                operation: "remove the cgroup of pod",
+                path: pod.uid.clone().into(),
+                source,
+            })
         })
     }
 }

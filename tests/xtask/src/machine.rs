@@ -36,6 +36,16 @@ pub const TO_TEST: &[Need] = &[
     need("curl", "curl"),
     need("openssl", "openssl"),
     need("/bin/busybox", "busybox-static"),
+    need("containerd", "containerd"),
+    need("runc", "runc"),
+    need("/usr/lib/cni/bridge", "containernetworking-plugins"),
+];
+
+/// To boot a machine of another kind.
+pub const TO_VIRTUALIZE: &[Need] = &[
+    need("qemu-system-x86_64", "qemu-system-x86"),
+    need("dpkg-deb", "dpkg"),
+    need("/bin/busybox", "busybox-static"),
 ];
 
 /// Installs the packages of what is missing, as root or through sudo.

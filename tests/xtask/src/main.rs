@@ -9,6 +9,7 @@ mod machine;
 mod step;
 mod test;
 mod up;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ usage: cargo xtask COMMAND
   down    delete that cluster
   image   build the hello image archive and print its path
   test    install what is missing and pass all tests
+  vm      the runtime's tests in a virtual machine with cgroup v2 alone ([NAME…])
   bench   print the measured figures, as ratios against references of the same run
   fuzz    every parser of strangers' bytes under libFuzzer (--seconds N, TARGET…)
   soak    a hundred cluster lives, looking for leaks (--lives N), and very large images";
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Some("down") => up::down(),
         Some("image") => image::build().map(|path| println!("{}", path.display())),
         Some("test") => test::test(rest),
+        Some("vm") => vm::vm(rest),
         Some("bench") => bench::bench(rest),
         Some("fuzz") => fuzz::fuzz(rest),
         Some("soak") => bench::soak(rest),

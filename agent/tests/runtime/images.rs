@@ -260,7 +260,9 @@ async fn unused_images_make_room() {
     let pod = lab.sandbox("pod").await;
     lab.run(&pod, script("main", "sleep 1000")).await;
     let endpoint = format!("unix://{}", lab.folder.path().join("cri.sock").display());
-    let runtime = agent::cri::grpc::Grpc::new(&endpoint).unwrap();
+    let runtime =
+        agent::cri::grpc::Grpc::new(&endpoint, Default::default(), client::Clock::system())
+            .unwrap();
     // On whatever disk, more is wanted than there are images: all go that no container has.
     let policy =
         |high| Policy { high, low: 0, minimum_age: std::time::Duration::ZERO, maximum_age: None };

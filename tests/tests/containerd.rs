@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tests::cluster::Cluster;
 use tests::program::{Said, run};
-use tests::wait::until;
+use tests::wait::{patiently, until};
 use tests::{image, machine, needs};
 
 const PLUGINS: &str = "/usr/lib/cni";
@@ -103,7 +103,8 @@ fn pods_run_on_containerd() {
     let book = std::fs::read_to_string(book.join("book")).unwrap();
     let told = ["started", "told to end", "started", "told to end"];
     assert_eq!(book.lines().collect::<Vec<_>>(), told);
-    until("nothing to be left of the pods", 30, || node.left(&cluster).is_empty().then_some(()));
+    let gone = patiently(30, || node.left(&cluster).is_empty());
+    assert!(gone, "this is left of the pods: {:#?}", node.left(&cluster));
 }
 
 /// The containers are where they are said to be, with their addresses and limits.

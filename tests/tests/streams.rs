@@ -260,6 +260,8 @@ fn copies_with(tool: Tool) -> Vec<Copied> {
         );
         let script =
             "cd /box; busybox find . -exec busybox stat -c '%n %F %a' {} ';' | busybox sort";
+        // The archive may be complete before kubectl has read what tar said meanwhile.
+        let out = out.replace("tar: removing leading '/' from member names\n", "");
         Copied {
             out,
             // Each names itself. What kubectl logs of its own connections comes and goes.

@@ -173,7 +173,8 @@ async fn a_node_reads_what_its_pods_lead_to() {
     bind(&api, "far", "n2").await;
     for (pod, claim) in [("p", "gpu"), ("far", "far")] {
         let status = json!({"extendedResourceClaimStatus": {"resourceClaimName": claim,
-            "requestMappings": []}});
+            "requestMappings": [{"containerName": "c", "requestName": "r",
+                "resourceName": "example.com/gpu"}]}});
         api.merge(&format!("{PODS}/{pod}/status"), json!({ "status": status })).await.expect(200);
     }
     for what in NEEDED {

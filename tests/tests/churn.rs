@@ -191,7 +191,11 @@ fn examine(cluster: &Cluster, name: &str, pod: &Pod, book: &Path) {
         let init = &object["status"]["initContainerStatuses"][0]["state"]["terminated"];
         assert_eq!(init["exitCode"], 0, "{name}: {object:#}");
     }
-    let log = cluster.ctl(&["logs", name]).ok();
+    // The runtime may be about to come back for the last time.
+    let log = until("the log", 30, || {
+        let said = cluster.ctl(&["logs", name]);
+        (said.code == 0).then_some(said.out)
+    });
     let whole: String = (1..=LINES).map(|number| format!("line {number}\n")).collect();
     assert_eq!(log, whole, "{name}");
 }

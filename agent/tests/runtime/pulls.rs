@@ -274,9 +274,12 @@ async fn a_pull_goes_on_where_it_broke_off() {
     assert_eq!(pull(&mut lab, &name).await.unwrap(), id);
     let ranges = proxy.ranges(&layer);
     let resumed = ranges.last().unwrap().as_deref().unwrap_or_default();
-    assert!(resumed.starts_with("bytes=") && resumed != "bytes=0-", "{ranges:?}");
+    let kept = resumed.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-'));
+    let kept: u64 = kept.and_then(|from| from.parse().ok()).unwrap_or_default();
+    // How much arrived before the end is a matter of chance; nothing of it is fetched again.
+    assert!(kept > 0, "{ranges:?}");
     let rest = proxy.state.bytes.load(Ordering::Relaxed);
-    assert!(rest < whole - (2 << 20), "{rest} of {whole} bytes were fetched again");
+    assert!(rest + kept < whole + (64 << 10), "{rest} of {whole} were fetched beside {kept}");
     assert!(runs(&mut lab, &name).await.contains(&format!("stdout F {}", 8 << 20)));
     nothing_left(&lab, 2);
     lab.finish().await;

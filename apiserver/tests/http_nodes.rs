@@ -81,9 +81,13 @@ async fn cluster() -> Api {
         {"name": "c", "configMap": {"name": "far"}},
         {"name": "d", "persistentVolumeClaim": {"claimName": "far"}},
     ]);
+    far["spec"]["containers"][0]["resources"] = json!({"limits": {GPU: "1"}});
     api.post(PODS, far).await.expect(201);
     api
 }
+
+/// A resource for which claims are made.
+const GPU: &str = "example.com/gpu";
 
 /// A pod that leads to one of everything.
 fn wide() -> Value {
@@ -104,6 +108,7 @@ fn wide() -> Value {
         {"name": "A", "valueFrom": {"secretKeyRef": {"name": "env", "key": "k"}}},
         {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "key", "key": "k"}}},
     ]);
+    pod["spec"]["containers"][0]["resources"] = json!({"limits": {GPU: "1"}});
     pod["spec"]["containers"][0]["envFrom"] =
         json!([{"secretRef": {"name": "all"}}, {"configMapRef": {"name": "whole"}}]);
     pod
@@ -174,7 +179,7 @@ async fn a_node_reads_what_its_pods_lead_to() {
     for (pod, claim) in [("p", "gpu"), ("far", "far")] {
         let status = json!({"extendedResourceClaimStatus": {"resourceClaimName": claim,
             "requestMappings": [{"containerName": "c", "requestName": "r",
-                "resourceName": "example.com/gpu"}]}});
+                "resourceName": GPU}]}});
         api.merge(&format!("{PODS}/{pod}/status"), json!({ "status": status })).await.expect(200);
     }
     for what in NEEDED {

@@ -16,14 +16,21 @@ const POD: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "w
 
 /// The container's figures in a cgroup: CPU seconds and the working set in bytes.
 fn in_cgroup(pid: u32) -> (f64, f64) {
-    let text = cgroup_value(pid, &["cpuacct.usage", "cpu.stat"]);
     let keyed = |text: &str, key: &str| -> f64 {
         let line = text.lines().find_map(|line| line.strip_prefix(key));
         line.map_or(0.0, |value| value.trim().parse().expect("a number"))
     };
-    let cpu = match text.parse::<f64>() {
-        Ok(nanoseconds) => nanoseconds / 1e9,
-        Err(_) => keyed(&text, "usage_usec ") / 1e6,
+    // Where there is a group of v2 it counts, whoever has the controllers.
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a process");
+    let unified = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    let cpu = unified.and_then(|path| {
+        let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+        let stat = |mount| std::fs::read_to_string(format!("{mount}{path}/cpu.stat")).ok();
+        mounts.into_iter().find_map(stat)
+    });
+    let cpu = match cpu {
+        Some(stat) => keyed(&stat, "usage_usec ") / 1e6,
+        None => cgroup_value(pid, &["cpuacct.usage"]).parse::<f64>().expect("a number") / 1e9,
     };
     let used = cgroup_value(pid, &["memory.usage_in_bytes", "memory.current"]);
     let stat = cgroup_value(pid, &["memory.stat"]);

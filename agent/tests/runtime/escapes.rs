@@ -68,7 +68,8 @@ async fn the_nodes_controls_are_out_of_reach() {
         "mount -t cgroup2 none /tmp",
         "mount -o remount,rw /sys",
         "echo x > /proc/sys/kernel/core_pattern",
-        "echo b > /proc/sysrq-trigger",
+        // The harmless letter: where this test fails the machine must survive it.
+        "echo h > /proc/sysrq-trigger",
         "echo x > /sys/kernel/uevent_helper",
         "mknod /tmp/disk b 254 0 && head -c 1 /tmp/disk",
         "chroot /proc/1/root mount -t tmpfs none /",

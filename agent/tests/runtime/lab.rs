@@ -313,7 +313,7 @@ pub fn script(name: &str, script: &str) -> cri::ContainerConfig {
                     "/sys/firmware",
                     "/proc/absent",
                 ]),
-                readonly_paths: words(&["/proc/sys", "/proc/absent"]),
+                readonly_paths: words(&["/proc/sys", "/proc/sysrq-trigger", "/proc/absent"]),
                 ..Default::default()
             }),
         }),

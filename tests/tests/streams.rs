@@ -267,7 +267,7 @@ fn copies_with(tool: Tool) -> Vec<Copied> {
             // Each names itself. What kubectl logs of its own connections comes and goes.
             err: err
                 .split_inclusive('\n')
-                .filter(|line| !line.contains("] \"Unhandled Error\" err=\"websocket: "))
+                .filter(|line| !line.contains("] \"Unhandled Error\" err="))
                 .collect::<String>()
                 .replace("\"ctl exec", "\"kubectl exec"),
             code,

@@ -36,21 +36,39 @@ pub fn bench(names: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// A hundred cluster lives, then images too large for every day's tests.
-pub fn soak(rest: &[String]) -> Result<(), String> {
-    let lives = match rest {
-        [] => "100",
-        [flag, number] if flag == "--lives" => number,
-        _ => return Err("usage: cargo xtask soak [--lives N]".into()),
-    };
-    machine::install(&[machine::TO_BUILD, machine::TO_RUN])?;
+/// Package, test file, tests of it, and what makes them long.
+type LongRun = (&'static str, &'static str, &'static [&'static str], Long);
+type Long = &'static [(&'static str, &'static str)];
+
+const LONG_RUNS: &[LongRun] = &[
+    ("tests", "leaks", &[], &[("CORACLE_LIVES", "100")]),
+    ("tests", "churn", &[], &[("CORACLE_KILLS", "200")]),
+    ("agent", "runtime", &["random"], &[("CORACLE_CALLS", "10000")]),
+    (
+        "agent",
+        "runtime",
+        &["an_image_of_two_gigabytes", "many_files"],
+        &[("CORACLE_BIG_IMAGE", "1"), ("CORACLE_MANY_FILES", "1000000")],
+    ),
+];
+
+/// A hundred cluster lives, two hundred deaths of a node's daemons, ten thousand calls of the
+/// runtime, large images: all, or those of the test files named. The environment may say otherwise
+/// how long each is.
+pub fn soak(names: &[String]) -> Result<(), String> {
+    machine::install(&[machine::TO_BUILD, machine::TO_RUN, machine::TO_TEST])?;
     run("build", cargo(&["build", "--release", "--workspace", "--bins"]))?;
     let image = image::build()?;
-    let mut soak = cargo(&["test", "--release", "--package", "tests", "--test", "leaks"]);
-    soak.args(["--", "--nocapture"]).env("CORACLE_LIVES", lives).env("CORACLE_HELLO_IMAGE", image);
-    run("soak", soak)?;
-    let mut images = cargo(&["test", "--release", "--package", "agent", "--test", "runtime"]);
-    images.args(["--", "--nocapture", "an_image_of_two_gigabytes", "many_files"]);
-    images.env("CORACLE_BIG_IMAGE", "1").env("CORACLE_MANY_FILES", "1000000");
-    run("large images", images)
+    for (package, file, tests, long) in LONG_RUNS {
+        if !names.is_empty() && !names.iter().any(|name| name == file) {
+            continue;
+        }
+        let mut soak = cargo(&["test", "--release", "--package", package, "--test", file]);
+        soak.args(["--", "--nocapture"]).args(*tests).env("CORACLE_HELLO_IMAGE", &image);
+        for (name, value) in *long {
+            soak.env(name, std::env::var(name).unwrap_or_else(|_| (*value).into()));
+        }
+        run(file, soak)?;
+    }
+    Ok(())
 }

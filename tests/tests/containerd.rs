@@ -33,9 +33,13 @@ spec:
     args: ["8080", "0"]
     ports: [{name: http, containerPort: 8080}]
     resources: {limits: {cpu: 250m, memory: 48Mi}}
-    startupProbe: {exec: {command: [/hello, get, localhost, "8080"]}, periodSeconds: 1}
-    readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1}
-    livenessProbe: {tcpSocket: {port: http}, periodSeconds: 1}
+    startupProbe:
+      exec: {command: [/hello, get, localhost, "8080"]}
+      periodSeconds: 1
+      timeoutSeconds: 60
+      failureThreshold: 60
+    readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1, timeoutSeconds: 60}
+    livenessProbe: {tcpSocket: {port: http}, periodSeconds: 1, timeoutSeconds: 60}
 ---
 apiVersion: v1
 kind: Service
@@ -63,6 +67,8 @@ spec:
       initialDelaySeconds: 1
       periodSeconds: 1
       failureThreshold: 1
+      # Only the missing file is a failure, never a busy machine.
+      timeoutSeconds: 60
     volumeMounts:
     - {name: words, mountPath: /words}
     - {name: shared, mountPath: /shared}
@@ -171,6 +177,8 @@ fn condition(object: &Value, name: &str) -> String {
 /// containerd and the agent in the network of the cluster's only node.
 struct Foreign {
     folder: tempfile::TempDir,
+    /// The node's files, among which the agent mounts volumes.
+    node: PathBuf,
     namespace: String,
     children: Vec<Child>,
 }
@@ -185,7 +193,8 @@ impl Foreign {
         run(Command::new("ip").args(["link", "set", "e2e-cri-n1", "up"])).ok();
         let folder = tempfile::Builder::new().prefix("coracle-containerd-").tempdir().unwrap();
         let namespace = format!("/run/netns/coracle-{}-node1", cluster.name);
-        let mut node = Foreign { folder, namespace, children: Vec::new() };
+        let files = cluster.dir().join("nodes/node1");
+        let mut node = Foreign { folder, node: files, namespace, children: Vec::new() };
         let old = node.inside("ip").args(["link", "delete", "coracle0"]).output();
         drop(old.expect("ip runs"));
         node.start_containerd();
@@ -291,8 +300,8 @@ conf_template = "{template}"
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let own = self.text("");
         left.extend(mounts.lines().filter(|line| line.contains(&own)).map(str::to_owned));
-        let pods = cluster.dir().join("nodes/node1/kubelet/pods");
-        let folders = [pods, self.path("state/netns"), self.path("leases/pods")];
+        let folders =
+            [self.node.join("kubelet/pods"), self.path("state/netns"), self.path("leases/pods")];
         let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok());
         let names = entries.flatten().flatten().map(|entry| entry.path().display().to_string());
         // Beside the addresses that are taken lie the plugin's lock and its last address.
@@ -343,9 +352,11 @@ impl Drop for Foreign {
             let _ = child.kill().and_then(|()| child.wait().map(drop));
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let own = self.text("");
+        let own = |point: &&str| {
+            [self.folder.path(), &self.node].iter().any(|own| Path::new(point).starts_with(own))
+        };
         let points = mounts.lines().rev().filter_map(|line| line.split(' ').nth(4));
-        for point in points.filter(|point| point.starts_with(&own)) {
+        for point in points.filter(own) {
             let _ = run(Command::new("umount").args(["--lazy", point]));
         }
     }

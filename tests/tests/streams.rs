@@ -267,7 +267,7 @@ fn copies_with(tool: Tool) -> Vec<Copied> {
             // Each names itself. What kubectl logs of its own connections comes and goes.
             err: err
                 .split_inclusive('\n')
-                .filter(|line| !line.contains("] \"Unhandled Error\" err="))
+                .filter(|line| !is_logged(line))
                 .collect::<String>()
                 .replace("\"ctl exec", "\"kubectl exec"),
             code,
@@ -279,6 +279,15 @@ fn copies_with(tool: Tool) -> Vec<Copied> {
     assert_eq!(std::fs::read_to_string(here("back/deep/b c")).unwrap(), "two\n");
     assert_eq!(std::fs::metadata(here("again")).unwrap().len(), 3 << 20);
     done
+}
+
+/// A line of kubectl's log of its own errors: E, month and day, time, thread, source file.
+fn is_logged(line: &str) -> bool {
+    let first = line.split(' ').next().unwrap_or_default();
+    let is_error = first
+        .strip_prefix('E')
+        .is_some_and(|day| day.len() == 4 && day.bytes().all(|byte| byte.is_ascii_digit()));
+    is_error && line.contains(".go:")
 }
 
 /// Proxies of pods, Services and nodes.

@@ -142,6 +142,8 @@ pub async fn run(
 
 /// What the pods of this node stand on.
 struct Ground {
+    /// Made once: what has which ids is kept in it.
+    config: NodeConfig,
     runtime: Arc<dyn Runtime>,
     disk: Arc<dyn Disk>,
     prober: Arc<dyn Prober>,
@@ -155,11 +157,13 @@ impl Ground {
         clock: &Clock,
         metrics: &Arc<Metrics>,
     ) -> Result<Ground, BadEndpoint> {
+        let config = node_config(options);
         Ok(match options.runtime {
             options::Runtime::Cri => {
                 let plugins = Plugins::default();
-                let disk = Machine::with_plugins(node_config(options), plugins.clone());
+                let disk = Machine::with_plugins(config.clone(), plugins.clone());
                 Ground {
+                    config,
                     runtime: Arc::new(Grpc::new(
                         &options.runtime_endpoint,
                         metrics.clone(),
@@ -173,7 +177,7 @@ impl Ground {
             options::Runtime::Simulated => {
                 let runtime = Arc::new(SimulatedRuntime::new(clock.clone()));
                 let disk = Arc::new(NoDisk);
-                Ground { runtime: runtime.clone(), disk, prober: runtime, plugins: None }
+                Ground { config, runtime: runtime.clone(), disk, prober: runtime, plugins: None }
             }
         })
     }
@@ -246,7 +250,7 @@ async fn pods(
             shutdown: node.shutdown.clone(),
             pressure: node.pressure.clone(),
         },
-        config: node_config(options),
+        config: ground.config,
         dns: Dns { servers, domain: options.cluster_domain.clone(), host: resolv::parse(&host) },
         host: Host { ips: node.identity.ips.clone(), runtime_name: info.name },
         allocatable: node.allocatable(),

@@ -279,6 +279,17 @@ fn items_that_are_not_applied_any_more_go() {
     );
 }
 
+/// Nobody owns a name, but who says it keeps it.
+#[test]
+fn who_applies_nothing_but_a_name_keeps_the_name() {
+    let row = &kind::CONFIG_MAP;
+    let labelled = json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "data": {"k": "v"}});
+    let live = apply(row, None, labelled, "x", false, 1).unwrap();
+    let bare = apply(row, Some(&live), json!({"metadata": {"name": "a"}}), "x", false, 2).unwrap();
+    assert_eq!(bare["metadata"]["name"], "a");
+    assert_eq!((&bare["metadata"]["labels"], &bare["data"]), (&Value::Null, &Value::Null));
+}
+
 #[test]
 fn applied_objects_must_fit_the_schema() {
     let row = &kind::DEPLOYMENT;

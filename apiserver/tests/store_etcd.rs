@@ -38,16 +38,18 @@ async fn members_fail() {
         .map(|writer| {
             let (store, stop) = (store.clone(), stop.clone());
             tokio::spawn(async move {
-                let mut written = Vec::new();
+                let (mut written, mut tries) = (Vec::new(), 0);
                 let stopped = stop.notified();
                 tokio::pin!(stopped);
                 loop {
-                    let key = format!("/registry/x/{writer}-{}", written.len());
+                    let key = format!("/registry/x/{writer}-{}-{tries}", written.len());
                     tokio::select! {
                         () = &mut stopped => return written,
-                        outcome = store.transact(Txn::create(&*key, "v".into())) => {
-                            let Outcome::Committed(revision) = outcome.unwrap() else { panic!("{key}") };
-                            written.push((key, revision));
+                        outcome = store.transact(Txn::create(&*key, "v".into())) => match outcome {
+                            Ok(Outcome::Committed(revision)) => written.push((key, revision)),
+                            // Nobody was told whether it was written; the next is another key.
+                            Err(StoreError::Uncertain { .. }) => tries += 1,
+                            other => panic!("{key}: {other:?}"),
                         }
                     }
                 }

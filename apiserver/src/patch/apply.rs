@@ -31,7 +31,9 @@ pub fn apply(
     let Some(ty) = schema::of(row) else {
         return Err(Status::unsupported_media_type(super::PatchKind::ACCEPTED));
     };
-    let (applied, set) = typed(row, &ty, applied, subresource)?;
+    let (applied, said) = typed(row, &ty, applied, subresource)?;
+    let mut set = said.clone();
+    never_owned(&mut set);
     let mut base = live.cloned().unwrap_or_else(|| json!({}));
     let mut entries = managed_fields::taken(None, &mut base, false);
     let merged = walk::merged(&ty, &base, &applied);
@@ -46,7 +48,7 @@ pub fn apply(
     let last = own.map(|index| entries.swap_remove(index));
     let last_set = last.as_ref().and_then(Entry::set);
     let mut new = match last_set {
-        Some(last) if !fields::is_subset(last, &set) => pruned(&ty, merged, &entries, &set, last),
+        Some(last) if !fields::is_subset(last, &set) => pruned(&ty, merged, &entries, &said, last),
         _ => merged,
     };
     // Written as it will be stored, so that `1000m` over `1` is no change.
@@ -74,7 +76,7 @@ pub fn check_applied(row: &Row, applied: &Value) -> Result<(), Status> {
     schema::of(row).map_or(Ok(()), |ty| fitting(row, &ty, applied).map(drop))
 }
 
-/// Checks what was applied against the schema and finds its fields.
+/// Checks what was applied against the schema and finds its fields, those that nobody owns too.
 fn typed(row: &Row, ty: &Type, applied: &Value, subresource: &str) -> Result<(Value, Set), Status> {
     if applied.pointer("/metadata/managedFields").is_some_and(|fields| !fields.is_null()) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
@@ -89,8 +91,7 @@ fn typed(row: &Row, ty: &Type, applied: &Value, subresource: &str) -> Result<(Va
         "status" | "approval" => drop(map.remove("spec")),
         _ => {}
     }
-    let mut set = fitting(row, ty, &applied)?;
-    never_owned(&mut set);
+    let set = fitting(row, ty, &applied)?;
     Ok((applied, set))
 }
 
@@ -134,11 +135,12 @@ fn never_owned(set: &mut Set) {
 
 /// The merged object without the fields that were applied before and are not any more; those that
 /// others own, and those that hang on a removed item without ever having been applied, come back.
-fn pruned(ty: &Type, merged: Value, others: &[Entry], set: &Set, last: &Set) -> Value {
+/// `said` has also what nobody owns, such as the name.
+fn pruned(ty: &Type, merged: Value, others: &[Entry], said: &Set, last: &Set) -> Value {
     let last = walk::with_structs(ty, last);
     let mut pruned = merged.clone();
     walk::without(ty, &mut pruned, &last);
-    let mut managed = set.clone();
+    let mut managed = said.clone();
     others.iter().filter_map(Entry::set).for_each(|set| fields::union(&mut managed, set.clone()));
     let members =
         |value: &Value| walk::with_structs(ty, &walk::fields_of(ty, value, &mut Vec::new()));

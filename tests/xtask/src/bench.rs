@@ -1,51 +1,49 @@
 //! `cargo xtask bench` and `soak`: the long runs. Each benchmark is a program of the crate that it
 //! measures and prints ratios against a reference of the same run.
 
-use crate::step::{cargo, run};
+use crate::step::{cargo, command, run};
 use crate::{image, machine};
 
-/// Package, kind of target and name of each benchmark, in the order of the README's table.
-const BENCHMARKS: &[(&str, &str, &str)] = &[
-    ("tests", "--bin", "bench_cluster"),
-    ("agent", "--example", "bench_runtime"),
-    ("agent", "--example", "bench_images"),
-    ("tests", "--bin", "bench_watch"),
-    ("apiserver", "--example", "bench_edge"),
-    ("apiserver", "--example", "bench_store"),
-    ("apiserver", "--example", "bench_codec"),
-    ("tests", "--bench", "controllers"),
+/// Each benchmark's program below `target/release`, in the order of the README's table.
+const BENCHMARKS: &[&str] = &[
+    "bench_cluster",
+    "examples/bench_runtime",
+    "examples/bench_images",
+    "bench_watch",
+    "examples/bench_edge",
+    "examples/bench_store",
+    "examples/bench_codec",
 ];
 
 /// All of them, or those whose names contain an argument.
 pub fn bench(names: &[String]) -> Result<(), String> {
+    let wanted =
+        |name: &str| names.is_empty() || names.iter().any(|wanted| name.contains(wanted.as_str()));
     machine::install(&[machine::TO_BUILD, machine::TO_RUN, machine::TO_TEST])?;
-    run("build", cargo(&["build", "--release", "--workspace", "--bins"]))?;
+    // The whole workspace, or its dependencies are built once more for every package.
+    run("build", cargo(&["build", "--release", "--workspace", "--bins", "--examples"]))?;
     let image = image::build()?;
-    for (package, kind, name) in BENCHMARKS {
-        if !names.is_empty() && !names.iter().any(|wanted| name.contains(wanted.as_str())) {
-            continue;
-        }
-        let verb = if *kind == "--bench" { "bench" } else { "run" };
-        let mut program = cargo(&[verb, "--quiet", "--package", package, kind, name]);
-        if *kind != "--bench" {
-            program.arg("--release");
-        }
+    for name in BENCHMARKS.iter().filter(|name| wanted(name)) {
+        let program = image::target_directory().join("release").join(name);
+        let mut program = command(&program.to_string_lossy(), &[]);
         program.env("CORACLE_HELLO_IMAGE", &image);
         run(name, program)?;
+    }
+    if wanted("controllers") {
+        run("controllers", cargo(&["bench", "--workspace", "--bench", "controllers"]))?;
     }
     Ok(())
 }
 
-/// Package, test file, tests of it, and what makes them long.
-type LongRun = (&'static str, &'static str, &'static [&'static str], Long);
+/// Test file, tests of it, and what makes them long.
+type LongRun = (&'static str, &'static [&'static str], Long);
 type Long = &'static [(&'static str, &'static str)];
 
 const LONG_RUNS: &[LongRun] = &[
-    ("tests", "leaks", &[], &[("CORACLE_LIVES", "100")]),
-    ("tests", "churn", &[], &[("CORACLE_KILLS", "200")]),
-    ("agent", "runtime", &["random"], &[("CORACLE_CALLS", "10000")]),
+    ("leaks", &[], &[("CORACLE_LIVES", "100")]),
+    ("churn", &[], &[("CORACLE_KILLS", "200")]),
+    ("runtime", &["random"], &[("CORACLE_CALLS", "10000")]),
     (
-        "agent",
         "runtime",
         &["an_image_of_two_gigabytes", "many_files"],
         &[("CORACLE_BIG_IMAGE", "1"), ("CORACLE_MANY_FILES", "1000000")],
@@ -59,11 +57,11 @@ pub fn soak(names: &[String]) -> Result<(), String> {
     machine::install(&[machine::TO_BUILD, machine::TO_RUN, machine::TO_TEST])?;
     run("build", cargo(&["build", "--release", "--workspace", "--bins"]))?;
     let image = image::build()?;
-    for (package, file, tests, long) in LONG_RUNS {
+    for (file, tests, long) in LONG_RUNS {
         if !names.is_empty() && !names.iter().any(|name| name == file) {
             continue;
         }
-        let mut soak = cargo(&["test", "--release", "--package", package, "--test", file]);
+        let mut soak = cargo(&["test", "--release", "--workspace", "--test", file]);
         soak.args(["--", "--nocapture"]).args(*tests).env("CORACLE_HELLO_IMAGE", &image);
         for (name, value) in *long {
             soak.env(name, std::env::var(name).unwrap_or_else(|_| (*value).into()));

@@ -1,7 +1,7 @@
 //! Running programs, each as one named step.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// The root of the checkout.
 pub fn root() -> PathBuf {
@@ -27,6 +27,38 @@ pub fn run(what: &str, mut command: Command) -> Result<(), String> {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("{what}: {command:?} ended with {status}")),
         Err(error) => Err(format!("{what}: cannot run {command:?}: {error}")),
+    }
+}
+
+/// A program that runs beside other steps; ended if they fail before it.
+pub struct Beside {
+    what: &'static str,
+    child: Child,
+}
+
+impl Beside {
+    pub fn start(what: &'static str, mut command: Command) -> Result<Beside, String> {
+        eprintln!("== {what}, beside what follows");
+        let started = command.stdin(Stdio::null()).spawn();
+        let child = started.map_err(|error| format!("{what}: cannot run {command:?}: {error}"))?;
+        Ok(Beside { what, child })
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Result<(), String> {
+        match self.child.wait() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("{} ended with {status}", self.what)),
+            Err(error) => Err(format!("{}: {error}", self.what)),
+        }
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // Without effect where it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

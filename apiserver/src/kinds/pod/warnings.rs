@@ -1,5 +1,7 @@
 //! What is allowed in a pod spec but hardly meant.
 
+mod paths;
+
 use serde_json::Value;
 
 use super::resources::read;
@@ -14,17 +16,25 @@ pub fn spec(path: &Path, spec: &Value) -> Vec<String> {
     for (key, _) in spec.pairs("nodeSelector") {
         warnings.extend(old_label(key).map(|old| format!("{}: {old}", selector.key(key))));
     }
+    affinity(&path.field("affinity"), spec.at("affinity"), &mut warnings);
+    let spread = path.field("topologySpreadConstraints");
+    for (index, constraint) in spec.items("topologySpreadConstraints").iter().enumerate() {
+        let (path, key) = (spread.index(index), constraint.text("topologyKey"));
+        let old =
+            old_label(key).map(|old| format!("{}: {key} is {old}", path.field("topologyKey")));
+        warnings.extend(old);
+        no_selector(&path, constraint, &mut warnings);
+    }
     for (index, volume) in spec.items("volumes").iter().enumerate() {
         let path = path.field("volumes");
         let path = path.index(index);
         let old = OLD_VOLUMES.iter().filter(|(field, ..)| volume.has(field));
         warnings.extend(old.map(|(_, named, since)| format!("{}: {since}", path.field(named))));
-        let projected = volume.at("projected").items("sources").iter();
-        for _ in projected.filter(|source| source.as_object().is_some_and(|map| map.is_empty())) {
-            let name = volume.text("name");
-            warnings.push(format!("volume {name:?} (Projected) has no sources provided"));
-        }
+        warnings.extend(paths::overlaps(volume));
     }
+    repeated(path, spec, "hostAliases", "ip", &mut warnings);
+    repeated(path, spec, "imagePullSecrets", "name", &mut warnings);
+    fractions(&path.field("overhead"), spec.at("overhead"), &mut warnings);
     if spec.int("terminationGracePeriodSeconds").unwrap_or(0) < 0 {
         let path = path.field("terminationGracePeriodSeconds");
         warnings.push(format!(
@@ -43,7 +53,115 @@ pub fn spec(path: &Path, spec: &Value) -> Vec<String> {
             container(&path.index(index), item, &mut warnings);
         }
     }
+    ports(path, spec, &mut warnings);
     warnings
+}
+
+fn affinity(path: &Path, affinity: &Value, warnings: &mut Vec<String>) {
+    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+    const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+    let (to_nodes, of_nodes) = (path.field("nodeAffinity"), affinity.at("nodeAffinity"));
+    let terms = of_nodes.at(REQUIRED).items("nodeSelectorTerms").iter().enumerate();
+    let required = to_nodes.field(REQUIRED);
+    let required = required.field("nodeSelectorTerms");
+    for (index, term) in terms {
+        old_labels(&required.index(index), term, warnings);
+    }
+    let preferred = to_nodes.field(PREFERRED);
+    for (index, term) in of_nodes.items(PREFERRED).iter().enumerate() {
+        old_labels(&preferred.index(index).field("preference"), term.at("preference"), warnings);
+    }
+    for field in ["podAffinity", "podAntiAffinity"] {
+        let (path, pods) = (path.field(field), affinity.at(field));
+        let (required, preferred) = (path.field(REQUIRED), path.field(PREFERRED));
+        for (index, term) in pods.items(REQUIRED).iter().enumerate() {
+            no_selector(&required.index(index), term, warnings);
+        }
+        for (index, term) in pods.items(PREFERRED).iter().enumerate() {
+            let (index, of_pods) = (preferred.index(index), "podAffinityTerm");
+            no_selector(&index.field(of_pods), term.at(of_pods), warnings);
+        }
+    }
+}
+
+/// Of a node selector's term.
+fn old_labels(path: &Path, term: &Value, warnings: &mut Vec<String>) {
+    let expressions = path.field("matchExpressions");
+    for (index, expression) in term.items("matchExpressions").iter().enumerate() {
+        let key = expression.text("key");
+        let path = expressions.index(index);
+        let old = old_label(key).map(|old| format!("{}: {key} is {old}", path.field("key")));
+        warnings.extend(old);
+    }
+}
+
+fn no_selector(path: &Path, of: &Value, warnings: &mut Vec<String>) {
+    if !of.has("labelSelector") {
+        let path = path.field("labelSelector");
+        warnings.push(format!("{path}: a null labelSelector results in matching no pod"));
+    }
+}
+
+/// Items of a list whose key an earlier one has.
+fn repeated(path: &Path, spec: &Value, list: &str, key: &str, warnings: &mut Vec<String>) {
+    let (path, items) = (path.field(list), spec.items(list));
+    for (index, item) in items.iter().enumerate() {
+        let text = item.text(key);
+        if items[..index].iter().any(|other| other.text(key) == text) {
+            warnings.push(format!("{}: duplicate {key} {text:?}", path.index(index).field(key)));
+        }
+    }
+}
+
+/// Parts of bytes.
+fn fractions(path: &Path, amounts: &Value, warnings: &mut Vec<String>) {
+    for name in ["memory", "ephemeral-storage"] {
+        let quantity = amounts.at(name);
+        if read(quantity).is_some_and(|quantity| !quantity.is_whole()) {
+            warnings.push(format!(
+                "{}: fractional byte value {quantity} is invalid, must be an integer",
+                path.key(name)
+            ));
+        }
+    }
+}
+
+/// Ports that another of the pod's containers has too: all share their addresses.
+fn ports(path: &Path, spec: &Value, warnings: &mut Vec<String>) {
+    let mut seen: Vec<(String, &Value)> = Vec::new();
+    for field in ["initContainers", "containers"] {
+        let containers = path.field(field);
+        for (index, container) in spec.items(field).iter().enumerate() {
+            let path = containers.index(index);
+            let path = path.field("ports");
+            for (index, port) in container.items("ports").iter().enumerate() {
+                let path = path.index(index);
+                for (other_path, other) in &seen {
+                    let how = overlap(port, other);
+                    let told = |how| format!("{path}: {how} port definition with {other_path}");
+                    warnings.extend(how.map(told));
+                }
+                seen.push((path.to_string(), port));
+            }
+        }
+    }
+}
+
+fn overlap(port: &Value, other: &Value) -> Option<&'static str> {
+    let number = |port: &Value, field| port.int(field).unwrap_or(0);
+    let same_port = number(port, "containerPort") == number(other, "containerPort");
+    if !same_port || port.text("protocol") != other.text("protocol") {
+        return None;
+    }
+    let host_ports = (number(port, "hostPort"), number(other, "hostPort"));
+    let host_ips = (port.text("hostIP"), other.text("hostIP"));
+    if host_ports.0 == host_ports.1 && host_ips.0 == host_ips.1 {
+        return Some("duplicate");
+    }
+    let anywhere = |ip: &str| matches!(ip, "" | "0.0.0.0" | "::");
+    let one_is_open = host_ports.0 == 0 || host_ports.1 == 0;
+    let same_door = host_ports.0 == host_ports.1 && (anywhere(host_ips.0) || anywhere(host_ips.1));
+    (one_is_open || same_door).then_some("overlapping")
 }
 
 /// What to say of a node's label that was renamed.
@@ -67,41 +185,20 @@ pub fn name(name: &str, what: &str) -> Option<String> {
 fn container(path: &Path, container: &Value, warnings: &mut Vec<String>) {
     let (env, path_env) = (container.items("env"), path.field("env"));
     for (index, variable) in env.iter().enumerate() {
-        let name = variable.text("name");
-        if env[..index].iter().any(|other| other.text("name") == name) {
+        let (name, value) = (variable.text("name"), variable.text("value"));
+        // One that goes on from what was there before is meant: `PATH=/opt:$(PATH)`.
+        let reference = format!("$({name})");
+        let goes_on = value != reference && value.contains(&reference);
+        if !goes_on && env[..index].iter().any(|other| other.text("name") == name) {
             warnings.push(format!(
                 "{}: hides previous definition of {name:?}, which may be dropped when using apply",
                 path_env.index(index)
             ));
         }
     }
-    let (ports, path_ports) = (container.items("ports"), path.field("ports"));
-    let key = |port: &Value| {
-        let number = |field| port.int(field).unwrap_or(0);
-        let text = |field: &str| port.text(field).to_string();
-        (number("containerPort"), number("hostPort"), text("protocol"), text("hostIP"))
-    };
-    for (index, port) in ports.iter().enumerate() {
-        if let Some(first) = ports[..index].iter().position(|other| key(other) == key(port)) {
-            warnings.push(format!(
-                "{}: duplicate port definition with {}",
-                path_ports.index(index),
-                path_ports.index(first)
-            ));
-        }
-    }
     let path_resources = path.field("resources");
     for list in ["requests", "limits"] {
-        let path = path_resources.field(list);
-        for name in ["memory", "ephemeral-storage"] {
-            let quantity = container.at("resources").at(list).at(name);
-            if read(quantity).is_some_and(|quantity| !quantity.is_whole()) {
-                warnings.push(format!(
-                    "{}: fractional byte value {quantity} is invalid, must be an integer",
-                    path.key(name)
-                ));
-            }
-        }
+        fractions(&path_resources.field(list), container.at("resources").at(list), warnings);
     }
 }
 
@@ -140,31 +237,51 @@ mod tests {
     fn what_is_hardly_meant() {
         let pod = json!({
             "nodeSelector": {"beta.kubernetes.io/os": "linux"},
+            "affinity": {
+                "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"preference":
+                    {"matchExpressions": [{"key": "beta.kubernetes.io/arch"}]}}]},
+                "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+                    {"labelSelector": {}}, {}]},
+            },
+            "topologySpreadConstraints": [{"topologyKey": "zone"}],
+            "hostAliases": [{"ip": "1.1.1.1"}, {"ip": "1.1.1.1"}],
             "terminationGracePeriodSeconds": -1,
             "volumes": [
                 {"name": "a", "storageos": {}}, {"name": "b", "projected": {"sources": [{}]}},
             ],
             "containers": [{
-                "env": [{"name": "A"}, {"name": "A"}],
+                "env": [{"name": "A"}, {"name": "A"}, {"name": "A", "value": "$(A)b"}],
                 "ports": [{"containerPort": 80}, {"containerPort": 80}],
                 "resources": {"limits": {"memory": "100m", "cpu": "100m"}},
-            }],
+            }, {"ports": [{"containerPort": 80, "hostPort": 80}]}],
         });
         assert_eq!(
             spec(&Path::root("spec"), &pod),
             [
                 "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \
                  \"kubernetes.io/os\" instead",
+                "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0]\
+                 .preference.matchExpressions[0].key: beta.kubernetes.io/arch is deprecated since \
+                 v1.14; use \"kubernetes.io/arch\" instead",
+                "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[1]\
+                 .labelSelector: a null labelSelector results in matching no pod",
+                "spec.topologySpreadConstraints[0].labelSelector: a null labelSelector results in \
+                 matching no pod",
                 "spec.volumes[0].storageOS: deprecated in v1.22, non-functional in v1.25+",
                 "volume \"b\" (Projected) has no sources provided",
+                "spec.hostAliases[1].ip: duplicate ip \"1.1.1.1\"",
                 "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid \
                  and will be treated as 1",
                 "spec.containers[0].env[1]: hides previous definition of \"A\", which may be \
                  dropped when using apply",
-                "spec.containers[0].ports[1]: duplicate port definition with \
-                 spec.containers[0].ports[0]",
                 "spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is \
                  invalid, must be an integer",
+                "spec.containers[0].ports[1]: duplicate port definition with \
+                 spec.containers[0].ports[0]",
+                "spec.containers[1].ports[0]: overlapping port definition with \
+                 spec.containers[0].ports[0]",
+                "spec.containers[1].ports[0]: overlapping port definition with \
+                 spec.containers[0].ports[1]",
             ]
         );
         assert_eq!(spec(&Path::root("spec"), &json!({})), Vec::<String>::new());

@@ -19,7 +19,7 @@ use crate::run::{Controller, PlanError, Watches};
 use crate::view::View;
 
 /// Marks and deletes unused tokens.
-pub struct TokenCleaner {
+pub struct LegacyTokens {
     /// How long a token may be unused.
     pub period: Duration,
 }
@@ -43,7 +43,7 @@ enum Verdict {
     Delete,
 }
 
-impl Controller for TokenCleaner {
+impl Controller for LegacyTokens {
     type Object = Secret;
     const NAME: &'static str = "legacy-service-account-token-cleaner-controller";
     const SELECTOR: &'static str = "type=kubernetes.io/service-account-token";
@@ -90,7 +90,7 @@ impl Controller for TokenCleaner {
     }
 }
 
-impl TokenCleaner {
+impl LegacyTokens {
     fn judge(&self, secret: &Secret, view: &View, now: Time) -> Verdict {
         let meta = &secret.metadata;
         let Some(created) = meta.creation_timestamp else { return Verdict::Keep };
@@ -206,7 +206,7 @@ mod tests {
         let labels = secret["metadata"]["labels"].as_object_mut().unwrap();
         labels.retain(|_, value| !value.is_null());
         let entry: Entry<Secret> = Entry::decode(secret.to_string().into()).unwrap();
-        TokenCleaner { period: PERIOD }.judge(&entry, view, now.parse().unwrap())
+        LegacyTokens { period: PERIOD }.judge(&entry, view, now.parse().unwrap())
     }
 
     fn until(time: &str) -> Verdict {
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn what_a_verdict_does() {
-        let cleaner = TokenCleaner { period: PERIOD };
+        let cleaner = LegacyTokens { period: PERIOD };
         let view = view("2026-01-01", account("u", "t"), &[]);
         let plan = |invalid: &str, now: &str| {
             let mut secret = secret("2025-01-01T00:00:00Z", None, Some(invalid));

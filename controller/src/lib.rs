@@ -4,6 +4,7 @@
 
 pub mod attach_detach;
 pub mod backends;
+pub mod bootstrap_token;
 pub mod certificates;
 pub mod cluster_role;
 pub mod deployment;
@@ -19,6 +20,7 @@ pub mod host_path;
 pub mod legacy_service_account_token;
 pub mod load_balancer;
 pub mod namespace;
+pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod options;
 pub mod persistent_volume;
@@ -42,6 +44,7 @@ use std::pin::Pin;
 use client::{CancellationToken, Client, Clock, Informers, LeaseName, Recorder, Rng, lead};
 
 use crate::attach_detach::AttachDetach;
+use crate::bootstrap_token::{Signer, TokenCleaner};
 use crate::certificates::{Approver, Authority, AuthorityError, Cleaner, SignerController};
 use crate::cluster_role::Aggregation;
 use crate::deployment::Deployments;
@@ -50,8 +53,9 @@ use crate::endpoint_slice::EndpointSlices;
 use crate::endpoint_slice_mirroring::EndpointSliceMirroring;
 use crate::endpoints::EndpointsOfServices;
 use crate::ephemeral_volume::EphemeralVolumes;
-use crate::legacy_service_account_token::TokenCleaner;
+use crate::legacy_service_account_token::LegacyTokens;
 use crate::load_balancer::LoadBalancers;
+use crate::node_ipam::{Blocks, BlocksError, NodeIpam};
 use crate::node_lifecycle::NodeLifecycle;
 pub use crate::options::{Options, UnknownController};
 use crate::pod_gc::PodGc;
@@ -79,6 +83,8 @@ pub enum RunError {
     TokenKey(#[from] KeyError),
     #[error("preparing to sign certificates")]
     Authority(#[from] AuthorityError),
+    #[error("dividing --cluster-cidr among the nodes")]
+    Blocks(#[from] BlocksError),
     #[error("another copy may be at work")]
     Leader { source: client::lead::Lost },
 }
@@ -136,9 +142,19 @@ static CONTROLLERS: &[Start] = &[
         Ok(start(SignerController { authority }, setup))
     }),
     (Cleaner::NAME, |_, setup| Ok(start(Cleaner, setup))),
-    (TokenCleaner::NAME, |options, setup| {
+    (LegacyTokens::NAME, |options, setup| {
         let period = options.legacy_service_account_token_clean_up_period;
-        Ok(start(TokenCleaner { period }, setup))
+        Ok(start(LegacyTokens { period }, setup))
+    }),
+    (TokenCleaner::NAME, |_, setup| Ok(start(TokenCleaner, setup))),
+    (Signer::NAME, |_, setup| Ok(start(Signer, setup))),
+    (NodeIpam::NAME, |options, setup| {
+        let Some(range) = options.cluster_cidr.as_ref().filter(|_| options.allocate_node_cidrs)
+        else {
+            return Ok(None);
+        };
+        let blocks = Blocks::new(range, options.node_cidr_mask_size)?;
+        Ok(start(NodeIpam { blocks }, setup))
     }),
     (LoadBalancers::NAME, |options, setup| {
         let Some(range) = options.load_balancer_cidr else { return Ok(None) };

@@ -27,6 +27,17 @@ pub struct Options {
     /// Give Services of type LoadBalancer addresses of this range.
     #[arg(long, value_name = "CIDR")]
     pub load_balancer_cidr: Option<Range>,
+    /// Give every node a range for its pods, out of --cluster-cidr.
+    #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set,
+          requires_if("true", "cluster_cidr"))]
+    pub allocate_node_cidrs: bool,
+    /// The range of all pods' addresses.
+    #[arg(long, value_name = "CIDR")]
+    pub cluster_cidr: Option<String>,
+    /// The length of a node's range.
+    #[arg(long, value_name = "BITS", default_value_t = 24)]
+    pub node_cidr_mask_size: u32,
     /// Publish this certificate authority to every namespace as ConfigMap kube-root-ca.crt.
     #[arg(long, value_name = "FILE")]
     pub root_ca_file: Option<PathBuf>,
@@ -62,6 +73,9 @@ impl Default for Options {
             controllers: vec!["*".into()],
             leader_elect: true,
             load_balancer_cidr: None,
+            allocate_node_cidrs: false,
+            cluster_cidr: None,
+            node_cidr_mask_size: 24,
             root_ca_file: None,
             service_account_private_key_file: None,
             cluster_signing_cert_file: None,

@@ -17,7 +17,8 @@ use proto::view::deployment::Deployment;
 use proto::view::pod::Pod;
 use proto::view::pod_disruption_budget::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use proto::view::replica_set::ReplicaSet;
-use proto::view::scaled::{ReplicationController, StatefulSet};
+use proto::view::replication_controller::ReplicationController;
+use proto::view::stateful_set::StatefulSet;
 use proto::view::{Condition, IntOrString};
 use serde_json::{Value, json};
 

@@ -1,5 +1,6 @@
 //! Carries plans out: the only place where controllers write. It makes no choices.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -52,7 +53,17 @@ impl Executor {
         let mut steps = steps.into_iter().peekable();
         while let Some(step) = steps.next() {
             match step {
-                Step::Create(create) => self.create(&create).await?,
+                Step::Create(first) => {
+                    let (row, namespace) = (first.row, first.namespace.clone());
+                    let same = |create: &Create| create.row == row && create.namespace == namespace;
+                    let mut batch = vec![first];
+                    while let Some(Step::Create(next)) =
+                        steps.next_if(|step| matches!(step, Step::Create(create) if same(create)))
+                    {
+                        batch.push(next);
+                    }
+                    self.create_all(&batch).await?;
+                }
                 Step::Delete(first) => {
                     let mut batch = vec![first];
                     while let Some(Step::Delete(next)) =
@@ -92,27 +103,31 @@ impl Executor {
     }
 
     /// One, two, four, … at a time, so that a refusal is met once.
-    async fn create(&self, create: &Create) -> Result<(), StepError> {
-        let path = create.row.path(&create.namespace, "");
-        let body = Bytes::from(create.object.to_string());
-        let (mut left, mut batch) = (create.count, 1);
-        while left > 0 {
-            let size = batch.min(left).min(TOGETHER);
-            let requests = (0..size).map(|_| self.create_one(create, &path, body.clone()));
-            let outcomes: Vec<_> = stream::iter(requests).buffer_unordered(size).collect().await;
+    async fn create_all(&self, creates: &[Create]) -> Result<(), StepError> {
+        let mut requests = VecDeque::new();
+        for create in creates {
+            let body = Bytes::from(create.object.to_string());
+            for _ in 0..create.count {
+                requests.push_back(self.create_one(create, body.clone()));
+            }
+        }
+        let mut size = 1;
+        while !requests.is_empty() {
+            let batch: Vec<_> = requests.drain(..size.min(requests.len()).min(TOGETHER)).collect();
+            let outcomes: Vec<_> = stream::iter(batch).buffer_unordered(size).collect().await;
             for outcome in outcomes {
                 outcome?;
             }
-            left -= size;
-            batch *= 2;
+            size *= 2;
         }
         Ok(())
     }
 
-    async fn create_one(&self, create: &Create, path: &str, body: Bytes) -> Result<(), StepError> {
-        match self.client.send(Method::POST, path, JSON, body).await {
+    async fn create_one(&self, create: &Create, body: Bytes) -> Result<(), StepError> {
+        let path = create.row.path(&create.namespace, "");
+        match self.client.send(Method::POST, &path, JSON, body).await {
             Ok(answer) => {
-                let meta = self.wrote(create.row, path, answer).map_err(|source| {
+                let meta = self.wrote(create.row, &path, answer).map_err(|source| {
                     step_error("create", create.row, &create.namespace, "", source)
                 })?;
                 self.tell_success(create.told.as_ref(), |told| told.created, &meta.name);
@@ -123,10 +138,12 @@ impl Executor {
                 let name = metadata["name"].as_str().or(metadata["generateName"].as_str());
                 let name = name.unwrap_or_default();
                 let mut error = step_error("create", create.row, &create.namespace, name, source);
-                // Nothing can be created in a namespace that is going away: no one need know.
-                if !error.source.is_namespace_terminating() {
+                // Nothing can be created in a namespace that is going away, and what is there
+                // already was only not seen yet: no one need know.
+                if !error.source.is_namespace_terminating() && !error.source.is_already_exists() {
                     let words = |told: &Told| told.not_created;
-                    error.failure = self.tell_failure(create.told.as_ref(), words, &error.source);
+                    let told = create.told.as_ref();
+                    error.failure = self.tell_failure(told, words, name, &error.source);
                 }
                 Err(error)
             }
@@ -147,7 +164,7 @@ impl Executor {
             Err(source) => {
                 let mut error = step_error("delete", row, namespace, name, source);
                 let words = |told: &Told| told.not_deleted;
-                error.failure = self.tell_failure(delete.told.as_ref(), words, &error.source);
+                error.failure = self.tell_failure(delete.told.as_ref(), words, name, &error.source);
                 return Err(error);
             }
         }
@@ -224,19 +241,31 @@ impl Executor {
         &self,
         told: Option<&Told>,
         words: fn(&Told) -> Option<Words>,
+        name: &str,
         error: &Error,
     ) -> Option<Failure> {
-        let told = told?;
-        let (reason, words) = words(told)?;
-        self.recorder.event(&told.regarding, "Warning", reason, format!("{words}{error}"));
-        Some(Failure { reason, message: error.to_string() })
+        let (reason, message) = (words(told?)?.0, error.to_string());
+        self.tell(told, "Warning", words, name, &message);
+        Some(Failure { reason, message })
     }
 
     fn tell_success(&self, told: Option<&Told>, words: fn(&Told) -> Option<Words>, name: &str) {
-        if let Some(told) = told
-            && let Some((reason, words)) = words(told)
+        self.tell(told, "Normal", words, name, name);
+    }
+
+    fn tell(
+        &self,
+        about: Option<&Told>,
+        kind: &'static str,
+        words: fn(&Told) -> Option<Words>,
+        name: &str,
+        what: &str,
+    ) {
+        if let Some(about) = about
+            && let Some((reason, words)) = words(about)
         {
-            self.recorder.event(&told.regarding, "Normal", reason, format!("{words}{name}"));
+            let message = about.message(words, name, what);
+            self.recorder.event(&about.regarding, kind, reason, message);
         }
     }
 }

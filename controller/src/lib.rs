@@ -7,6 +7,7 @@ pub mod backends;
 pub mod bootstrap_token;
 pub mod certificates;
 pub mod cluster_role;
+pub mod daemon_set;
 pub mod deployment;
 pub mod discovery;
 pub mod disruption;
@@ -28,11 +29,14 @@ pub mod plan;
 pub mod pod_gc;
 pub mod quota;
 pub mod replica_set;
+pub mod replication_controller;
+pub mod revisions;
 pub mod root_ca;
 pub mod run;
 pub mod service_account;
 pub mod service_account_token;
 pub mod service_cidr;
+pub mod stateful_set;
 pub mod storage_protection;
 pub mod taint_eviction;
 pub mod view;
@@ -47,6 +51,7 @@ use crate::attach_detach::AttachDetach;
 use crate::bootstrap_token::{Signer, TokenCleaner};
 use crate::certificates::{Approver, Authority, AuthorityError, Cleaner, SignerController};
 use crate::cluster_role::Aggregation;
+use crate::daemon_set::DaemonSets;
 use crate::deployment::Deployments;
 use crate::disruption::Disruption;
 use crate::endpoint_slice::EndpointSlices;
@@ -61,11 +66,13 @@ pub use crate::options::{Options, UnknownController};
 use crate::pod_gc::PodGc;
 use crate::quota::Quotas;
 use crate::replica_set::ReplicaSets;
+use crate::replication_controller::ReplicationControllers;
 use crate::root_ca::RootCa;
 use crate::run::{Controller, Setup};
 use crate::service_account::ServiceAccounts;
 use crate::service_account_token::{KeyError, SigningKey, TokenSecrets};
 use crate::service_cidr::ServiceCidrs;
+use crate::stateful_set::StatefulSets;
 use crate::storage_protection::{ClaimProtection, VolumeProtection};
 use crate::taint_eviction::TaintEviction;
 
@@ -98,6 +105,9 @@ type Start = (&'static str, fn(&Options, Setup) -> Result<Option<Task>, RunError
 static CONTROLLERS: &[Start] = &[
     (Deployments::NAME, |_, setup| Ok(start(Deployments, setup))),
     (ReplicaSets::NAME, |_, setup| Ok(start(ReplicaSets, setup))),
+    (ReplicationControllers::NAME, |_, setup| Ok(start(ReplicationControllers, setup))),
+    (StatefulSets::NAME, |_, setup| Ok(start(StatefulSets, setup))),
+    (DaemonSets::NAME, |_, setup| Ok(start(DaemonSets::default(), setup))),
     (garbage_collector::NAME, |_, setup| Ok(Some(Box::pin(garbage_collector::run(setup))))),
     (namespace::NAME, |_, setup| Ok(Some(Box::pin(namespace::run(setup))))),
     (NodeLifecycle::NAME, |options, setup| {

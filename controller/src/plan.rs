@@ -21,6 +21,7 @@ pub struct Plan {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
+    /// Creations of one kind next to each other are carried out together.
     Create(Create),
     /// Deletions next to each other are carried out together.
     Delete(Delete),
@@ -38,8 +39,8 @@ pub enum Step {
     Event(Event),
 }
 
-/// Creates `count` objects from one body: first one, then two, four, … at a time, so that a
-/// refusal is met once and not a thousand times (slow start).
+/// Creates `count` objects from one body. Of all that are carried out together first one, then
+/// two, four, … at a time, so that a refusal is met once and not a thousand times (slow start).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Create {
     pub row: &'static Row,
@@ -82,24 +83,46 @@ pub struct Target {
     pub uid: String,
 }
 
-/// The events that tell of creations and deletions, as reasons and the words before the object's
-/// name or the error.
+/// The events that tell of creations and deletions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Told {
     pub regarding: ObjectReference,
+    /// What else the words name.
+    pub beside: String,
     pub created: Option<Words>,
     pub not_created: Option<Words>,
     pub deleted: Option<Words>,
     pub not_deleted: Option<Words>,
 }
 
-/// A reason, and how the message begins.
+/// A reason and a message, in which `{name}` stands for the object's name, `{owner}` for that of
+/// whom the event regards, `{beside}` for what else is named; the name or the error comes last, or
+/// in the place of `{}`.
 pub type Words = (&'static str, &'static str);
 
 impl Told {
     /// Tells nothing yet.
     pub fn new(regarding: ObjectReference) -> Told {
-        Told { regarding, created: None, not_created: None, deleted: None, not_deleted: None }
+        Told {
+            regarding,
+            beside: String::new(),
+            created: None,
+            not_created: None,
+            deleted: None,
+            not_deleted: None,
+        }
+    }
+}
+
+impl Told {
+    /// The message of these words about the object `name`; `what` is its name again, or an error.
+    pub fn message(&self, words: &str, name: &str, what: &str) -> String {
+        let text = words.replace("{name}", name).replace("{owner}", &self.regarding.name);
+        let text = text.replace("{beside}", &self.beside);
+        match text.split_once("{}") {
+            Some((before, after)) => format!("{before}{what}{after}"),
+            None => text + what,
+        }
     }
 }
 
@@ -230,6 +253,21 @@ pub fn difference(old: &impl Serialize, new: &impl Serialize) -> Option<Value> {
     if old == new { None } else { Some(merge_patch(&old, &new)) }
 }
 
+/// As [`difference`], for a status: these of its numbers are written even when they are 0.
+pub fn status_difference(
+    old: &impl Serialize,
+    new: &impl Serialize,
+    always: &[&str],
+) -> Option<Value> {
+    let mut patch = difference(old, new)?;
+    for field in always {
+        if patch.get(field).is_some_and(Value::is_null) {
+            patch[field] = 0.into();
+        }
+    }
+    Some(patch)
+}
+
 fn merge_patch(old: &Value, new: &Value) -> Value {
     let (Value::Object(old), Value::Object(new)) = (old, new) else { return new.clone() };
     let mut patch = serde_json::Map::new();
@@ -254,6 +292,26 @@ pub fn group_of(api_version: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_tell_of_names_and_errors() {
+        let web = ObjectReference { name: "web".into(), ..ObjectReference::default() };
+        let told = Told { beside: "x".into(), ..Told::new(web) };
+        for (words, what, expected) in [
+            ("Created pod: ", "web-0", "Created pod: web-0"),
+            ("create Pod {} in Set {owner} done", "web-0", "create Pod web-0 in Set web done"),
+            ("Pod {name} of {beside} failed: ", "no {} left", "Pod web-0 of x failed: no {} left"),
+        ] {
+            assert_eq!(told.message(words, "web-0", what), expected);
+        }
+    }
+
+    #[test]
+    fn numbers_of_a_status_that_fall_to_zero() {
+        let (old, new) = (json!({"replicas": 1, "readyReplicas": 1}), json!({}));
+        let patch = status_difference(&old, &new, &["replicas"]);
+        assert_eq!(patch, Some(json!({"replicas": 0, "readyReplicas": null})));
+    }
 
     #[test]
     fn differences_are_merge_patches() {

@@ -6,18 +6,19 @@ mod victims;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{DeleteOptions, Entry};
-use proto::kind::{POD, REPLICA_SET};
+use client::{DeleteOptions, Entry, Object};
+use proto::kind::POD;
 use proto::meta::Labels;
+use proto::selector::LabelSelector;
 use proto::time::Time;
 use proto::view::pod::Pod;
 use proto::view::replica_set::{ReplicaSet, ReplicaSetStatus};
-use proto::view::{Condition, ObjectReference};
+use proto::view::{Condition, ObjectReference, Template};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::plan::{
-    Create, Delete, Plan, Step, Target, Told, controller_reference, difference, reference,
+    Create, Delete, Plan, Step, Target, Told, controller_reference, reference, status_difference,
 };
 use crate::run::{Controller, PlanError, Watches};
 use crate::view::View;
@@ -37,45 +38,81 @@ impl Controller for ReplicaSets {
     }
 
     fn plan(&self, set: &Entry<ReplicaSet>, view: &View, now: Time) -> Result<Plan, PlanError> {
-        let meta = &set.metadata;
-        let selector = set.spec.selector.selector();
-        let selector = selector.map_err(|source| PlanError::Selector { source })?;
-        let claim = view.claim::<Pod>(&REPLICA_SET, meta, &selector);
-        let mut plan = Plan { steps: claim.steps, again: None };
-        let terminating =
-            claim.mine.iter().filter(|pod| pod.is_terminating() && !pod.is_terminal());
-        let terminating = terminating.count();
-        let mut active = claim.mine;
-        active.retain(|pod| pod.is_active());
-
-        let status = status(set, &active, terminating, view, now);
-        if let Some(mut patch) = difference(&set.status, &status) {
-            if patch.get("replicas").is_some_and(Value::is_null) {
-                patch["replicas"] = 0.into();
-            }
-            plan.status(&REPLICA_SET, meta, patch);
-        }
-        let waits = |pod: &Arc<Entry<Pod>>| {
-            let available = pod.ready_since()?.plus(min_ready(set));
-            (available > now).then_some(available)
-        };
-        if let Some(next) = active.iter().filter_map(waits).min() {
-            plan.look_again(next);
-        }
-        if meta.deletion_timestamp.is_none() {
-            let wanted = set.replicas().max(0) as usize;
-            if active.len() < wanted {
-                let count = (wanted - active.len()).min(BURST);
-                plan.steps.push(Step::Create(create(set, count)?));
-            } else if active.len() > wanted {
-                let count = (active.len() - wanted).min(BURST);
-                let victims = victims::choose(active, count, &related(set, view), now);
-                let told = told(&reference(&REPLICA_SET, meta));
-                plan.steps.extend(victims.iter().map(|pod| delete(pod, &told)));
-            }
-        }
-        Ok(plan)
+        plan(set, view, now)
     }
+}
+
+/// A kind that wants so many pods of one template, no matter which.
+pub trait Replicated: Object {
+    fn wanted(&self) -> i32;
+    fn min_ready_seconds(&self) -> i32;
+    fn selector(&self) -> &LabelSelector;
+    fn template(&self) -> &Template;
+    fn status(&self) -> &ReplicaSetStatus;
+    /// Whether its status tells how many pods are terminating.
+    const TELLS_TERMINATING: bool;
+}
+
+impl Replicated for ReplicaSet {
+    const TELLS_TERMINATING: bool = true;
+
+    fn wanted(&self) -> i32 {
+        self.replicas()
+    }
+
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec.min_ready_seconds
+    }
+
+    fn selector(&self) -> &LabelSelector {
+        &self.spec.selector
+    }
+
+    fn template(&self) -> &Template {
+        &self.spec.template
+    }
+
+    fn status(&self) -> &ReplicaSetStatus {
+        &self.status
+    }
+}
+
+/// What is to be done for this set now.
+pub fn plan<R: Replicated>(set: &Entry<R>, view: &View, now: Time) -> Result<Plan, PlanError> {
+    let meta = set.meta();
+    let selector = set.selector().selector();
+    let selector = selector.map_err(|source| PlanError::Selector { source })?;
+    let claim = view.claim::<Pod>(R::row(), meta, &selector);
+    let mut plan = Plan { steps: claim.steps, again: None };
+    let terminating = claim.mine.iter().filter(|pod| pod.is_terminating() && !pod.is_terminal());
+    let terminating = terminating.count();
+    let mut active = claim.mine;
+    active.retain(|pod| pod.is_active());
+
+    let status = status(&set.view, &active, terminating, view, now);
+    if let Some(patch) = status_difference(set.status(), &status, &["replicas"]) {
+        plan.status(R::row(), meta, patch);
+    }
+    let waits = |pod: &Arc<Entry<Pod>>| {
+        let available = pod.ready_since()?.plus(min_ready(&set.view));
+        (available > now).then_some(available)
+    };
+    if let Some(next) = active.iter().filter_map(waits).min() {
+        plan.look_again(next);
+    }
+    if meta.deletion_timestamp.is_none() {
+        let wanted = set.wanted().max(0) as usize;
+        if active.len() < wanted {
+            let count = (wanted - active.len()).min(BURST);
+            plan.steps.push(Step::Create(create(set, count)?));
+        } else if active.len() > wanted {
+            let count = (active.len() - wanted).min(BURST);
+            let victims = victims::choose(active, count, &related(&set.view, view), now);
+            let told = told(&reference(R::row(), meta));
+            plan.steps.extend(victims.iter().map(|pod| delete(pod, &told)));
+        }
+    }
+    Ok(plan)
 }
 
 /// Whether a change of a pod can change a ReplicaSet's plan.
@@ -85,12 +122,12 @@ pub fn pod_matters(old: &Pod, new: &Pod) -> bool {
             != Condition::find(&new.status.conditions, "Ready")
 }
 
-fn min_ready(set: &ReplicaSet) -> Duration {
-    Duration::from_secs(set.spec.min_ready_seconds.max(0) as u64)
+fn min_ready(set: &impl Replicated) -> Duration {
+    Duration::from_secs(set.min_ready_seconds().max(0) as u64)
 }
 
 fn status(
-    set: &ReplicaSet,
+    set: &impl Replicated,
     active: &[Arc<Entry<Pod>>],
     terminating: usize,
     view: &View,
@@ -98,14 +135,14 @@ fn status(
 ) -> ReplicaSetStatus {
     let count =
         |test: &dyn Fn(&Pod) -> bool| active.iter().filter(|pod| test(&pod.view)).count() as i32;
-    let template = &set.spec.template.metadata.labels;
+    let template = &set.template().metadata.labels;
     let labeled = |labels: &Labels| {
         template.iter().all(|(key, value)| labels.get(key).is_some_and(|other| other == value))
     };
-    let seconds = i64::from(set.spec.min_ready_seconds);
-    let mut conditions = set.status.conditions.clone();
+    let seconds = i64::from(set.min_ready_seconds());
+    let mut conditions = set.status().conditions.clone();
     let failing = Condition::is_true(&conditions, "ReplicaFailure");
-    match view.failure(&set.metadata) {
+    match view.failure(set.meta()) {
         Some(failure) if !failing => {
             conditions.retain(|condition| condition.kind != "ReplicaFailure");
             conditions.push(Condition {
@@ -125,21 +162,25 @@ fn status(
         fully_labeled_replicas: count(&|pod| labeled(&pod.metadata.labels)),
         ready_replicas: count(&Pod::is_ready),
         available_replicas: count(&|pod| pod.is_available(seconds, now)),
-        terminating_replicas: Some(terminating as i32),
-        observed_generation: set.metadata.generation,
+        terminating_replicas: tells(set).then_some(terminating as i32),
+        observed_generation: set.meta().generation,
         conditions,
     }
 }
 
-/// The active pods of all ReplicaSets with the same owner: pods that share a node with many of
+fn tells<R: Replicated>(_: &R) -> bool {
+    R::TELLS_TERMINATING
+}
+
+/// The active pods of all sets of this kind with the same owner: pods that share a node with many of
 /// them go first.
-fn related(set: &ReplicaSet, view: &View) -> Vec<Arc<Entry<Pod>>> {
-    let sets = match set.metadata.controller() {
+fn related<R: Replicated>(set: &R, view: &View) -> Vec<Arc<Entry<Pod>>> {
+    let sets = match set.meta().controller() {
         Some(owner) => {
-            let siblings = view.owned_by::<ReplicaSet>(&owner.uid);
-            siblings.iter().map(|sibling| sibling.metadata.uid.clone()).collect()
+            let siblings = view.owned_by::<R>(&owner.uid);
+            siblings.iter().map(|sibling| sibling.meta().uid.clone()).collect()
         }
-        None => vec![set.metadata.uid.clone()],
+        None => vec![set.meta().uid.clone()],
     };
     let pods = sets.iter().flat_map(|uid| view.owned_by::<Pod>(uid));
     pods.filter(|pod| pod.is_active()).collect()
@@ -162,10 +203,10 @@ struct WholeTemplate {
     spec: Value,
 }
 
-fn create(set: &Entry<ReplicaSet>, count: usize) -> Result<Create, PlanError> {
-    let meta = &set.metadata;
+fn create<R: Replicated>(set: &Entry<R>, count: usize) -> Result<Create, PlanError> {
+    let meta = set.meta();
     let whole: Whole = serde_json::from_slice(&set.bytes).map_err(|source| PlanError::Decode {
-        kind: "ReplicaSet",
+        kind: &R::row().kind,
         name: meta.name.clone(),
         source,
     })?;
@@ -173,7 +214,7 @@ fn create(set: &Entry<ReplicaSet>, count: usize) -> Result<Create, PlanError> {
     let mut metadata = json!({
         "generateName": format!("{}-", meta.name),
         "namespace": meta.namespace,
-        "ownerReferences": [controller_reference(&REPLICA_SET, meta)],
+        "ownerReferences": [controller_reference(R::row(), meta)],
     });
     for field in ["labels", "annotations", "finalizers"] {
         if let Some(value) = template.metadata.get_mut(field).filter(|value| !value.is_null()) {
@@ -187,7 +228,7 @@ fn create(set: &Entry<ReplicaSet>, count: usize) -> Result<Create, PlanError> {
         namespace: meta.namespace.clone(),
         object: Arc::new(object),
         count,
-        told: Some(told(&reference(&REPLICA_SET, meta))),
+        told: Some(told(&reference(R::row(), meta))),
     })
 }
 
@@ -199,13 +240,14 @@ fn delete(pod: &Entry<Pod>, told: &Told) -> Step {
     })
 }
 
-fn told(regarding: &ObjectReference) -> Told {
+/// What is said of pods that come and go.
+pub fn told(regarding: &ObjectReference) -> Told {
     Told {
-        regarding: regarding.clone(),
         created: Some(("SuccessfulCreate", "Created pod: ")),
         deleted: Some(("SuccessfulDelete", "Deleted pod: ")),
         not_created: Some(("FailedCreate", "Error creating: ")),
         not_deleted: Some(("FailedDelete", "Error deleting: ")),
+        ..Told::new(regarding.clone())
     }
 }
 

@@ -242,6 +242,18 @@ impl View {
         owner: &ObjectMeta,
         selector: &Selector,
     ) -> Claim<T> {
+        self.claim_where(row, owner, selector, |_| true)
+    }
+
+    /// As [`View::claim`], of objects that `belongs` accepts, too.
+    pub fn claim_where<T: Object>(
+        &self,
+        row: &'static Row,
+        owner: &ObjectMeta,
+        selector: &Selector,
+        belongs: impl Fn(&ObjectMeta) -> bool,
+    ) -> Claim<T> {
+        let matches = |meta: &ObjectMeta| selector.matches(&meta.labels) && belongs(meta);
         let mut claim = Claim { mine: Vec::new(), steps: Vec::new() };
         let living = owner.deletion_timestamp.is_none();
         for entry in self.owned_by::<T>(&owner.uid) {
@@ -249,7 +261,7 @@ impl View {
             if meta.controller().is_none_or(|reference| reference.uid != owner.uid) {
                 continue;
             }
-            if selector.matches(&meta.labels) {
+            if matches(meta) {
                 claim.mine.push(entry);
             } else if living && meta.deletion_timestamp.is_none() {
                 claim.steps.push(Step::Patch(release::<T>(meta, &owner.uid)));
@@ -258,7 +270,7 @@ impl View {
         if living && !selector.is_empty() {
             for entry in self.orphans::<T>(&owner.namespace) {
                 let meta = entry.meta();
-                if meta.deletion_timestamp.is_none() && selector.matches(&meta.labels) {
+                if meta.deletion_timestamp.is_none() && matches(meta) {
                     let patch = adopt::<T>(row, owner, meta);
                     claim.steps.push(Step::Adopt { owner: Target::of(row, owner), patch });
                     claim.mine.push(entry);

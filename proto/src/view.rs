@@ -4,8 +4,10 @@
 
 pub mod certificate_signing_request;
 pub mod config_map;
+pub mod controller_revision;
 pub mod csi_driver;
 pub mod csi_node;
+pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
@@ -19,14 +21,15 @@ pub mod pod;
 pub mod pod_disruption_budget;
 pub mod rbac;
 pub mod replica_set;
+pub mod replication_controller;
 pub mod resource_claim;
 pub mod resource_quota;
 pub mod runtime_class;
-pub mod scaled;
 pub mod secret;
 pub mod service;
 pub mod service_account;
 pub mod service_cidr;
+pub mod stateful_set;
 pub mod storage_class;
 pub mod volume_attachment;
 

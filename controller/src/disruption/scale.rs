@@ -8,7 +8,8 @@ use proto::meta::OwnerReference;
 use proto::view::deployment::Deployment;
 use proto::view::pod::Pod;
 use proto::view::replica_set::ReplicaSet;
-use proto::view::scaled::{ReplicationController, StatefulSet};
+use proto::view::replication_controller::ReplicationController;
+use proto::view::stateful_set::StatefulSet;
 
 use crate::plan::group_of;
 use crate::view::View;

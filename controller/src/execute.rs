@@ -52,7 +52,13 @@ impl Executor {
         let mut steps = steps.into_iter().peekable();
         while let Some(step) = steps.next() {
             match step {
-                Step::Create(create) => self.create(&create).await?,
+                Step::Create(create) => {
+                    let count = create.count;
+                    self.create(vec![body(create); count]).await?;
+                }
+                Step::CreateEach(creates) => {
+                    self.create(creates.into_iter().map(body).collect()).await?;
+                }
                 Step::Delete(first) => {
                     let mut batch = vec![first];
                     while let Some(Step::Delete(next)) =
@@ -63,6 +69,10 @@ impl Executor {
                     self.delete_all(batch).await?;
                 }
                 Step::Patch(patch) => self.patch(&patch).await?,
+                Step::PatchEach(patches) => {
+                    let patch = |patch: Patch| async move { self.patch(&patch).await };
+                    together(patches.into_iter().map(patch)).await?;
+                }
                 Step::Adopt { owner, patch } => {
                     let living = self.read(&owner).await?.is_some_and(|meta| {
                         meta.uid == owner.uid && meta.deletion_timestamp.is_none()
@@ -92,27 +102,25 @@ impl Executor {
     }
 
     /// One, two, four, … at a time, so that a refusal is met once.
-    async fn create(&self, create: &Create) -> Result<(), StepError> {
-        let path = create.row.path(&create.namespace, "");
-        let body = Bytes::from(create.object.to_string());
-        let (mut left, mut batch) = (create.count, 1);
-        while left > 0 {
-            let size = batch.min(left).min(TOGETHER);
-            let requests = (0..size).map(|_| self.create_one(create, &path, body.clone()));
-            let outcomes: Vec<_> = stream::iter(requests).buffer_unordered(size).collect().await;
-            for outcome in outcomes {
-                outcome?;
-            }
-            left -= size;
+    async fn create(&self, mut creates: Vec<(Arc<Create>, Bytes)>) -> Result<(), StepError> {
+        let mut batch = 1;
+        while !creates.is_empty() {
+            let later = creates.split_off(batch.min(TOGETHER).min(creates.len()));
+            let create = |(create, body): (Arc<Create>, _)| async move {
+                self.create_one(&create, body).await
+            };
+            together(creates.into_iter().map(create)).await?;
+            creates = later;
             batch *= 2;
         }
         Ok(())
     }
 
-    async fn create_one(&self, create: &Create, path: &str, body: Bytes) -> Result<(), StepError> {
-        match self.client.send(Method::POST, path, JSON, body).await {
+    async fn create_one(&self, create: &Create, body: Bytes) -> Result<(), StepError> {
+        let path = create.row.path(&create.namespace, "");
+        match self.client.send(Method::POST, &path, JSON, body).await {
             Ok(answer) => {
-                let meta = self.wrote(create.row, path, answer).map_err(|source| {
+                let meta = self.wrote(create.row, &path, answer).map_err(|source| {
                     step_error("create", create.row, &create.namespace, "", source)
                 })?;
                 self.tell_success(create.told.as_ref(), |told| told.created, &meta.name);
@@ -134,9 +142,7 @@ impl Executor {
     }
 
     async fn delete_all(&self, batch: Vec<Delete>) -> Result<(), StepError> {
-        let requests = batch.into_iter().map(|delete| self.delete(delete));
-        let outcomes: Vec<_> = stream::iter(requests).buffer_unordered(TOGETHER).collect().await;
-        outcomes.into_iter().collect()
+        together(batch.into_iter().map(|delete| self.delete(delete))).await
     }
 
     async fn delete(&self, delete: Delete) -> Result<(), StepError> {
@@ -239,6 +245,20 @@ impl Executor {
             self.recorder.event(&told.regarding, "Normal", reason, format!("{words}{name}"));
         }
     }
+}
+
+/// With the request's body, which is made once.
+fn body(create: Create) -> (Arc<Create>, Bytes) {
+    let body = Bytes::from(create.object.to_string());
+    (Arc::new(create), body)
+}
+
+/// Carries all of them out, whatever becomes of some; tells of the first failure.
+async fn together(
+    requests: impl Iterator<Item = impl Future<Output = Result<(), StepError>>>,
+) -> Result<(), StepError> {
+    let outcomes: Vec<_> = stream::iter(requests).buffer_unordered(TOGETHER).collect().await;
+    outcomes.into_iter().collect()
 }
 
 fn step_error(

@@ -16,6 +16,7 @@ pub mod ephemeral_volume;
 mod execute;
 pub mod garbage_collector;
 pub mod host_path;
+pub mod job;
 pub mod legacy_service_account_token;
 pub mod load_balancer;
 pub mod namespace;
@@ -92,6 +93,7 @@ type Start = (&'static str, fn(&Options, Setup) -> Result<Option<Task>, RunError
 static CONTROLLERS: &[Start] = &[
     (Deployments::NAME, |_, setup| Ok(start(Deployments, setup))),
     (ReplicaSets::NAME, |_, setup| Ok(start(ReplicaSets, setup))),
+    (job::NAME, |_, setup| Ok(Some(Box::pin(job::run(setup))))),
     (garbage_collector::NAME, |_, setup| Ok(Some(Box::pin(garbage_collector::run(setup))))),
     (namespace::NAME, |_, setup| Ok(Some(Box::pin(namespace::run(setup))))),
     (NodeLifecycle::NAME, |options, setup| {

@@ -22,9 +22,13 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     Create(Create),
+    /// Creates different objects of one kind, with slow start too.
+    CreateEach(Vec<Create>),
     /// Deletions next to each other are carried out together.
     Delete(Delete),
     Patch(Patch),
+    /// Patches of different objects, carried out together.
+    PatchEach(Vec<Patch>),
     /// A patch that makes or keeps `owner` an owner; done only if the owner still lives and is
     /// the same, which is asked anew.
     Adopt {

@@ -4,12 +4,15 @@
 
 pub mod certificate_signing_request;
 pub mod config_map;
+pub mod cron_job;
 pub mod csi_driver;
 pub mod csi_node;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
+pub mod horizontal_pod_autoscaler;
+pub mod job;
 pub mod lease;
 pub mod namespace;
 pub mod node;
@@ -110,7 +113,7 @@ views! {
         pub last_update_time: Option<Time>,
         /// Nodes only.
         pub last_heartbeat_time: Option<Time>,
-        /// Pods only.
+        /// Pods and Jobs only.
         pub last_probe_time: Option<Time>,
     }
 

@@ -1,6 +1,5 @@
 //! Carries plans out: the only place where controllers write. It makes no choices.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -56,13 +55,13 @@ impl Executor {
                 Step::Create(first) => {
                     let (row, namespace) = (first.row, first.namespace.clone());
                     let same = |create: &Create| create.row == row && create.namespace == namespace;
-                    let mut batch = vec![first];
+                    let mut requests = bodies(first);
                     while let Some(Step::Create(next)) =
                         steps.next_if(|step| matches!(step, Step::Create(create) if same(create)))
                     {
-                        batch.push(next);
+                        requests.extend(bodies(next));
                     }
-                    self.create_all(&batch).await?;
+                    self.create(requests).await?;
                 }
                 Step::Delete(first) => {
                     let mut batch = vec![first];
@@ -74,6 +73,10 @@ impl Executor {
                     self.delete_all(batch).await?;
                 }
                 Step::Patch(patch) => self.patch(&patch).await?,
+                Step::PatchEach(patches) => {
+                    let patch = |patch: Patch| async move { self.patch(&patch).await };
+                    together(patches.into_iter().map(patch)).await?;
+                }
                 Step::Adopt { owner, patch } => {
                     let living = self.read(&owner).await?.is_some_and(|meta| {
                         meta.uid == owner.uid && meta.deletion_timestamp.is_none()
@@ -103,22 +106,16 @@ impl Executor {
     }
 
     /// One, two, four, … at a time, so that a refusal is met once.
-    async fn create_all(&self, creates: &[Create]) -> Result<(), StepError> {
-        let mut requests = VecDeque::new();
-        for create in creates {
-            let body = Bytes::from(create.object.to_string());
-            for _ in 0..create.count {
-                requests.push_back(self.create_one(create, body.clone()));
-            }
-        }
-        let mut size = 1;
-        while !requests.is_empty() {
-            let batch: Vec<_> = requests.drain(..size.min(requests.len()).min(TOGETHER)).collect();
-            let outcomes: Vec<_> = stream::iter(batch).buffer_unordered(size).collect().await;
-            for outcome in outcomes {
-                outcome?;
-            }
-            size *= 2;
+    async fn create(&self, mut creates: Vec<(Arc<Create>, Bytes)>) -> Result<(), StepError> {
+        let mut batch = 1;
+        while !creates.is_empty() {
+            let later = creates.split_off(batch.min(TOGETHER).min(creates.len()));
+            let create = |(create, body): (Arc<Create>, _)| async move {
+                self.create_one(&create, body).await
+            };
+            together(creates.into_iter().map(create)).await?;
+            creates = later;
+            batch *= 2;
         }
         Ok(())
     }
@@ -151,9 +148,7 @@ impl Executor {
     }
 
     async fn delete_all(&self, batch: Vec<Delete>) -> Result<(), StepError> {
-        let requests = batch.into_iter().map(|delete| self.delete(delete));
-        let outcomes: Vec<_> = stream::iter(requests).buffer_unordered(TOGETHER).collect().await;
-        outcomes.into_iter().collect()
+        together(batch.into_iter().map(|delete| self.delete(delete))).await
     }
 
     async fn delete(&self, delete: Delete) -> Result<(), StepError> {
@@ -268,6 +263,20 @@ impl Executor {
             self.recorder.event(&about.regarding, kind, reason, message);
         }
     }
+}
+
+/// As often as it is wanted, with the request's body, which is made once.
+fn bodies(create: Create) -> Vec<(Arc<Create>, Bytes)> {
+    let (count, body) = (create.count, Bytes::from(create.object.to_string()));
+    vec![(Arc::new(create), body); count]
+}
+
+/// Carries all of them out, whatever becomes of some; tells of the first failure.
+async fn together(
+    requests: impl Iterator<Item = impl Future<Output = Result<(), StepError>>>,
+) -> Result<(), StepError> {
+    let outcomes: Vec<_> = stream::iter(requests).buffer_unordered(TOGETHER).collect().await;
+    outcomes.into_iter().collect()
 }
 
 fn step_error(

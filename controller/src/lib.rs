@@ -18,6 +18,7 @@ pub mod ephemeral_volume;
 mod execute;
 pub mod garbage_collector;
 pub mod host_path;
+pub mod job;
 pub mod legacy_service_account_token;
 pub mod load_balancer;
 pub mod namespace;
@@ -108,6 +109,7 @@ static CONTROLLERS: &[Start] = &[
     (ReplicationControllers::NAME, |_, setup| Ok(start(ReplicationControllers, setup))),
     (StatefulSets::NAME, |_, setup| Ok(start(StatefulSets, setup))),
     (DaemonSets::NAME, |_, setup| Ok(start(DaemonSets::default(), setup))),
+    (job::NAME, |_, setup| Ok(Some(Box::pin(job::run(setup))))),
     (garbage_collector::NAME, |_, setup| Ok(Some(Box::pin(garbage_collector::run(setup))))),
     (namespace::NAME, |_, setup| Ok(Some(Box::pin(namespace::run(setup))))),
     (NodeLifecycle::NAME, |options, setup| {

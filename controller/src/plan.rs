@@ -26,6 +26,8 @@ pub enum Step {
     /// Deletions next to each other are carried out together.
     Delete(Delete),
     Patch(Patch),
+    /// Patches of different objects, carried out together.
+    PatchEach(Vec<Patch>),
     /// A patch that makes or keeps `owner` an owner; done only if the owner still lives and is
     /// the same, which is asked anew.
     Adopt {

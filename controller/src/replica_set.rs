@@ -1,7 +1,7 @@
 //! ReplicaSet: as many active pods as it says, and a status that tells how many there are.
 //! <https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/>
 
-mod victims;
+pub(crate) mod victims;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -240,8 +240,8 @@ fn delete(pod: &Entry<Pod>, told: &Told) -> Step {
     })
 }
 
-/// What is said of pods that come and go.
-pub fn told(regarding: &ObjectReference) -> Told {
+/// The events about pods that are made and deleted.
+pub(crate) fn told(regarding: &ObjectReference) -> Told {
     Told {
         created: Some(("SuccessfulCreate", "Created pod: ")),
         deleted: Some(("SuccessfulDelete", "Deleted pod: ")),

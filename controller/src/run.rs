@@ -1,6 +1,7 @@
 //! The framework: a controller says what it watches and plans; this queues, plans, carries out
 //! and retries. It is the only driver of controllers; none of them loops by itself.
 
+use std::any::TypeId;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ pub trait Controller: Send + Sync + 'static {
     const SELECTOR: &'static str = "";
     /// How many objects are looked after at once.
     const WORKERS: usize = 5;
+    /// So long the plan for a change waits for more changes, unless it is one of what the object
+    /// itself asks for: where plans look at many other objects.
+    const BATCH: Duration = Duration::ZERO;
 
     /// What bears on the plans besides the objects themselves.
     fn watches(watches: &mut Watches<Self::Object>);
@@ -77,6 +81,7 @@ struct Wiring {
     view: Arc<View>,
     queue: Arc<WorkQueue<Key>>,
     clock: Clock,
+    batch: Duration,
 }
 
 impl<O: Object> Watches<O> {
@@ -150,7 +155,7 @@ impl<O: Object> Watches<O> {
                     let change = changes.next().await;
                     if change.old.is_none() || change.new.is_none() {
                         for key in keys(&change.key, &wiring.view) {
-                            wiring.queue.add(key);
+                            wiring.queue.add_after(key, wiring.batch);
                         }
                     }
                 }
@@ -166,6 +171,7 @@ impl<O: Object> Watches<O> {
         keys: impl Fn(&Change<T>, &View) -> Vec<Key> + Send + Sync + 'static,
     ) -> &mut Self {
         let cache = self.read(informer.clone());
+        let own = TypeId::of::<T>() == TypeId::of::<O>();
         self.triggers.push(Box::new(move |wiring: Wiring| {
             let mut changes = informer.changes();
             Box::pin(async move {
@@ -174,8 +180,9 @@ impl<O: Object> Watches<O> {
                     if counts(&change) {
                         cache.note_change(&change.key, wiring.clock.now());
                     }
+                    let wait = if own && is_wish(&change) { Duration::ZERO } else { wiring.batch };
                     for key in keys(&change, &wiring.view) {
-                        wiring.queue.add(key);
+                        wiring.queue.add_after(key, wait);
                     }
                 }
             })
@@ -208,6 +215,14 @@ impl<O: Object> Watches<O> {
             keys.dedup();
             keys
         })
+    }
+}
+
+/// Whether an object came, went or asks for something else: not so a change of its status.
+fn is_wish<T: Object>(change: &Change<T>) -> bool {
+    match (&change.old, &change.new) {
+        (Some(old), Some(new)) => old.meta().generation != new.meta().generation,
+        _ => true,
     }
 }
 
@@ -257,7 +272,7 @@ pub async fn run<C: Controller>(controller: C, setup: Setup) {
     let mut tasks = JoinSet::new();
     for trigger in triggers {
         let (view, queue, clock) = (view.clone(), queue.clone(), setup.clock.clone());
-        tasks.spawn(trigger(Wiring { view, queue, clock }));
+        tasks.spawn(trigger(Wiring { view, queue, clock, batch: C::BATCH }));
     }
     for informer in synced {
         informer.await;

@@ -205,6 +205,11 @@ impl View {
         self.counted.get(&row.qualified()).map_or(0, |counter| counter.revision())
     }
 
+    /// The revision up to which every change of a kind has been seen.
+    pub fn seen<T: Object>(&self) -> u64 {
+        self.declared::<T>().informer.revision()
+    }
+
     /// When a plan first met the object at this revision: `now`, unless it has before.
     pub fn met(&self, meta: &ObjectMeta, now: Time) -> Time {
         let mut met = self.met.lock();

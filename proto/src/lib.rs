@@ -1,5 +1,5 @@
 //! What two components must agree on, and nothing else: the kind table, metadata, quantities,
-//! selectors, time, Status errors and the messages of CRI and CSI. Anyone may use it; no I/O may happen here.
+//! selectors, time, schedules, Status errors and the messages of CRI and CSI. Anyone may use it; no I/O may happen here.
 
 /// The Container Runtime Interface v1 (`runtime.v1`), generated from `cri/`: messages, clients
 /// and servers.
@@ -20,7 +20,9 @@ pub mod registration {
     tonic::include_proto!("pluginregistration");
 }
 
+pub mod cron;
 pub mod exposition;
+pub mod indexes;
 pub mod kind;
 pub mod meta;
 pub mod quantity;

@@ -5,6 +5,7 @@
 pub mod certificate_signing_request;
 pub mod config_map;
 pub mod controller_revision;
+pub mod cron_job;
 pub mod csi_driver;
 pub mod csi_node;
 pub mod daemon_set;
@@ -12,6 +13,8 @@ pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
+pub mod horizontal_pod_autoscaler;
+pub mod job;
 pub mod lease;
 pub mod namespace;
 pub mod node;
@@ -113,7 +116,7 @@ views! {
         pub last_update_time: Option<Time>,
         /// Nodes only.
         pub last_heartbeat_time: Option<Time>,
-        /// Pods only.
+        /// Pods and Jobs only.
         pub last_probe_time: Option<Time>,
     }
 

@@ -1,8 +1,6 @@
 //! CronJobs.
 
-pub mod schedule;
-
-use jiff::tz::TimeZone;
+use proto::cron::{Schedule, Zone};
 use proto::status::FieldError;
 use proto::time::Time;
 use serde_json::{Value, json};
@@ -140,7 +138,7 @@ fn validate(spec: &Value, old: Option<&Value>) -> Errors {
 /// The schedule; a time zone in it is only tolerated where it already was.
 fn timing(spec: &Value, old: Option<&Value>, errors: &mut Errors) {
     let (path, text) = (SPEC.field("schedule"), spec.text("schedule"));
-    if let Err(error) = schedule::check(text) {
+    if let Err(error) = Schedule::parse(text) {
         errors.push(FieldError::invalid(path, text, error));
     }
     let tolerated = old.is_some_and(|old| old.text("schedule").contains("TZ"));
@@ -169,17 +167,12 @@ fn time_zone(path: &Path, zone: &Value, errors: &mut Errors) {
     } else if name.eq_ignore_ascii_case("local") {
         "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"
             .into()
-    } else if name.split('/').all(valid) && is_known(name) {
+    } else if name.split('/').all(valid) && Zone::named(name).is_some() {
         return;
     } else {
         format!("unknown time zone {name}")
     };
     errors.push(FieldError::invalid(path, name, detail));
-}
-
-/// The database's names are case-sensitive, jiff's look-up is not.
-fn is_known(name: &str) -> bool {
-    name == "UTC" || TimeZone::get(name).is_ok_and(|zone| zone.iana_name() == Some(name))
 }
 
 const COLUMNS: &[Column] = &[

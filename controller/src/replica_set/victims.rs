@@ -12,7 +12,7 @@ use proto::view::pod::Pod;
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// The `count` pods that are missed least. `related` are the pods beside which they may run.
-pub(super) fn choose(
+pub(crate) fn choose(
     mut pods: Vec<Arc<Entry<Pod>>>,
     count: usize,
     related: &[Arc<Entry<Pod>>],

@@ -1,7 +1,8 @@
-//! Validation of a Job's pod failure and success policies, and of lists of indexes.
+//! Validation of a Job's pod failure and success policies.
 
 use std::collections::HashSet;
 
+use proto::indexes::Indexes;
 use proto::status::{FieldError, Problem};
 use serde_json::Value;
 
@@ -70,8 +71,8 @@ fn success_rule(path: &Path, rule: &Value, completions: i64, errors: &mut Errors
             let detail = format!("may not be more than {INDEXES_BYTES} bytes");
             errors.push(FieldError::new(path, Problem::TooLong, detail));
         }
-        match parse_indexes(indexes, completions) {
-            Ok(ranges) => total = ranges.iter().map(|(from, to)| to - from + 1).sum(),
+        match Indexes::parse(indexes, completions) {
+            Ok(indexes) => total = indexes.count(),
             Err(error) => {
                 let detail = format!("error parsing succeededIndexes: {error}");
                 errors.push(FieldError::invalid(path, indexes, detail));
@@ -94,42 +95,6 @@ fn success_rule(path: &Path, rule: &Value, completions: i64, errors: &mut Errors
         );
         errors.push(FieldError::invalid(path, count, detail));
     }
-}
-
-/// The ranges of a list of indexes as `0,2-5,7`: increasing, and below `completions`.
-pub fn parse_indexes(text: &str, completions: i64) -> Result<Vec<(i64, i64)>, String> {
-    let mut ranges: Vec<(i64, i64)> = Vec::new();
-    let number = |text: &str| {
-        let parsed: i64 = text
-            .parse()
-            .map_err(|_| format!("cannot convert string to integer for index: {text:?}"))?;
-        match parsed >= completions {
-            true => Err(format!("too large index: {text:?}")),
-            false => Ok(parsed),
-        }
-    };
-    let order = |previous: i64, current: i64| {
-        format!("non-increasing order, previous: {previous}, current: {current}")
-    };
-    for interval in text.split(',').filter(|_| !text.is_empty()) {
-        let parts: Vec<&str> = interval.split('-').collect();
-        if parts.len() > 2 {
-            return Err(format!(
-                "the fragment {interval:?} violates the requirement that an index interval can \
-                 have at most two parts separated by '-'"
-            ));
-        }
-        let from = number(parts[0])?;
-        if let Some((_, last)) = ranges.last().filter(|(_, last)| *last >= from) {
-            return Err(order(*last, from));
-        }
-        let to = parts.get(1).map_or(Ok(from), |part| number(part))?;
-        if parts.len() == 2 && from >= to {
-            return Err(order(from, to));
-        }
-        ranges.push((from, to));
-    }
-    Ok(ranges)
 }
 
 fn action(path: &Path, action: &str, spec: &Value, errors: &mut Errors) {
@@ -208,30 +173,5 @@ fn at_most(path: &Path, count: usize, most: usize, errors: &mut Errors) {
     if count > most {
         let detail = format!("must have at most {most} items");
         errors.push(FieldError::new(path, Problem::TooMany(count), detail));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_of_indexes() {
-        assert_eq!(parse_indexes("", 3), Ok(vec![]));
-        assert_eq!(parse_indexes("0,2-5,7", 8), Ok(vec![(0, 0), (2, 5), (7, 7)]));
-        let cases = [
-            ("a", "cannot convert string to integer for index: \"a\""),
-            ("8", "too large index: \"8\""),
-            ("3,2", "non-increasing order, previous: 3, current: 2"),
-            ("3-3", "non-increasing order, previous: 3, current: 3"),
-            (
-                "1-2-3",
-                "the fragment \"1-2-3\" violates the requirement that an index interval can have \
-                 at most two parts separated by '-'",
-            ),
-        ];
-        for (text, error) in cases {
-            assert_eq!(parse_indexes(text, 8), Err(error.into()), "{text}");
-        }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
+use proto::indexes::Indexes;
 use proto::status::{FieldError, Problem};
 use proto::time::Time;
 use serde_json::Value;
 
-use super::policy::parse_indexes;
 use crate::kinds::check::{self, Errors};
 use crate::kinds::lens::Lens;
 use crate::kinds::path::Path;
@@ -120,7 +120,7 @@ fn indexes(new: &Value, old: &Value, errors: &mut Errors) {
         if !changed(field) {
             continue;
         }
-        if let Some(Err(error)) = completions.map(|count| parse_indexes(text, count)) {
+        if let Some(Err(error)) = completions.map(|count| Indexes::parse(text, count)) {
             let detail = format!("error parsing {field}: {error}");
             errors.push(FieldError::invalid(STATUS.field(field), text, detail));
         }
@@ -140,13 +140,12 @@ fn indexes(new: &Value, old: &Value, errors: &mut Errors) {
         errors.push(FieldError::invalid(path, failed, detail));
     }
     let Some(count) = completions else { return };
-    let parsed = (parse_indexes(completed, count), parse_indexes(failed, count));
+    let parsed = (Indexes::parse(completed, count), Indexes::parse(failed, count));
     let (Ok(completed), Ok(failures)) = parsed else { return };
-    let overlap = failures.iter().find_map(|(from, to)| {
-        completed
-            .iter()
-            .find(|(low, high)| from <= high && low <= to)
-            .map(|(low, _)| *low.max(from))
+    let overlap = failures.ranges().iter().find_map(|(from, to)| {
+        let completed = completed.ranges().iter();
+        let mut completed = completed.filter(|(low, high)| from <= high && low <= to);
+        completed.next().map(|(low, _)| *low.max(from))
     });
     if let Some(index) = overlap.filter(|_| changed("failedIndexes") || changed("completedIndexes"))
     {

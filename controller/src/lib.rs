@@ -6,6 +6,7 @@ pub mod attach_detach;
 pub mod backends;
 pub mod certificates;
 pub mod cluster_role;
+pub mod cron_job;
 pub mod deployment;
 pub mod discovery;
 pub mod disruption;
@@ -15,6 +16,7 @@ pub mod endpoints;
 pub mod ephemeral_volume;
 mod execute;
 pub mod garbage_collector;
+pub mod horizontal_pod_autoscaler;
 pub mod host_path;
 pub mod job;
 pub mod legacy_service_account_token;
@@ -34,6 +36,7 @@ pub mod service_account_token;
 pub mod service_cidr;
 pub mod storage_protection;
 pub mod taint_eviction;
+pub mod ttl_after_finished;
 pub mod view;
 
 use std::future::Future;
@@ -41,10 +44,12 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use client::{CancellationToken, Client, Clock, Informers, LeaseName, Recorder, Rng, lead};
+use proto::cron::Zone;
 
 use crate::attach_detach::AttachDetach;
 use crate::certificates::{Approver, Authority, AuthorityError, Cleaner, SignerController};
 use crate::cluster_role::Aggregation;
+use crate::cron_job::CronJobs;
 use crate::deployment::Deployments;
 use crate::disruption::Disruption;
 use crate::endpoint_slice::EndpointSlices;
@@ -65,6 +70,7 @@ use crate::service_account_token::{KeyError, SigningKey, TokenSecrets};
 use crate::service_cidr::ServiceCidrs;
 use crate::storage_protection::{ClaimProtection, VolumeProtection};
 use crate::taint_eviction::TaintEviction;
+use crate::ttl_after_finished::TtlAfterFinished;
 
 /// The name of the Lease, of the writer of fields and of the source of events.
 const COMPONENT: &str = "kube-controller-manager";
@@ -94,6 +100,11 @@ static CONTROLLERS: &[Start] = &[
     (Deployments::NAME, |_, setup| Ok(start(Deployments, setup))),
     (ReplicaSets::NAME, |_, setup| Ok(start(ReplicaSets, setup))),
     (job::NAME, |_, setup| Ok(Some(Box::pin(job::run(setup))))),
+    (CronJobs::NAME, |_, setup| Ok(start(CronJobs { zone: Zone::local() }, setup))),
+    (horizontal_pod_autoscaler::NAME, |_, setup| {
+        Ok(Some(Box::pin(horizontal_pod_autoscaler::run(setup))))
+    }),
+    (TtlAfterFinished::NAME, |_, setup| Ok(start(TtlAfterFinished, setup))),
     (garbage_collector::NAME, |_, setup| Ok(Some(Box::pin(garbage_collector::run(setup))))),
     (namespace::NAME, |_, setup| Ok(Some(Box::pin(namespace::run(setup))))),
     (NodeLifecycle::NAME, |options, setup| {

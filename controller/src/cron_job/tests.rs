@@ -198,3 +198,63 @@ fn history_is_limited() {
     let plan = plan(&cron(spec, status), &jobs, 7 * 3600 + 60);
     assert_eq!(summary(&plan), ["-c-1440", "-c-1500", "-c-1740", "-c-1800"]);
 }
+
+/// A year of a CronJob whose Jobs are done at once: when they were meant, as its zone shows it.
+fn year(schedule: &str, zone: &str) -> Vec<String> {
+    let begin: Time = "2026-01-01T12:00:00Z".parse().unwrap();
+    let end: Time = "2027-01-01T12:00:00Z".parse().unwrap();
+    let mut cron = cron(json!({"schedule": schedule, "timeZone": zone}), json!({}));
+    cron.view.metadata.creation_timestamp = Some(begin);
+    let (mut now, mut meant, mut jobs) = (begin, Vec::new(), Vec::new());
+    while now < end {
+        let view = View::default().with::<Job>(&jobs);
+        let plan = CronJobs { zone: Zone::UTC }.plan(&cron, &view, now).unwrap();
+        for step in &plan.steps {
+            match step {
+                Step::Create(create) => {
+                    let mut job = (*create.object).clone();
+                    let annotations = &job["metadata"]["annotations"];
+                    meant.push(annotations[SCHEDULED].as_str().unwrap().to_string());
+                    job["metadata"]["uid"] = job["metadata"]["name"].clone();
+                    job["status"] = json!({"conditions": done("Complete"), "startTime": now,
+                        "completionTime": now});
+                    jobs = vec![job];
+                }
+                Step::Patch(patch) => {
+                    let time = |field: &str| -> Option<Time> {
+                        patch.body["status"][field].as_str().map(|text| text.parse().unwrap())
+                    };
+                    let status = &mut cron.view.status;
+                    status.last_schedule_time =
+                        time("lastScheduleTime").or(status.last_schedule_time);
+                    status.last_successful_time =
+                        time("lastSuccessfulTime").or(status.last_successful_time);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(plan.again.is_some_and(|again| again > now || !plan.steps.is_empty()));
+        now = plan.again.unwrap();
+    }
+    meant
+}
+
+#[test]
+fn a_year_in_zones_whose_clocks_change() {
+    let near = |meant: &[String], day: &str| -> Vec<String> {
+        meant.iter().filter(|time| time.starts_with(day)).cloned().collect()
+    };
+    // On 8 March there is no half past two.
+    let meant = year("30 2 * * *", "America/New_York");
+    assert_eq!(meant.len(), 364);
+    assert_eq!(near(&meant, "2026-03-08"), [""; 0]);
+    // On 1 November half past one comes twice.
+    let meant = year("30 1 * * *", "America/New_York");
+    assert_eq!(meant.len(), 366);
+    let twice = ["2026-11-01T01:30:00-04:00", "2026-11-01T01:30:00-05:00"];
+    assert_eq!(near(&meant, "2026-11-01"), twice);
+    let meant = year("0 12 13 * 5", "Europe/Berlin");
+    let fridays_and_thirteenths = 53 + 12 - 3;
+    assert_eq!(meant.len(), fridays_and_thirteenths);
+    assert_eq!(year("0 0 29 2 *", "UTC"), [""; 0]);
+}

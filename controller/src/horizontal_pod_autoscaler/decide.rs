@@ -159,6 +159,9 @@ fn by_metrics(
                 }
             }
             Err((reason, error)) => {
+                // What shows them goes by their places.
+                let unknown = MetricStatus { kind: metric.kind.clone(), ..MetricStatus::default() };
+                decision.status.current_metrics.push(unknown);
                 decision.warnings.push((reason, error.clone()));
                 first_failure.get_or_insert((reason, error));
                 failures += 1;

@@ -7,6 +7,7 @@ pub mod backends;
 pub mod bootstrap_token;
 pub mod certificates;
 pub mod cluster_role;
+pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
 pub mod discovery;
@@ -17,6 +18,7 @@ pub mod endpoints;
 pub mod ephemeral_volume;
 mod execute;
 pub mod garbage_collector;
+pub mod horizontal_pod_autoscaler;
 pub mod host_path;
 pub mod job;
 pub mod legacy_service_account_token;
@@ -40,6 +42,7 @@ pub mod service_cidr;
 pub mod stateful_set;
 pub mod storage_protection;
 pub mod taint_eviction;
+pub mod ttl_after_finished;
 pub mod view;
 
 use std::future::Future;
@@ -47,11 +50,13 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use client::{CancellationToken, Client, Clock, Informers, LeaseName, Recorder, Rng, lead};
+use proto::cron::Zone;
 
 use crate::attach_detach::AttachDetach;
 use crate::bootstrap_token::{Signer, TokenCleaner};
 use crate::certificates::{Approver, Authority, AuthorityError, Cleaner, SignerController};
 use crate::cluster_role::Aggregation;
+use crate::cron_job::CronJobs;
 use crate::daemon_set::DaemonSets;
 use crate::deployment::Deployments;
 use crate::disruption::Disruption;
@@ -76,6 +81,7 @@ use crate::service_cidr::ServiceCidrs;
 use crate::stateful_set::StatefulSets;
 use crate::storage_protection::{ClaimProtection, VolumeProtection};
 use crate::taint_eviction::TaintEviction;
+use crate::ttl_after_finished::TtlAfterFinished;
 
 /// The name of the Lease, of the writer of fields and of the source of events.
 const COMPONENT: &str = "kube-controller-manager";
@@ -110,6 +116,11 @@ static CONTROLLERS: &[Start] = &[
     (StatefulSets::NAME, |_, setup| Ok(start(StatefulSets, setup))),
     (DaemonSets::NAME, |_, setup| Ok(start(DaemonSets::default(), setup))),
     (job::NAME, |_, setup| Ok(Some(Box::pin(job::run(setup))))),
+    (CronJobs::NAME, |_, setup| Ok(start(CronJobs { zone: Zone::local() }, setup))),
+    (horizontal_pod_autoscaler::NAME, |_, setup| {
+        Ok(Some(Box::pin(horizontal_pod_autoscaler::run(setup))))
+    }),
+    (TtlAfterFinished::NAME, |_, setup| Ok(start(TtlAfterFinished, setup))),
     (garbage_collector::NAME, |_, setup| Ok(Some(Box::pin(garbage_collector::run(setup))))),
     (namespace::NAME, |_, setup| Ok(Some(Box::pin(namespace::run(setup))))),
     (NodeLifecycle::NAME, |options, setup| {

@@ -13,9 +13,12 @@ use proto::kind::{
 use proto::quantity::Quantity;
 use proto::quota::{self, Counted, Surroundings};
 use proto::time::Time;
+use proto::view::cron_job::CronJob;
 use proto::view::deployment::Deployment;
 use proto::view::endpoint_slice::EndpointSlice;
 use proto::view::endpoints::Endpoints;
+use proto::view::horizontal_pod_autoscaler::HorizontalPodAutoscaler;
+use proto::view::job::Job;
 use proto::view::lease::Lease;
 use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::pod::Pod;
@@ -61,6 +64,11 @@ impl Controller for Quotas {
                 () if known(&kind::REPLICA_SET) => watches.counts::<ReplicaSet>(row, of),
                 () if known(&kind::ENDPOINT_SLICE) => watches.counts::<EndpointSlice>(row, of),
                 () if known(&kind::ENDPOINTS) => watches.counts::<Endpoints>(row, of),
+                () if known(&kind::JOB) => watches.counts::<Job>(row, of),
+                () if known(&kind::CRON_JOB) => watches.counts::<CronJob>(row, of),
+                () if known(&kind::HORIZONTAL_POD_AUTOSCALER_V1) => {
+                    watches.counts::<HorizontalPodAutoscaler>(&kind::HORIZONTAL_POD_AUTOSCALER, of)
+                }
                 () if known(&kind::LEASE) => watches.counts::<Lease>(row, of),
                 () => watches.counts::<Meta>(row, of),
             };

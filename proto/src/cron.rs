@@ -114,6 +114,31 @@ impl Schedule {
     }
 }
 
+impl Schedule {
+    /// The last time after one moment and not after another.
+    pub fn last(&self, after: Time, until: Time, zone: &Zone) -> Option<Time> {
+        let first = self.next(after, zone).filter(|first| *first <= until)?;
+        if let Times::Every(period) = &self.times {
+            let periods = until.since(first).as_secs() / period.as_secs();
+            return Some(first.plus(*period * u32::try_from(periods).unwrap_or(u32::MAX)));
+        }
+        // Back from the end, in steps that grow until there is one.
+        let mut window = Duration::from_secs(60);
+        let mut last = loop {
+            let start = Time(until.0.saturating_sub(window).unwrap_or(after.0)).max(after);
+            match self.next(start, zone).filter(|next| *next <= until) {
+                Some(next) => break next,
+                None if start == after => break first,
+                None => window *= 2,
+            }
+        };
+        while let Some(next) = self.next(last, zone).filter(|next| *next <= until) {
+            last = next;
+        }
+        Some(last)
+    }
+}
+
 fn times(text: &str) -> Result<Times, String> {
     if let Some(duration) = text.strip_prefix("@every ") {
         let period = seconds(duration).ok_or_else(|| {
@@ -335,6 +360,22 @@ mod tests {
             ("0 0 31 2 *", vec![]),
         ] {
             assert_eq!(following(schedule, "UTC", after, expected.len().max(1)), expected);
+        }
+    }
+
+    #[test]
+    fn last_times() {
+        let read = |text: &str| text.parse::<Time>().unwrap();
+        let (after, until) = (read("2024-01-01T00:00:00Z"), read("2024-03-01T12:34:56Z"));
+        for (schedule, expected) in [
+            ("* * * * *", Some("2024-03-01T12:34:00Z")),
+            ("@monthly", Some("2024-03-01T00:00:00Z")),
+            ("0 0 2 1 *", Some("2024-01-02T00:00:00Z")),
+            ("0 0 1 1 *", None),
+            ("@every 7h", Some("2024-03-01T08:00:00Z")),
+        ] {
+            let last = Schedule::parse(schedule).unwrap().last(after, until, &Zone::UTC);
+            assert_eq!(last, expected.map(read), "{schedule}");
         }
     }
 

@@ -3,12 +3,18 @@
 //! answers, broken watches, crashes between steps), they converge, then rest, and leave alone
 //! what is not theirs. A failure prints its seed.
 
+#[path = "controllers/autoscale.rs"]
+mod autoscale;
+#[path = "controllers/jobs.rs"]
+mod jobs;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use agent::cri::simulated::{EXIT_AFTER, EXIT_CODE};
 use agent::simulated::Simulated;
 use bytes::Bytes;
 use client::{
@@ -41,6 +47,8 @@ struct Rig {
     client: Client,
     informers: Informers,
     bad: Arc<AtomicBool>,
+    /// What the controllers read of metrics.k8s.io, instead of what nodes say.
+    metrics: Arc<Mutex<Option<Value>>>,
     server: apiserver::Server,
     controllers: CancellationToken,
     _nodes: Simulated,
@@ -76,6 +84,7 @@ impl Rig {
             client,
             informers,
             bad: Arc::new(AtomicBool::new(false)),
+            metrics: Arc::default(),
             server,
             controllers: CancellationToken::new(),
             _nodes: simulated,
@@ -99,11 +108,17 @@ impl Rig {
         self.controllers.cancel();
         self.controllers = CancellationToken::new();
         let (bad, rng, clock) = (self.bad.clone(), self.rng.clone(), self.clock.clone());
-        let router = self.server.router();
+        let (router, metrics) = (self.server.router(), self.metrics.clone());
         let service = tower::service_fn(move |request: Request<Full<Bytes>>| {
             let router = router.clone();
             let (bad, rng, clock) = (bad.clone(), rng.clone(), clock.clone());
+            let made = metrics.lock().unwrap().clone();
+            let made = made.filter(|_| request.uri().path().starts_with("/apis/metrics.k8s.io/"));
             async move {
+                if let Some(made) = made {
+                    let body = Full::new(Bytes::from(made.to_string()));
+                    return Ok(Response::new(body.map_err(|never| match never {}).boxed_unsync()));
+                }
                 let dice = if bad.load(Ordering::Relaxed) { rng.below(10) } else { 99 };
                 Ok::<_, Infallible>(answer(router, request, dice, &rng, &clock).await)
             }

@@ -27,6 +27,7 @@ transcripts! {
     delete: 3 nodes,
     discover: 0 nodes,
     get: 0 nodes,
+    jobs: 3 nodes,
     nodes: 3 nodes,
     rollout: 3 nodes,
     serve: 0 nodes,

@@ -1,17 +1,22 @@
-//! A hundred nodes and a thousand pods in one process. A node falls silent; five virtual minutes
-//! later its pods run elsewhere.
+//! Clusters larger and days longer than a test has: many nodes and pods in one process.
 
 use std::time::Duration;
 
+use client::{Clock, Patch, Rng};
+use futures::StreamExt;
+use futures::stream;
+use proto::view::cron_job::CronJob;
 use proto::view::deployment::Deployment;
+use proto::view::job::Job;
 use proto::view::node::Node;
 use proto::view::pod::Pod;
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::world::World;
 
 const NODES: usize = 100;
 const PODS: usize = 1000;
 
+/// A node falls silent; five virtual minutes later its pods run elsewhere.
 #[tokio::test(start_paused = true)]
 async fn a_lost_node_is_replaced() {
     let world = World::new(7, NODES).await;
@@ -47,4 +52,95 @@ async fn a_lost_node_is_replaced() {
     world.clock.sleep(Duration::from_secs(300)).await;
     world.until::<Pod>(|_| all_run()).await;
     assert_eq!(world.running().get(lost), None, "its pods run elsewhere");
+}
+
+/// No node runs these pods: the test says how they end, one in twenty badly.
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_completions_are_counted() {
+    const COMPLETIONS: i64 = 10_000;
+    let seed = match std::env::var("SEED") {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) => Rng::from_os().below(1_000_000),
+    };
+    eprintln!("SEED={seed}");
+    let (world, rng) = (World::new(seed, 0).await, Rng::seeded(seed));
+    let job = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "many"},
+        "spec": {"completions": COMPLETIONS, "parallelism": 500, "backoffLimit": 1_000_000,
+            "completionMode": "Indexed", "template": {"spec": {"restartPolicy": "Never",
+                "schedulerName": "nobody", "containers": [{"name": "c", "image": "i"}]}}},
+    });
+    world.client.create::<Job>("default", &job).await.unwrap();
+    let (jobs, pods) = (world.informers.of::<Job>(), world.informers.of::<Pod>());
+    jobs.synced().await;
+    let finished = || jobs.get("default", "many").is_some_and(|job| job.finished().is_some());
+    while !finished() {
+        world.clock.sleep(Duration::from_secs(20)).await;
+        let snapshot = pods.snapshot();
+        let living = snapshot.values().filter(|pod| pod.is_active() && rng.below(10) > 0);
+        let names: Vec<String> = living.map(|pod| pod.metadata.name.clone()).collect();
+        let ends =
+            names.into_iter().map(|name| {
+                let phase = if rng.below(20) == 0 { "Failed" } else { "Succeeded" };
+                let (client, now) = (world.client.clone(), world.clock.now());
+                async move {
+                    let patch = Patch::Merge(
+                        json!({"status": {"phase": phase, "containerStatuses":
+                    [{"name": "c", "state": {"terminated": {"exitCode": 0, "finishedAt": now}}}]}}),
+                    );
+                    client.patch::<Pod>("default", &name, "status", &patch).await.unwrap();
+                }
+            });
+        stream::iter(ends).buffer_unordered(50).collect::<Vec<()>>().await;
+    }
+    let status = jobs.get("default", "many").unwrap().status.clone();
+    let count =
+        |phase: &str| pods.snapshot().values().filter(|pod| pod.status.phase == phase).count();
+    assert_eq!(status.completed_indexes, "0-9999", "SEED={seed}");
+    assert_eq!(status.succeeded as usize, COMPLETIONS as usize, "SEED={seed}");
+    assert_eq!(count("Succeeded"), COMPLETIONS as usize, "SEED={seed}");
+    assert_eq!(status.failed as usize, count("Failed"), "SEED={seed}");
+    assert!(count("Failed") > 100, "one in twenty fails (SEED={seed})");
+    assert!(pods.snapshot().values().all(|pod| pod.metadata.finalizers.is_empty()), "SEED={seed}");
+}
+
+/// The night in which New York's clocks go back, on a cluster with nodes.
+#[tokio::test(start_paused = true)]
+async fn a_cron_job_lives_through_the_end_of_summer_time() {
+    let evening = "2026-10-31T22:00:00Z".parse().unwrap();
+    let world = World::with(Clock::simulated(evening), Rng::seeded(3), 2).await;
+    let cron = |name: &str, schedule: &str| -> Value {
+        json!({
+            "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name},
+            "spec": {"schedule": schedule, "timeZone": "America/New_York",
+                "successfulJobsHistoryLimit": 100, "jobTemplate": {"spec": {"template": {
+                    "metadata": {"annotations": {"simulated.coracle/exit-after-seconds": "30"}},
+                    "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]},
+                }}}},
+        })
+    };
+    for (name, schedule) in [("night", "30 1 * * *"), ("morning", "0 8 * * *")] {
+        let created = world.client.create::<CronJob>("default", &cron(name, schedule)).await;
+        created.unwrap();
+    }
+    let jobs = world.informers.of::<Job>();
+    jobs.synced().await;
+    world.clock.sleep(Duration::from_secs(40 * 3600)).await;
+    let meant = |name: &str| -> Vec<String> {
+        let mut times: Vec<String> = jobs
+            .snapshot()
+            .values()
+            .filter(|job| job.metadata.name.starts_with(name) && job.is_complete())
+            .map(|job| {
+                let annotation = "batch.kubernetes.io/cronjob-scheduled-timestamp";
+                job.metadata.annotations[annotation].clone()
+            })
+            .collect();
+        times.sort();
+        times
+    };
+    let night =
+        ["2026-11-01T01:30:00-04:00", "2026-11-01T01:30:00-05:00", "2026-11-02T01:30:00-05:00"];
+    assert_eq!(meant("night"), night);
+    assert_eq!(meant("morning"), ["2026-11-01T08:00:00-05:00", "2026-11-02T08:00:00-05:00"]);
 }

@@ -138,7 +138,11 @@ impl Round<'_> {
             if untracked.len() >= BURST {
                 break;
             }
-            untracked.push(pods::without_finalizer(pod));
+            let counted = is_succeeded || is_failed || failing;
+            untracked.push(match counted {
+                true => pods::without_finalizer(pod),
+                false => pods::released(pod),
+            });
             if self.is_uncounted(pod) || !self.has_place(pod) {
                 continue;
             }

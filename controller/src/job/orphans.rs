@@ -1,14 +1,13 @@
 //! Pods that outlived their Job: nobody will count them, so our finalizer must not hold them.
 
 use client::{Change, Entry, Key};
-use proto::kind::{JOB, POD};
+use proto::kind::JOB;
 use proto::time::Time;
 use proto::view::job::Job;
 use proto::view::pod::Pod;
-use serde_json::json;
 
 use super::pods;
-use crate::plan::{Patch, Plan, Step, Target};
+use crate::plan::{Plan, Step, Target};
 use crate::run::{Controller, PlanError, Watches, owner_key};
 use crate::view::View;
 
@@ -50,10 +49,7 @@ impl Controller for Orphans {
             None => {}
         }
         // Refused if a Job adopts it in between.
-        let Patch { mut body, .. } = pods::without_finalizer(pod);
-        body["metadata"]["resourceVersion"] = json!(meta.resource_version);
-        let target = Target::of(&POD, meta);
-        plan.steps.push(Step::Patch(Patch { target, subresource: "", strategic: true, body }));
+        plan.steps.push(Step::Patch(pods::released(pod)));
         Ok(plan)
     }
 }

@@ -40,7 +40,14 @@ pub(super) fn without_finalizer(pod: &Pod) -> Patch {
     Patch { target: Target::of(&POD, &pod.metadata), subresource: "", strategic: true, body }
 }
 
-/// The same for several.
+/// The same for one that has not ended, refused if it has meanwhile: then it is to be counted.
+pub(super) fn released(pod: &Pod) -> Patch {
+    let mut patch = without_finalizer(pod);
+    patch.body["metadata"]["resourceVersion"] = json!(pod.metadata.resource_version);
+    patch
+}
+
+/// For several that have ended.
 pub(super) fn untrack(pods: &[Arc<Entry<Pod>>]) -> Option<Step> {
     let patches: Vec<Patch> = pods.iter().map(|pod| without_finalizer(pod)).collect();
     (!patches.is_empty()).then_some(Step::PatchEach(patches))

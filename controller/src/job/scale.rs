@@ -23,7 +23,8 @@ impl Round<'_> {
         if !gone.is_empty() {
             gone.truncate(BURST);
             // Who is taken away does not count as failed.
-            self.pods_steps.extend(pods::untrack(&gone));
+            let released = gone.iter().map(|pod| pods::released(pod)).collect();
+            self.pods_steps.push(Step::PatchEach(released));
             self.delete(&gone);
             return Ok(());
         }

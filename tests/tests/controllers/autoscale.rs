@@ -1,0 +1,93 @@
+//! An autoscaler under a load that comes and goes.
+
+use proto::view::Condition;
+use proto::view::horizontal_pod_autoscaler::HorizontalPodAutoscaler;
+
+use super::*;
+
+/// What each ready pod uses when they share the load, in thousandths of a CPU.
+fn metrics(rig: &Rig, load: usize) -> Value {
+    let mut pods = rig.all::<Pod>();
+    pods.retain(|pod| pod.is_active() && pod.is_ready());
+    let each = load / pods.len().max(1);
+    let items: Vec<Value> = pods
+        .iter()
+        .map(|pod| {
+            json!({"metadata": {"name": pod.metadata.name}, "timestamp": rig.clock.now(),
+                "window": "15s", "containers": [{"name": "c",
+                    "usage": {"cpu": format!("{each}m"), "memory": "1Mi"}}]})
+        })
+        .collect();
+    json!({"kind": "PodMetricsList", "apiVersion": "metrics.k8s.io/v1beta1", "items": items})
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_follow_the_load() {
+    let rig = Rig::new(21, 4).await;
+    let autoscalers = rig.informers.of::<HorizontalPodAutoscaler>();
+    autoscalers.synced().await;
+    let mut web = deployment("web", 2, "i:1");
+    web["spec"]["template"]["spec"]["containers"][0]["resources"] =
+        json!({"requests": {"cpu": "200m"}});
+    rig.client.create::<Deployment>("default", &web).await.unwrap();
+    rig.until("the rollout", || rolled_out(&rig, "web", 2, "i:1")).await;
+    let autoscaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "web"},
+        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+            "minReplicas": 2, "maxReplicas": 12, "metrics": [{"type": "Resource", "resource":
+                {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}]},
+    });
+    // The target is 100m each: half of what they ask for.
+    let created = rig.client.create::<HorizontalPodAutoscaler>("default", &autoscaler).await;
+    created.unwrap();
+    let replicas = || {
+        let web = rig.informers.of::<Deployment>().get("default", "web").unwrap();
+        web.spec.replicas.unwrap_or(1)
+    };
+    let mut course = Vec::new();
+    for (load, minutes) in [(200, 8), (900, 10), (3000, 10), (300, 10)] {
+        for _ in 0..minutes * 12 {
+            *rig.metrics.lock().unwrap() = Some(metrics(&rig, load));
+            rig.clock.sleep(Duration::from_secs(5)).await;
+        }
+        course.push(replicas());
+    }
+    assert_eq!(course, [2, 9, 12, 3], "of 100m each, between 2 and 12");
+    let status = autoscalers.get("default", "web").unwrap().status.clone();
+    let reason = |kind: &str| {
+        let condition = Condition::find(&status.conditions, kind).unwrap();
+        format!("{} {}", condition.status, condition.reason)
+    };
+    assert_eq!(reason("AbleToScale"), "True ReadyForNewScale");
+    assert_eq!(reason("ScalingActive"), "True ValidMetricFound");
+    assert_eq!(reason("ScalingLimited"), "False DesiredWithinRange");
+    assert_eq!((status.current_replicas, status.desired_replicas), (3, 3));
+    let current = status.current_metrics[0].resource.clone().unwrap().current;
+    assert_eq!(current.average_utilization, Some(50));
+
+    // Without metrics nothing is done, and it is said why.
+    *rig.metrics.lock().unwrap() = Some(json!({ "items": [] }));
+    let said = || {
+        let status = autoscalers.get("default", "web").unwrap().status.clone();
+        let active = Condition::find(&status.conditions, "ScalingActive").unwrap().clone();
+        (active.status == "False").then(|| format!("{} {}", active.reason, active.message))
+    };
+    rig.until("the failure", || said().is_some()).await;
+    assert_eq!(
+        said().unwrap(),
+        "FailedGetResourceMetric the HPA was unable to compute the replica count: failed to get \
+         cpu utilization: unable to get metrics for resource cpu: no metrics returned from \
+         resource metrics API"
+    );
+    assert_eq!(replicas(), 3);
+    let events =
+        rig.client.list::<proto::view::event::Event>(&client::ListOptions::default()).await;
+    let events = events.unwrap().items;
+    let told = |reason: &str, text: &str| {
+        events.iter().any(|event| event.reason == reason && event.message == text)
+    };
+    let above = "cpu resource utilization (percentage of request) above target";
+    assert!(told("SuccessfulRescale", &format!("New size: 4; reason: {above}")));
+    assert!(told("SuccessfulRescale", "New size: 3; reason: All metrics below target"));
+}

@@ -6,6 +6,7 @@ pub mod certificate_signing_request;
 pub mod config_map;
 pub mod csi_driver;
 pub mod csi_node;
+pub mod csi_storage_capacity;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;

@@ -45,6 +45,7 @@ use self::images::{ImageStore, Mirror, Proxies, Puller};
 use self::service::Service;
 use self::state::Root;
 use self::streaming::Streams;
+use crate::stats::disk::Walks;
 
 /// Where registries are configured, unless told otherwise.
 pub const REGISTRIES: &str = "/etc/coracle/certs.d";
@@ -184,8 +185,8 @@ fn open(
         images.clone(),
         options.registry_config_path.clone(),
         options.registry_mirrors.clone(),
-        options.max_concurrent_downloads,
         Proxies::new(|name| std::env::var(name).ok()),
+        options.max_concurrent_downloads,
         clock.clone(),
     );
     Ok(Engine::new(Inner {
@@ -205,6 +206,7 @@ fn open(
         containers: Default::default(),
         events: broadcast::Sender::new(1024),
         streams: Streams::new(address),
+        walks: Walks::default(),
         root,
         _lock: lock,
     }))

@@ -76,6 +76,8 @@ pub enum Step {
         container: String,
         message: String,
     },
+    /// Let file systems follow their volumes where those have grown.
+    Grow,
     /// Unmount the volumes.
     Unmount,
     /// Report the final status, then delete the object: its graceful deletion is complete.
@@ -144,6 +146,11 @@ fn live(pod: &Pod, observed: &Observed, memory: &Memory, now: Time) -> Plan {
         }
     }
     work.resize_pod(&mut plan);
+    match memory.growth {
+        Some(due) if due <= now => plan.steps.push(Step::Grow),
+        Some(due) => plan.again_at(due),
+        None => {}
+    }
     plan
 }
 

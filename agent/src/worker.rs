@@ -210,11 +210,12 @@ impl Worker {
             self.settle(now);
             let Some(pod) = self.pod.clone().filter(|_| !gone) else {
                 probes.stop();
-                let plan = cleanup(&observed, &self.memory, self.last_grace());
-                if plan.steps.is_empty() {
-                    break;
+                let plan = cleanup(&observed, &self.memory, self.last_grace(), now);
+                match (plan.steps.is_empty(), plan.again) {
+                    (false, _) => self.execute(plan, &observed, &publisher, &watched).await,
+                    (true, Some(again)) => self.wait(Some(again)).await,
+                    (true, None) => break,
                 }
-                self.execute(plan, &observed, &publisher, &watched).await;
                 continue;
             };
             self.memory.start_time.get_or_insert(now);
@@ -234,6 +235,9 @@ impl Worker {
             let changed = watched.take_changed() | std::mem::take(&mut self.relabelled);
             if let Some(failure) = self.memory.setup.as_mut().filter(|_| changed) {
                 // What was missing may be there now.
+            if let Some(due) = self.memory.growth.as_mut().filter(|_| changed) {
+                *due = now;
+            }
                 failure.retry_at = now;
             }
             self.memory.health = probes.follow(&pod, &observed);

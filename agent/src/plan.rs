@@ -180,7 +180,8 @@ fn prune(plan: &mut Plan, observed: &Observed, memory: &Memory, now: Time) {
     for run in &observed.containers {
         let kept = runs.entry(&run.name).or_default();
         *kept += 1;
-        if *kept <= retention.runs + 1 || run.is_running() {
+        let stays = *kept <= retention.runs + 1 && !memory.excess.contains(&run.id);
+        if stays || run.is_running() {
             continue;
         }
         let ended = run.exit().and_then(|exit| exit.finished);

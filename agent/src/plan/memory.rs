@@ -55,6 +55,8 @@ pub struct Memory {
     pub pod_resized: Option<Applied>,
     /// The final report has been handed over.
     pub finished: bool,
+    /// Runs that have to go because the node has too many.
+    pub excess: BTreeSet<String>,
     /// How many ended containers stay, and how long: the node's setting.
     pub retention: Retention,
 }

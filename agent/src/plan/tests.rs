@@ -174,6 +174,15 @@ fn old_runs_are_pruned() {
         let memory = Memory { retention, ..mounted() };
         assert_eq!(planned(&simple("Always"), &seen, &memory), expected, "{retention:?}");
     }
+    // What the node has no room for goes before its time, also of a pod that has ended.
+    let mut memory = Memory { unmounted: true, ..mounted() };
+    memory.retention.runs = 5;
+    memory.excess.insert("c1".into());
+    assert_eq!(planned(&simple("Always"), &seen, &memory), "remove c1");
+    let mut ended = observed(vec![run("c", 1, exited(0, 5)), run("c", 0, exited(1, 9))]);
+    ended.sandboxes[0].ready = false;
+    memory.excess = ["c0".to_string()].into();
+    assert_eq!(planned(&simple("OnFailure"), &ended, &memory), "remove c0");
 }
 
 #[test]

@@ -16,7 +16,10 @@ pub struct Limits {
 pub const CRASH: Limits = Limits { first: Duration::from_secs(10), max: Duration::from_secs(300) };
 /// The same for pulls of images.
 pub const PULL: Limits = CRASH;
-/// Everything else that failed and may succeed by itself: volumes, sandboxes, configuration.
+/// Mounts and unmounts: 500 ms doubling to 2 min 2 s, as the kubelet's.
+pub const VOLUME: Limits =
+    Limits { first: Duration::from_millis(500), max: Duration::from_secs(122) };
+/// Everything else that failed and may succeed by itself: sandboxes, configuration.
 pub const RETRY: Limits =
     Limits { first: Duration::from_millis(500), max: Duration::from_secs(15) };
 
@@ -53,18 +56,24 @@ impl Backoff {
 mod tests {
     use super::*;
 
+    /// One failure after the other: the delays in seconds, the last, and when it is over.
+    fn failures(limits: Limits, times: usize) -> (Vec<f64>, Option<Backoff>, Time) {
+        let (mut delays, mut last, mut now) = (Vec::new(), None, Time::from_unix(0));
+        for _ in 0..times {
+            let next = Backoff::next(last, limits, now);
+            delays.push(next.delay.as_secs_f64());
+            now = now.plus(next.delay);
+            last = Some(next);
+        }
+        (delays, last, now)
+    }
+
     #[test]
     fn doubles_to_the_limit_and_is_forgotten() {
-        let mut now = Time::from_unix(0);
-        let mut backoff = None;
-        let mut delays = Vec::new();
-        for _ in 0..7 {
-            let next = Backoff::next(backoff, CRASH, now);
-            delays.push(next.delay.as_secs());
-            now = now.plus(next.delay);
-            backoff = Some(next);
-        }
-        assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
+        let (delays, _, _) = failures(VOLUME, 10);
+        assert_eq!(delays, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 122.0, 122.0]);
+        let (delays, backoff, now) = failures(CRASH, 7);
+        assert_eq!(delays, [10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]);
         let late = now.plus(Duration::from_secs(601));
         assert_eq!(backoff.unwrap().due(CRASH, late), None);
         assert_eq!(Backoff::next(backoff, CRASH, late).delay.as_secs(), 10);

@@ -10,6 +10,6 @@ mod plugins;
 mod volume;
 
 pub use driver::{CallError, Driver};
-pub use mount::{Error, Mounted, in_use, mount, unmount};
+pub use mount::{Error, Mounted, grow, in_use, mount, unmount};
 pub use plugins::{Plugins, Registration};
 pub use volume::{Attachment, Wanted, attachment_name, inline_handle, unique_name};

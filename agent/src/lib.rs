@@ -13,6 +13,7 @@ pub mod config;
 pub mod cri;
 pub mod csi;
 pub mod downward;
+pub mod ended;
 pub mod environment;
 pub mod events;
 pub mod eviction;

@@ -124,6 +124,9 @@ pub struct Options {
     /// How many ended runs of a container stay beside the current one.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub maximum_dead_containers_per_container: usize,
+    /// How many ended runs stay on the node as a whole; -1 is any number.
+    #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
+    pub maximum_dead_containers: i64,
     /// How long they stay at least.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
     pub minimum_container_ttl_duration: Duration,

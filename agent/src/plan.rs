@@ -76,6 +76,8 @@ pub enum Step {
         container: String,
         message: String,
     },
+    /// Let file systems follow their volumes where those have grown.
+    Grow,
     /// Unmount the volumes.
     Unmount,
     /// Report the final status, then delete the object: its graceful deletion is complete.
@@ -144,6 +146,11 @@ fn live(pod: &Pod, observed: &Observed, memory: &Memory, now: Time) -> Plan {
         }
     }
     work.resize_pod(&mut plan);
+    match memory.growth {
+        Some(due) if due <= now => plan.steps.push(Step::Grow),
+        Some(due) => plan.again_at(due),
+        None => {}
+    }
     plan
 }
 
@@ -173,7 +180,8 @@ fn prune(plan: &mut Plan, observed: &Observed, memory: &Memory, now: Time) {
     for run in &observed.containers {
         let kept = runs.entry(&run.name).or_default();
         *kept += 1;
-        if *kept <= retention.runs + 1 || run.is_running() {
+        let stays = *kept <= retention.runs + 1 && !memory.excess.contains(&run.id);
+        if stays || run.is_running() {
             continue;
         }
         let ended = run.exit().and_then(|exit| exit.finished);

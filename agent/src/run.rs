@@ -17,6 +17,7 @@ use crate::cri::Runtime;
 use crate::cri::grpc::{BadEndpoint, Grpc};
 use crate::cri::simulated::SimulatedRuntime;
 use crate::csi::{Plugins, Registration};
+use crate::ended::Ended;
 use crate::events::Events;
 use crate::eviction::{self, Pressure};
 use crate::images::garbage::{Collector, Policy};
@@ -240,6 +241,7 @@ async fn pods(
         objects: Objects::new(node.client.clone(), clock.clone()),
         services: informers.of::<Service>(),
         allocations: Allocations::default(),
+        ended: Ended::new(options.maximum_dead_containers),
         own: Own {
             client: node.client.clone(),
             nodes: informers.filtered::<view::node::Node>(&format!("metadata.name={name}")),

@@ -41,10 +41,11 @@ use self::cgroup::Cgroups;
 use self::engine::{Engine, Inner};
 pub use self::handlers::Handler;
 use self::handlers::{Features, Handlers};
-use self::images::{ImageStore, Mirror, Puller};
+use self::images::{ImageStore, Mirror, Proxies, Puller};
 use self::service::Service;
 use self::state::Root;
 use self::streaming::Streams;
+use crate::stats::disk::Walks;
 
 /// Where registries are configured, unless told otherwise.
 pub const REGISTRIES: &str = "/etc/coracle/certs.d";
@@ -66,7 +67,8 @@ pub struct Options {
     /// Pull images of HOST from URL; may be repeated
     #[arg(long = "registry-mirror", value_name = "HOST=URL")]
     pub registry_mirrors: Vec<Mirror>,
-    /// Directory of the registries' configuration: HOST/hosts.toml as containerd has it, and _default
+    /// Directory of the registries' configuration: HOST/hosts.toml as containerd has it, and
+    /// _default. Proxies are those of HTTPS_PROXY, HTTP_PROXY and NO_PROXY
     #[arg(long, value_name = "DIR", default_value = REGISTRIES)]
     pub registry_config_path: PathBuf,
     /// How many layers of an image are fetched at the same time
@@ -183,6 +185,7 @@ fn open(
         images.clone(),
         options.registry_config_path.clone(),
         options.registry_mirrors.clone(),
+        Proxies::new(|name| std::env::var(name).ok()),
         options.max_concurrent_downloads,
         clock.clone(),
     );
@@ -203,6 +206,7 @@ fn open(
         containers: Default::default(),
         events: broadcast::Sender::new(1024),
         streams: Streams::new(address),
+        walks: Walks::default(),
         root,
         _lock: lock,
     }))

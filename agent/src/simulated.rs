@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::allocation::Allocations;
 use crate::config::NodeConfig;
 use crate::cri::simulated::SimulatedRuntime;
+use crate::ended::Ended;
 use crate::events::Events;
 use crate::eviction::Pressure;
 use crate::manifest::Manifest;
@@ -206,6 +207,7 @@ impl Shared {
             objects: self.objects.clone(),
             services: self.informers.of::<Service>(),
             allocations: Allocations::default(),
+            ended: Ended::default(),
             own: Own {
                 client: self.client.clone(),
                 nodes: self.informers.of::<view::node::Node>(),

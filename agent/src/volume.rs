@@ -120,6 +120,10 @@ pub struct Given {
 pub trait Disk: Send + Sync + 'static {
     /// Makes the pod's folders and volumes; what is there already stays.
     async fn mount(&self, pod: &Pod, facts: &Facts, sources: &Sources) -> Result<(), Error>;
+    /// Lets the file system of a driver's volume that the pod has follow the volume.
+    async fn grow(&self, _: &Pod, _: &csi::Wanted) -> Result<(), Error> {
+        Ok(())
+    }
     /// The mounts and devices of one run of a container.
     async fn container(
         &self,

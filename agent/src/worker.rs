@@ -17,6 +17,7 @@ use crate::backoff::{Backoff, RETRY};
 use crate::config::NodeConfig;
 use crate::cri::{PodId, Runtime};
 use crate::downward::Facts;
+use crate::ended::Ended;
 use crate::events::{Events, NORMAL, WARNING};
 use crate::metrics::Metrics;
 use crate::observed::Observed;
@@ -56,6 +57,7 @@ pub struct Context {
     pub objects: Objects,
     pub services: client::Informer<view::service::Service>,
     pub allocations: Allocations,
+    pub ended: Ended,
     pub own: Own,
     pub config: NodeConfig,
     pub dns: Dns,
@@ -210,11 +212,12 @@ impl Worker {
             self.settle(now);
             let Some(pod) = self.pod.clone().filter(|_| !gone) else {
                 probes.stop();
-                let plan = cleanup(&observed, &self.memory, self.last_grace());
-                if plan.steps.is_empty() {
-                    break;
+                let plan = cleanup(&observed, &self.memory, self.last_grace(), now);
+                match (plan.steps.is_empty(), plan.again) {
+                    (false, _) => self.execute(plan, &observed, &publisher, &watched).await,
+                    (true, Some(again)) => self.wait(Some(again)).await,
+                    (true, None) => break,
                 }
-                self.execute(plan, &observed, &publisher, &watched).await;
                 continue;
             };
             self.memory.start_time.get_or_insert(now);
@@ -232,11 +235,15 @@ impl Worker {
                 watched.follow(&self.context.objects, &pod, &self.wake);
             }
             let changed = watched.take_changed() | std::mem::take(&mut self.relabelled);
+            if let Some(due) = self.memory.growth.as_mut().filter(|_| changed) {
+                *due = now;
+            }
             if let Some(failure) = self.memory.setup.as_mut().filter(|_| changed) {
                 // What was missing may be there now.
                 failure.retry_at = now;
             }
             self.memory.health = probes.follow(&pod, &observed);
+            self.memory.excess = self.context.ended.put(&self.id.uid, &observed, &self.wake);
             let plan = plan(&pod, &observed, &self.memory, now);
             let status = self.report(&pod, &observed, &plan, now);
             if self.status.as_ref() != Some(&status) {
@@ -260,6 +267,7 @@ impl Worker {
             }
         }
         probes.stop();
+        self.context.ended.forget(&self.id.uid);
         self.context.metrics.forget_pod(&self.id.namespace, &self.id.name);
         self.context.allocations.release(&self.id.uid);
         if let Err(error) = self.context.disk.remove(&self.id).await {

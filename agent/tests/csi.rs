@@ -457,6 +457,26 @@ async fn a_volume_that_has_grown() {
 }
 
 #[tokio::test]
+async fn a_volume_grows_under_its_pod() {
+    let Some(bench) = Bench::new("CSIPlugin").await else { return };
+    let (pod, sources) = (claimed("a"), sources());
+    bench.disk.mount(&pod, &Facts::default(), &sources).await.unwrap();
+    bench.driver.calls();
+    let bound = sources.claims["v"].as_ref().unwrap();
+    let mut wanted = bound.csi.as_deref().unwrap().clone();
+    wanted.grow_to = Some(4096);
+    bench.disk.grow(&pod, &wanted).await.unwrap();
+    assert_eq!(bench.driver.calls(), ["expand to 4096 h1"]);
+    wanted.driver = "gone.example.com".into();
+    let error = bench.disk.grow(&pod, &wanted).await.unwrap_err();
+    let why = "NodeExpandVolume.NodeExpandVolume failed for volume \"pv\" : driver name \
+               gone.example.com not found in the list of registered CSI drivers";
+    assert_eq!(error.to_string(), why);
+    bench.end("a").await;
+    assert!(bench.is_clean());
+}
+
+#[tokio::test]
 async fn whatever_was_begun_is_undone_after_a_restart() {
     let Some(bench) = Bench::new("CSIPlugin").await else { return };
     *bench.driver.0.fails.lock() = true;

@@ -189,6 +189,7 @@ async fn start(
         pulls: Pulls::default(),
         objects: Objects::new(client.clone(), clock.clone()),
         allocations: Default::default(),
+        ended: Default::default(),
         own: Own {
             client: client.clone(),
             nodes: informers.of(),

@@ -28,6 +28,8 @@ mod mounts;
 mod network;
 #[path = "runtime/profiles.rs"]
 mod profiles;
+#[path = "runtime/proxies.rs"]
+mod proxies;
 #[path = "runtime/pulls.rs"]
 mod pulls;
 #[path = "runtime/random.rs"]

@@ -9,7 +9,9 @@ use std::process::ExitCode;
 
 use agent::images::credentials::of_node;
 use agent::reference::{Reference, as_id};
-use agent::runtime::images::{Credentials, Image, ImageStore, Mirror, Puller, import, save};
+use agent::runtime::images::{
+    Credentials, Image, ImageStore, Mirror, Proxies, Puller, import, save,
+};
 use agent::runtime::{CONCURRENT_LAYERS, REGISTRIES};
 use client::Clock;
 use client::error::chain;
@@ -178,6 +180,7 @@ impl Pull {
             store.clone(),
             self.registry_config_path.clone(),
             self.registry_mirrors.clone(),
+            Proxies::new(|name| std::env::var(name).ok()),
             CONCURRENT_LAYERS,
             Clock::system(),
         );

@@ -37,6 +37,8 @@ pub enum Event {
     Claim,
     Volume,
     StorageClass,
+    /// How much a driver can make, or whether it says so.
+    StorageCapacity,
     /// What drivers a node has.
     Drivers,
 }

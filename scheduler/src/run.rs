@@ -10,7 +10,9 @@ use client::{
 use proto::kind;
 use proto::view::{Condition, ObjectReference};
 
+use proto::view::csi_driver::CsiDriver;
 use proto::view::csi_node::CsiNode;
+use proto::view::csi_storage_capacity::CsiStorageCapacity;
 use proto::view::namespace::Namespace;
 use proto::view::node::Node;
 use proto::view::persistent_volume::PersistentVolume;
@@ -78,6 +80,8 @@ struct Scheduler {
     volumes: Changes<PersistentVolume>,
     classes: Changes<StorageClass>,
     drivers: Changes<CsiNode>,
+    driver_settings: Changes<CsiDriver>,
+    capacities: Changes<CsiStorageCapacity>,
     writer: Writer,
     failed: mpsc::UnboundedReceiver<Key>,
     clock: Clock,
@@ -107,6 +111,8 @@ impl Scheduler {
         let (volumes, classes) =
             (informers.of::<PersistentVolume>(), informers.of::<StorageClass>());
         let drivers = informers.of::<CsiNode>();
+        let settings = informers.of::<CsiDriver>();
+        let capacities = informers.of::<CsiStorageCapacity>();
         Scheduler {
             snapshot: Snapshot::default(),
             queue: Queue::default(),
@@ -117,6 +123,8 @@ impl Scheduler {
             volumes: volumes.changes(),
             classes: classes.changes(),
             drivers: drivers.changes(),
+            driver_settings: settings.changes(),
+            capacities: capacities.changes(),
             writer: Writer {
                 recorder: Recorder::new(client.clone(), clock.clone(), rng.clone(), NAME, ""),
                 client,
@@ -136,6 +144,8 @@ impl Scheduler {
                 Box::pin(async move { volumes.synced().await }),
                 Box::pin(async move { classes.synced().await }),
                 Box::pin(async move { drivers.synced().await }),
+                Box::pin(async move { settings.synced().await }),
+                Box::pin(async move { capacities.synced().await }),
             ],
         }
     }
@@ -169,6 +179,8 @@ impl Scheduler {
                 change = self.volumes.next() => self.volume(change),
                 change = self.classes.next() => self.class(change),
                 change = self.drivers.next() => self.drivers(change),
+                change = self.driver_settings.next() => self.driver(change),
+                change = self.capacities.next() => self.capacity(change),
                 Some(key) = self.failed.recv() => self.could_not_bind(&key),
                 () = alarm => {}
                 () = until.cancelled() => return,
@@ -189,6 +201,12 @@ impl Scheduler {
         }
         while let Some(change) = self.drivers.try_next() {
             self.drivers(change);
+        }
+        while let Some(change) = self.driver_settings.try_next() {
+            self.driver(change);
+        }
+        while let Some(change) = self.capacities.try_next() {
+            self.capacity(change);
         }
         while let Some(change) = self.volumes.try_next() {
             self.volume(change);
@@ -249,6 +267,16 @@ impl Scheduler {
     fn drivers(&mut self, change: Change<CsiNode>) {
         self.snapshot.storage.put_drivers(&change.key.name, change.new);
         self.queue.happened(Event::Drivers, self.clock.now());
+    }
+
+    fn driver(&mut self, change: Change<CsiDriver>) {
+        self.snapshot.storage.put_driver(&change.key.name, change.new);
+        self.queue.happened(Event::StorageCapacity, self.clock.now());
+    }
+
+    fn capacity(&mut self, change: Change<CsiStorageCapacity>) {
+        self.snapshot.storage.put_capacity(change.key, change.new);
+        self.queue.happened(Event::StorageCapacity, self.clock.now());
     }
 
     fn pod(&mut self, change: Change<Pod>) {

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use client::{Entry, Key};
+use proto::meta::Labels;
+use proto::view::csi_driver::CsiDriver;
 use proto::view::csi_node::CsiNode;
+use proto::view::csi_storage_capacity::CsiStorageCapacity;
 use proto::view::persistent_volume::PersistentVolume;
 use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::pod::ClaimUse;
@@ -23,6 +26,9 @@ pub struct Storage {
     classes: HashMap<String, Arc<Entry<StorageClass>>>,
     /// By node: what drivers it has.
     drivers: HashMap<String, Arc<Entry<CsiNode>>>,
+    /// Drivers that say how much they can make.
+    frank: BTreeSet<String>,
+    capacities: HashMap<Key, Arc<Entry<CsiStorageCapacity>>>,
     /// By pod: volumes that will be its claims', though the API does not say so yet.
     promised: HashMap<Key, BTreeSet<String>>,
 }
@@ -58,6 +64,8 @@ pub enum Lack {
     Unreachable,
     /// There is none to be had.
     None,
+    /// There is no room to make it.
+    Space,
     /// A claim's volume does not exist.
     Gone,
 }
@@ -98,6 +106,20 @@ impl Storage {
         match drivers {
             Some(drivers) => drop(self.drivers.insert(node.into(), drivers)),
             None => drop(self.drivers.remove(node)),
+        }
+    }
+
+    pub fn put_driver(&mut self, name: &str, driver: Option<Arc<Entry<CsiDriver>>>) {
+        match driver.is_some_and(|driver| driver.spec.storage_capacity) {
+            true => drop(self.frank.insert(name.into())),
+            false => drop(self.frank.remove(name)),
+        }
+    }
+
+    pub fn put_capacity(&mut self, key: Key, capacity: Option<Arc<Entry<CsiStorageCapacity>>>) {
+        match capacity {
+            Some(capacity) => drop(self.capacities.insert(key, capacity)),
+            None => drop(self.capacities.remove(&key)),
         }
     }
 
@@ -225,6 +247,7 @@ impl Storage {
         for claim in waiting {
             match claim.metadata.annotations.get(SELECTED_NODE) {
                 Some(selected) if selected == name => {
+                    self.can_make(claim, labels)?;
                     promises.push(Promise::Await { claim: claim.clone() });
                     continue;
                 }
@@ -242,15 +265,24 @@ impl Storage {
                 });
                 continue;
             }
-            let class = self.classes.get(claim.class()).ok_or(Lack::None)?;
-            let made = !class.provisioner.is_empty()
-                && class.provisioner != "kubernetes.io/no-provisioner"
-                && class.admits(labels);
-            if !made {
-                return Err(Lack::None);
-            }
+            self.can_make(claim, labels)?;
             promises.push(Promise::Provision { claim: claim.clone() });
         }
         Ok(promises)
+    }
+
+    /// Whether a volume can be made for the claim and a node with these labels
+    /// (<https://kubernetes.io/docs/concepts/storage/storage-capacity/>).
+    fn can_make(&self, claim: &Claim, labels: &Labels) -> Result<(), Lack> {
+        let name = claim.class();
+        let class = self.classes.get(name).ok_or(Lack::None)?;
+        let provisioner = class.provisioner.as_str();
+        if ["", "kubernetes.io/no-provisioner"].contains(&provisioner) || !class.admits(labels) {
+            return Err(Lack::None);
+        }
+        let size = claim.size();
+        let room = !self.frank.contains(provisioner)
+            || self.capacities.values().any(|known| known.holds(name, size, labels));
+        if room { Ok(()) } else { Err(Lack::Space) }
     }
 }

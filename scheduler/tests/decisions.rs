@@ -405,6 +405,61 @@ fn what_is_promised_to_one_pod_no_other_gets() {
     assert_eq!(decide(&second, &cluster).as_deref(), Ok("a"));
 }
 
+/// Where a driver says how much it can make, volumes are only made where there is room.
+#[test]
+fn a_volume_is_made_where_there_is_room() {
+    let zone = |zone: &str| json!({"metadata": {"labels": {"zone": zone}}});
+    let capacity = |name: &str, size: &str, more: Value| {
+        let mut capacity = json!({"metadata": {"name": name, "namespace": "default"},
+            "storageClassName": "late", "capacity": size,
+            "nodeTopology": {"matchLabels": {"zone": name}}});
+        json_patch::merge(&mut capacity, &more);
+        capacity
+    };
+    let none = "0/2 nodes are available: 2 node(s) did not have enough free storage.";
+    for (frank, capacities, expected) in [
+        (true, vec![], Err(none)),
+        (true, vec![capacity("x", "512Mi", json!({})), capacity("y", "1Gi", json!({}))], Ok("b")),
+        (true, vec![capacity("x", "1Gi", json!({})), capacity("y", "1023Mi", json!({}))], Ok("a")),
+        // Free, but not in one piece; or in pieces that are said to be large enough.
+        (true, vec![capacity("x", "9Gi", json!({"maximumVolumeSize": "512Mi"}))], Err(none)),
+        (true, vec![capacity("x", "1Mi", json!({"maximumVolumeSize": "1Gi"}))], Ok("a")),
+        // Of another class, for no node, unknown.
+        (true, vec![capacity("x", "9Gi", json!({"storageClassName": "other"}))], Err(none)),
+        (true, vec![capacity("x", "9Gi", json!({"nodeTopology": null}))], Err(none)),
+        (true, vec![capacity("x", "9Gi", json!({"capacity": null}))], Err(none)),
+        // Who says nothing of it is believed to have room.
+        (false, vec![capacity("y", "1Mi", json!({}))], Ok("any")),
+    ] {
+        let mut cluster = snapshot(vec![node("a", zone("x")), node("b", zone("y"))]);
+        let (key, claim) = claim("k", json!({"spec": {"storageClassName": "late"}}));
+        cluster.storage.put_claim(key, claim);
+        cluster.storage.put_class("late", Some(class("late", "WaitForFirstConsumer", "d")));
+        let driver = json!({"metadata": {"name": "d"}, "spec": {"storageCapacity": frank}});
+        cluster.storage.put_driver("d", Some(entry(driver)));
+        for capacity in &capacities {
+            let name = capacity["metadata"]["name"].as_str().unwrap();
+            let key = Key::new("default", name);
+            cluster.storage.put_capacity(key, Some(entry(capacity.clone())));
+        }
+        let found = decide(&pod("p", uses("k")), &cluster);
+        match expected {
+            Ok("any") => assert!(found.is_ok(), "{found:?}"),
+            expected => assert_eq!(found, expected.map(str::to_owned).map_err(str::to_owned)),
+        }
+    }
+    // A driver that is gone says nothing any more.
+    let mut cluster = snapshot(vec![node("a", json!({}))]);
+    let (key, claim) = claim("k", json!({"spec": {"storageClassName": "late"}}));
+    cluster.storage.put_claim(key, claim);
+    cluster.storage.put_class("late", Some(class("late", "WaitForFirstConsumer", "d")));
+    let driver = json!({"metadata": {"name": "d"}, "spec": {"storageCapacity": true}});
+    cluster.storage.put_driver("d", Some(entry(driver)));
+    assert!(decide(&pod("p", uses("k")), &cluster).is_err());
+    cluster.storage.put_driver("d", None);
+    assert_eq!(decide(&pod("p", uses("k")), &cluster).as_deref(), Ok("a"));
+}
+
 #[test]
 fn a_node_has_only_so_many_volumes_of_a_driver() {
     let mut cluster = snapshot(vec![node("a", json!({}))]);

@@ -62,6 +62,19 @@ pub async fn mount(
     Ok(Mounted { path: places.target, to_be_owned: wanted.is_to_be_owned(&driver) })
 }
 
+/// Lets the file system of a volume that is mounted follow it; nothing where that is not for the
+/// driver to do.
+pub async fn grow(plugins: &Plugins, root: &Path, uid: &str, wanted: &Wanted) -> Result<(), Error> {
+    let driver =
+        plugins.get(&wanted.driver).ok_or_else(|| Error::NoDriver(wanted.driver.clone()))?;
+    let places = Places::of(root, uid, &wanted.known(), wanted.block);
+    let stage = driver.can(rpc::Type::StageUnstageVolume).then_some(places.stage.as_path());
+    if let Some(request) = wanted.expand(&driver, stage, &places.target) {
+        driver.node().node_expand_volume(request).await.map_err(CallError)?;
+    }
+    Ok(())
+}
+
 /// Takes all volumes of drivers away from the pod, and from the node what no other pod has.
 pub async fn unmount(plugins: &Plugins, root: &Path, uid: &str) -> Result<(), Error> {
     for (known, block) in of_pod(root, uid) {

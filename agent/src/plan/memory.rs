@@ -33,6 +33,10 @@ pub struct Memory {
     pub setup: Option<Failure>,
     pub mounted: bool,
     pub unmounted: bool,
+    /// When to ask whether volumes have grown; never where none can.
+    pub growth: Option<Time>,
+    /// Why the volumes could not be taken down.
+    pub teardown: Option<Failure>,
     /// By container id: what the probes say.
     pub health: BTreeMap<String, Health>,
     /// Containers whose current back-off has been reported.
@@ -51,6 +55,8 @@ pub struct Memory {
     pub pod_resized: Option<Applied>,
     /// The final report has been handed over.
     pub finished: bool,
+    /// Runs that have to go because the node has too many.
+    pub excess: BTreeSet<String>,
     /// How many ended containers stay, and how long: the node's setting.
     pub retention: Retention,
 }

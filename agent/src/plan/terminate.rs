@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::time::Time;
 
-use super::{Memory, Plan, Step, triggers};
+use super::{Memory, Plan, Step, prune, triggers};
 use crate::observed::{Container as Run, Observed, State};
 use crate::pod::status::Phase;
 use crate::pod::{Container, OnExit, Pod};
@@ -112,17 +112,29 @@ pub(super) fn terminate(pod: &Pod, observed: &Observed, memory: &Memory, now: Ti
     }
     let ready = observed.sandboxes.iter().filter(|sandbox| sandbox.ready);
     plan.steps.extend(ready.map(|sandbox| Step::StopSandbox { id: sandbox.id.clone() }));
-    if !memory.unmounted {
-        plan.steps.push(Step::Unmount);
-    }
-    if plan.steps.is_empty() && pod.deleting() && !memory.finished {
-        plan.steps.push(Step::Finish);
+    unmount(&mut plan, memory, now);
+    if plan.steps.is_empty() && memory.unmounted {
+        match pod.deleting() {
+            true if memory.finished => {}
+            true => plan.steps.push(Step::Finish),
+            false => prune(&mut plan, observed, memory, now),
+        }
     }
     plan
 }
 
-/// The plan of a pod whose object is gone: everything goes, soon.
-pub fn cleanup(observed: &Observed, memory: &Memory, grace: Duration) -> Plan {
+/// The volumes, which may have to wait for their driver.
+fn unmount(plan: &mut Plan, memory: &Memory, now: Time) {
+    match memory.teardown.as_ref().filter(|failure| failure.retry_at > now) {
+        _ if memory.unmounted => {}
+        Some(failure) => plan.again_at(failure.retry_at),
+        None => plan.steps.push(Step::Unmount),
+    }
+}
+
+/// The plan of a pod whose object is gone: everything goes, soon. With neither steps nor a time to
+/// look again nothing is left.
+pub fn cleanup(observed: &Observed, memory: &Memory, grace: Duration, now: Time) -> Plan {
     let mut plan = Plan::default();
     plan.steps.extend(observed.running().map(|run| Step::Kill {
         id: run.id.clone(),
@@ -136,9 +148,7 @@ pub fn cleanup(observed: &Observed, memory: &Memory, grace: Duration) -> Plan {
     }
     let ready = observed.sandboxes.iter().filter(|sandbox| sandbox.ready);
     plan.steps.extend(ready.map(|sandbox| Step::StopSandbox { id: sandbox.id.clone() }));
-    if !memory.unmounted {
-        plan.steps.push(Step::Unmount);
-    }
+    unmount(&mut plan, memory, now);
     let gone = observed.containers.iter().filter(|run| !matches!(run.state, State::Running { .. }));
     plan.steps.extend(gone.map(|run| Step::RemoveContainer { id: run.id.clone() }));
     let gone = observed.sandboxes.iter();

@@ -80,6 +80,7 @@ fn short(plan: &Plan) -> String {
         Step::RemoveContainer { id } => format!("remove {id}"),
         Step::RemoveSandbox { id } => format!("remove sandbox {id}"),
         Step::ReportBackOff { container, .. } => format!("report {container}"),
+        Step::Grow => "grow".into(),
         Step::Unmount => "unmount".into(),
         Step::Finish => "finish".into(),
     };
@@ -173,6 +174,15 @@ fn old_runs_are_pruned() {
         let memory = Memory { retention, ..mounted() };
         assert_eq!(planned(&simple("Always"), &seen, &memory), expected, "{retention:?}");
     }
+    // What the node has no room for goes before its time, also of a pod that has ended.
+    let mut memory = Memory { unmounted: true, ..mounted() };
+    memory.retention.runs = 5;
+    memory.excess.insert("c1".into());
+    assert_eq!(planned(&simple("Always"), &seen, &memory), "remove c1");
+    let mut ended = observed(vec![run("c", 1, exited(0, 5)), run("c", 0, exited(1, 9))]);
+    ended.sandboxes[0].ready = false;
+    memory.excess = ["c0".to_string()].into();
+    assert_eq!(planned(&simple("OnFailure"), &ended, &memory), "remove c0");
 }
 
 #[test]
@@ -259,7 +269,7 @@ fn deletion() {
     assert_eq!(planned(&pod, &seen, &memory), "finish");
     memory.finished = true;
     assert_eq!(planned(&pod, &seen, &memory), "");
-    let gone = short(&cleanup(&seen, &memory, Duration::from_secs(1)));
+    let gone = short(&cleanup(&seen, &memory, Duration::from_secs(1), at(0)));
     assert_eq!(gone, "remove c0, remove sandbox s0");
     // Deleted before anything was made of it.
     memory.finished = false;
@@ -469,4 +479,43 @@ fn the_node_may_end_a_pod() {
     assert_eq!(planned(&pod, &seen, &memory), "stop s0, unmount");
     (seen.sandboxes[0].ready, memory.unmounted) = (false, true);
     assert_eq!(planned(&pod, &seen, &memory), "");
+}
+
+#[test]
+fn volumes_are_asked_about_again_and_again() {
+    let pod = simple("Always");
+    let mut memory = Memory { growth: Some(at(60)), ..mounted() };
+    let seen = observed(vec![run("c", 0, running())]);
+    assert_eq!(planned(&pod, &seen, &memory), "again 60s");
+    memory.growth = Some(at(0));
+    assert_eq!(planned(&pod, &seen, &memory), "grow");
+}
+
+#[test]
+fn an_unmount_that_failed_is_tried_again_after_its_back_off() {
+    let mut pod = simple("Always");
+    pod.metadata.deletion_timestamp = Some(at(-1));
+    let mut seen = observed(vec![run("c", 0, exited(0, 0))]);
+    seen.sandboxes[0].ready = false;
+    let backoff = Backoff::next(None, crate::backoff::VOLUME, at(0));
+    let teardown = Failure {
+        reason: "FailedUnmount".into(),
+        message: "the driver is gone".into(),
+        shown_until: None,
+        retry_at: at(8),
+        backoff,
+    };
+    let mut memory = Memory { teardown: Some(teardown), ..mounted() };
+    // The object stays until the volumes are down, and what else is left of the pod goes.
+    assert_eq!(planned(&pod, &seen, &memory), "again 8s");
+    let gone = |seen: &Observed, memory: &Memory, now| {
+        short(&cleanup(seen, memory, Duration::from_secs(1), now))
+    };
+    assert_eq!(gone(&seen, &memory, at(0)), "remove c0, remove sandbox s0, again 8s");
+    assert_eq!(gone(&Observed::default(), &memory, at(0)), "again 8s");
+    assert_eq!(gone(&Observed::default(), &memory, at(8)), "unmount");
+    assert_eq!(short(&plan(&pod, &seen, &memory, at(8))), "unmount");
+    memory.unmounted = true;
+    assert_eq!(planned(&pod, &seen, &memory), "finish");
+    assert_eq!(gone(&Observed::default(), &memory, at(0)), "");
 }

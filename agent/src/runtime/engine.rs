@@ -22,6 +22,7 @@ use super::supervisor::{Process, Supervisor, SupervisorError};
 use super::sys::LaunchError;
 use crate::net::bandwidth::BandwidthError;
 use crate::net::pod::{NetError, NetworkConfig, PodNetwork};
+use crate::stats::disk::Walks;
 
 /// The runtime. Cheap to clone.
 #[derive(Clone)]
@@ -48,6 +49,8 @@ pub struct Inner {
     pub containers: RwLock<BTreeMap<String, Arc<Container>>>,
     pub events: broadcast::Sender<cri::ContainerEventResponse>,
     pub streams: Streams,
+    /// What writable layers take.
+    pub walks: Walks,
     /// Held as long as the runtime lives.
     pub _lock: File,
 }

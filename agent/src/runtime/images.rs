@@ -46,6 +46,7 @@ pub use collect::{Freed, Usage};
 pub use manifest::{Machine, ManifestError};
 pub use pull::{Mirror, Progress, PullError, Puller, Step};
 pub use registry::auth::Credentials;
+pub use registry::proxy::Proxies;
 pub use save::save;
 use stream::digest_of;
 use unpack::{UnpackError, Unpacked};

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use proto::cri;
+use proto::time::Time;
 
 use super::cgroup::Usage;
 use super::engine::{Container, Engine, Sandbox};
@@ -16,7 +17,8 @@ impl Engine {
         let config = record.config.unwrap_or_default();
         let usage = self.cgroups.usage(&record.cgroup);
         let now = self.now();
-        let layer = disk::usage(&self.root.container(&record.id).join("upper"));
+        let upper = self.root.container(&record.id).join("upper");
+        let (layer, counted) = self.walks.usage(&upper, self.clock.now());
         cri::ContainerStats {
             attributes: Some(cri::ContainerAttributes {
                 id: record.id,
@@ -27,7 +29,7 @@ impl Engine {
             cpu: Some(cpu(&usage, now)),
             memory: Some(memory(&usage, now)),
             writable_layer: Some(cri::FilesystemUsage {
-                timestamp: now,
+                timestamp: nanoseconds(counted),
                 fs_id: Some(cri::FilesystemIdentifier {
                     mountpoint: self.root.file("containers").display().to_string(),
                 }),
@@ -85,17 +87,25 @@ impl Engine {
 
     /// The content store, and where writable layers are.
     pub fn file_systems(&self) -> Result<(cri::FilesystemUsage, cri::FilesystemUsage), ImageError> {
-        let now = self.now();
-        let of = |path: &Path, bytes, inodes| cri::FilesystemUsage {
-            timestamp: now,
+        let now = self.clock.now();
+        let of = |path: &Path, at, bytes, inodes| cri::FilesystemUsage {
+            timestamp: nanoseconds(at),
             fs_id: Some(cri::FilesystemIdentifier { mountpoint: path.display().to_string() }),
             used_bytes: value(Some(bytes)),
             inodes_used: value(Some(inodes)),
         };
         let (images, containers) = (self.images.usage()?, self.root.file("containers"));
-        let disk::Usage { bytes, inodes } = disk::usage(&containers);
-        Ok((of(self.images.root(), images.bytes, images.inodes), of(&containers, bytes, inodes)))
+        let (disk::Usage { bytes, inodes }, counted) = self.walks.usage(&containers, now);
+        Ok((
+            of(self.images.root(), now, images.bytes, images.inodes),
+            of(&containers, counted, bytes, inodes),
+        ))
     }
+}
+
+/// Since 1970.
+fn nanoseconds(time: Time) -> i64 {
+    time.0.as_nanosecond() as i64
 }
 
 fn cpu(usage: &Usage, timestamp: i64) -> cri::CpuUsage {

@@ -1,10 +1,17 @@
 //! What folders and file systems hold. Walks folders: for askers who want that, and never on the
 //! runtime's threads.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proto::time::Time;
+
+/// What was counted is told again for so long, as by other runtimes.
+pub const KEPT: Duration = Duration::from_secs(10);
 
 /// A file system as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +30,10 @@ pub struct Usage {
     pub bytes: u64,
     pub inodes: u64,
 }
+
+/// What folders take, each walked at most once in [`KEPT`]: whoever asks often makes no work.
+#[derive(Default)]
+pub struct Walks(Mutex<HashMap<PathBuf, (Usage, Time)>>);
 
 /// Where a pod writes, beside its containers' own layers.
 #[derive(Clone, Debug, Default)]
@@ -97,6 +108,22 @@ impl PodDisk {
     }
 }
 
+impl Walks {
+    /// What a folder takes, and when that was counted.
+    pub fn usage(&self, path: &Path, now: Time) -> (Usage, Time) {
+        let fresh = |at: &Time| *at <= now && now.since(*at) < KEPT;
+        if let Some(known) = self.0.lock().get(path).filter(|(_, at)| fresh(at)) {
+            return *known;
+        }
+        // Others may ask for other folders meanwhile.
+        let found = (usage(path), now);
+        let mut all = self.0.lock();
+        all.retain(|_, (_, at)| fresh(at));
+        all.insert(path.to_owned(), found);
+        found
+    }
+}
+
 fn folders(path: &Path) -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
@@ -133,6 +160,24 @@ pub fn usage(path: &Path) -> Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_walked_once_in_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let (walks, at) = (Walks::default(), |seconds: i64| Time::from_unix(1000 + seconds));
+        let inodes = |seconds| {
+            let (found, counted) = walks.usage(dir.path(), at(seconds));
+            (found.inodes, counted)
+        };
+        assert_eq!(inodes(0), (1, at(0)));
+        fs::write(dir.path().join("a"), "").unwrap();
+        assert_eq!(inodes(9), (1, at(0)));
+        assert_eq!(inodes(10), (2, at(10)));
+        // What nobody asks for any more is forgotten.
+        let other = tempfile::tempdir().unwrap();
+        walks.usage(other.path(), at(30));
+        assert_eq!(walks.0.lock().len(), 1);
+    }
 
     #[test]
     fn a_folder_is_counted_as_du_counts_it() {

@@ -180,6 +180,12 @@ impl Disk for Machine {
         Ok(())
     }
 
+    async fn grow(&self, pod: &Pod, wanted: &csi::Wanted) -> Result<(), Error> {
+        let grown = csi::grow(&self.plugins, &self.config.root, &pod.metadata.uid, wanted).await;
+        let stage = "NodeExpandVolume.NodeExpandVolume";
+        grown.map_err(|why| Error::Driver { stage, volume: wanted.name.clone(), why })
+    }
+
     async fn container(
         &self,
         pod: &Pod,

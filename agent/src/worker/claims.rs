@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Context, csi};
 use crate::environment::Sources;
+use crate::events::{NORMAL, WARNING};
 use crate::pod::volume::ClaimVolume;
 use crate::pod::{Pod, Volume, VolumeSource};
 use crate::volume::Bound;
@@ -71,7 +72,7 @@ async fn one(
     let csi = match &found.spec.csi {
         Some(of) if reachable => {
             let mut wanted = csi::persistent(context, pod, &found, of, read_only).await?;
-            if is_growing(&claim.value()) {
+            if is_growing(&claim.value()) && !wanted.read_only {
                 wanted.grow_to = Some(storage(&found.spec.capacity).value());
                 wanted.expand_secrets =
                     csi::secret(context, of.node_expand_secret_ref.as_ref()).await?;
@@ -96,20 +97,61 @@ fn is_growing(claim: &Value) -> bool {
     pending.any(|one| one["status"] == "True")
 }
 
+/// Lets file systems follow the volumes that have grown under a running pod.
+pub async fn follow(context: &Context, pod: &Pod) {
+    for volume in &pod.spec.volumes {
+        let Ok(VolumeSource::Claim(wanted)) = volume.source() else { continue };
+        let (meta, client) = (&pod.metadata, &context.client);
+        let name = wanted.name(&meta.name, &volume.name);
+        // One question for each claim, and all others only where the answer makes them necessary.
+        let claim = client.get::<PersistentVolumeClaim>(&meta.namespace, &name).await;
+        if !claim.is_ok_and(|claim| is_growing(&claim.value())) {
+            continue;
+        }
+        if let Err(why) = follow_one(context, pod, volume, &wanted).await {
+            context.events.pod(pod, None, WARNING, "VolumeResizeFailed", &why);
+        }
+    }
+}
+
+async fn follow_one(
+    context: &Context,
+    pod: &Pod,
+    volume: &Volume,
+    wanted: &ClaimVolume,
+) -> Result<(), String> {
+    let bound = one(context, pod, volume, wanted).await?;
+    let Some(wanted) = bound.csi.as_deref().filter(|wanted| wanted.grow_to.is_some()) else {
+        return Ok(());
+    };
+    context.disk.grow(pod, wanted).await.map_err(|error| error.to_string())?;
+    let told = tell(context, pod, &bound).await;
+    told.map_err(|error| format!("mark the claim of volume {} as grown: {error}", volume.name))
+}
+
 /// Says of the claims whose volumes were to grow that they have.
 pub async fn grown(context: &Context, pod: &Pod, sources: &Sources) -> Result<(), client::Error> {
-    for volume in &pod.spec.volumes {
-        let Some(Ok(bound)) = sources.claims.get(&volume.name) else { continue };
-        let grows = bound.csi.as_ref().is_some_and(|wanted| wanted.grow_to.is_some());
-        let Some(owner) = bound.volume.spec.claim_ref.as_ref().filter(|_| grows) else { continue };
-        let status = json!({
-            "capacity": bound.volume.spec.capacity,
-            "conditions": [{ "type": RESIZE_PENDING, "$patch": "delete" }],
-        });
-        let patch = Patch::Strategic(json!({ "status": status }));
-        let (namespace, name) = (&owner.namespace, &owner.name);
-        context.client.patch::<PersistentVolumeClaim>(namespace, name, "status", &patch).await?;
+    for bound in sources.claims.values().flatten() {
+        if bound.csi.as_ref().is_some_and(|wanted| wanted.grow_to.is_some()) {
+            tell(context, pod, bound).await?;
+        }
     }
+    Ok(())
+}
+
+async fn tell(context: &Context, pod: &Pod, bound: &Bound) -> Result<(), client::Error> {
+    let Some(owner) = bound.volume.spec.claim_ref.as_ref() else { return Ok(()) };
+    let status = json!({
+        "capacity": bound.volume.spec.capacity,
+        "conditions": [{ "type": RESIZE_PENDING, "$patch": "delete" }],
+        "allocatedResourceStatuses": { "storage": null },
+    });
+    let patch = Patch::Strategic(json!({ "status": status }));
+    let (namespace, name) = (&owner.namespace, &owner.name);
+    context.client.patch::<PersistentVolumeClaim>(namespace, name, "status", &patch).await?;
+    let (volume, node) = (&bound.volume.metadata.name, &pod.spec.node_name);
+    let message = format!("MountVolume.NodeExpandVolume succeeded for volume {volume:?} {node}");
+    context.events.pod(pod, None, NORMAL, "FileSystemResizeSuccessful", &message);
     Ok(())
 }
 

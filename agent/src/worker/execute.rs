@@ -16,7 +16,7 @@ use super::image::ImageError;
 use super::objects::Watched;
 use super::publish::Publisher;
 use super::{Context, claims, csi, hooks};
-use crate::backoff::{Backoff, CRASH, Limits, PULL, RETRY};
+use crate::backoff::{Backoff, CRASH, Limits, PULL, RETRY, VOLUME};
 use crate::config::{self, Parts};
 use crate::cri::{Error as RuntimeError, PodId};
 use crate::downward::Facts;
@@ -25,7 +25,7 @@ use crate::events::{NORMAL, WARNING};
 use crate::observed::{Observed, State};
 use crate::plan::{Failure, Memory, Step};
 use crate::pod::{Container, Pod, VolumeSource};
-use crate::volume::{Given, Run};
+use crate::volume::{Error as VolumeError, Given, Run};
 use crate::{resolv, userns};
 
 mod resize;
@@ -50,6 +50,8 @@ struct StartError {
 
 /// Of a kernel's name for itself.
 const MAX_HOSTNAME: usize = 64;
+/// How often the API is asked whether a volume has grown, as the kubelet looks at its pods.
+const GROWTH: Duration = Duration::from_secs(60);
 /// How long `ErrImagePull` is shown before it becomes `ImagePullBackOff`.
 const PULL_ERROR_SHOWN: Duration = Duration::from_secs(2);
 
@@ -109,15 +111,23 @@ impl Executor<'_> {
                 self.memory.reported.insert(container);
                 Ok(())
             }
-            Step::Unmount => {
-                if let Err(error) = self.unmount().await {
-                    let error = client::error::chain(&error);
-                    tracing::warn!(pod = %self.id.name, error, "cannot unmount volumes");
-                    self.pause().await;
-                } else {
-                    self.memory.unmounted = true;
-                    self.memory.mounted = false;
+            Step::Grow => {
+                if let Some(pod) = self.pod {
+                    claims::follow(self.context, pod).await;
                 }
+                self.memory.growth = Some(self.context.clock.now().plus(GROWTH));
+                Ok(())
+            }
+            Step::Unmount => {
+                let failed = self.unmount().await.err();
+                self.memory.unmounted = failed.is_none();
+                self.memory.mounted &= failed.is_some();
+                self.memory.teardown = failed.map(|error| {
+                    let error = chain(&error);
+                    tracing::warn!(pod = %self.id.name, error, "cannot unmount volumes");
+                    let previous = self.memory.teardown.take();
+                    failure(&self.context.clock, previous, "FailedUnmount", error, VOLUME)
+                });
                 Ok(())
             }
             Step::Finish => {
@@ -145,7 +155,7 @@ impl Executor<'_> {
         let mut sources = match self.watched.sources(&self.context.clock).await {
             Ok(sources) => sources,
             Err(error) => {
-                self.setup_failed("FailedMount", error);
+                self.setup_failed("FailedMount", error, RETRY);
                 return false;
             }
         };
@@ -155,6 +165,8 @@ impl Executor<'_> {
                 self.memory.mounted = true;
                 self.memory.unmounted = false;
                 self.memory.setup = None;
+                let driven = sources.claims.values().flatten().any(|bound| bound.csi.is_some());
+                self.memory.growth = driven.then(|| self.context.clock.now().plus(GROWTH));
                 if let Err(error) = claims::grown(self.context, pod, &sources).await {
                     // It will be said when the volume is mounted next.
                     tracing::warn!(pod = %self.id.name, %error, "cannot say that a volume grew");
@@ -162,14 +174,17 @@ impl Executor<'_> {
                 true
             }
             Err(error) => {
-                self.setup_failed("FailedMount", error.to_string());
+                // What the API says of a claim may change at any time, and costs little to ask.
+                let limits =
+                    if matches!(error, VolumeError::Claim { .. }) { RETRY } else { VOLUME };
+                self.setup_failed("FailedMount", error.to_string(), limits);
                 false
             }
         }
     }
 
     /// Takes the volumes down and lets those that were attached go.
-    async fn unmount(&self) -> Result<(), crate::volume::Error> {
+    async fn unmount(&self) -> Result<(), VolumeError> {
         let before = self.context.disk.in_use().await;
         self.context.disk.unmount(self.id).await?;
         let after = self.context.disk.in_use().await;
@@ -192,7 +207,7 @@ impl Executor<'_> {
             Ok(()) => self.memory.setup = None,
             Err(why) => {
                 let message = format!("Failed to create pod sandbox: {why}");
-                self.setup_failed("FailedCreatePodSandBox", message);
+                self.setup_failed("FailedCreatePodSandBox", message, RETRY);
                 return false;
             }
         }
@@ -246,13 +261,13 @@ impl Executor<'_> {
         }
     }
 
-    fn setup_failed(&mut self, reason: &'static str, message: String) {
+    fn setup_failed(&mut self, reason: &'static str, message: String, limits: Limits) {
         let previous = self.memory.setup.take();
         if previous.as_ref().is_none_or(|previous| previous.message != message) {
             self.event(None, WARNING, reason, &message);
         }
         let clock = &self.context.clock;
-        self.memory.setup = Some(failure(clock, previous, reason, message, RETRY));
+        self.memory.setup = Some(failure(clock, previous, reason, message, limits));
     }
 
     async fn start(&mut self, sandbox: &str, name: &str, attempt: u32) {

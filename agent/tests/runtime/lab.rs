@@ -37,6 +37,8 @@ pub struct Setup {
     pub registries: Option<PathBuf>,
     /// Further arguments of the runtime.
     pub arguments: Vec<String>,
+    /// Further variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// Says why tests cannot run here.
@@ -442,6 +444,7 @@ fn spawn(folder: &Path, cgroup: &str, setup: &Setup) -> Child {
         .arg("--registry-config-path")
         .arg(setup.registries.clone().unwrap_or_else(|| folder.join("certs.d")))
         .env("RUST_LOG", "warn")
+        .envs(setup.environment.iter().cloned())
         .stdin(Stdio::null())
         .spawn()
         .unwrap()

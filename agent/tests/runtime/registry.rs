@@ -254,7 +254,8 @@ fn certificates(folder: &Path) {
         ("client", rcgen::ExtendedKeyUsagePurpose::ClientAuth),
     ] {
         let key = rcgen::KeyPair::generate().unwrap();
-        let mut leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+        let mut leaf =
+            rcgen::CertificateParams::new(vec!["127.0.0.1".into(), "tls.test".into()]).unwrap();
         leaf.extended_key_usages = vec![purpose];
         let signed = leaf.signed_by(&key, &issuer).unwrap();
         std::fs::write(folder.join(format!("{name}.pem")), signed.pem()).unwrap();

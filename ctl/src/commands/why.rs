@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use client::{Client, Key, ListOptions};
+use proto::view::csi_driver::CsiDriver;
 use proto::view::csi_node::CsiNode;
+use proto::view::csi_storage_capacity::CsiStorageCapacity;
 use proto::view::namespace::Namespace;
 use proto::view::node::Node;
 use proto::view::persistent_volume::PersistentVolume;
@@ -98,6 +100,13 @@ async fn storage(client: &Client, snapshot: &mut Snapshot) -> Result<()> {
     for drivers in client.list::<CsiNode>(&everything).await?.items {
         let node = drivers.metadata.name.clone();
         snapshot.storage.put_drivers(&node, Some(Arc::new(drivers)));
+    }
+    for driver in client.list::<CsiDriver>(&everything).await?.items {
+        let name = driver.metadata.name.clone();
+        snapshot.storage.put_driver(&name, Some(Arc::new(driver)));
+    }
+    for capacity in client.list::<CsiStorageCapacity>(&everything).await?.items {
+        snapshot.storage.put_capacity(Key::of(&capacity.metadata), Some(Arc::new(capacity)));
     }
     for class in client.list::<StorageClass>(&everything).await?.items {
         let name = class.metadata.name.clone();

@@ -17,6 +17,8 @@ views! {
         pub fs_group_policy: String,
         /// `Persistent` (or empty) and `Ephemeral`.
         pub volume_lifecycle_modes: Vec<String>,
+        /// Whether the scheduler is to look at the driver's CSIStorageCapacities.
+        pub storage_capacity: bool,
         pub token_requests: Vec<TokenRequest>,
         pub requires_republish: bool,
         pub service_account_token_in_secrets: bool,

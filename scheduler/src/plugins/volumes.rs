@@ -32,7 +32,14 @@ impl Plugin for VolumeBinding {
     }
 
     fn cures(&self) -> &'static [Event] {
-        &[Event::NodeAdded, Event::NodeLabels, Event::Claim, Event::Volume, Event::StorageClass]
+        &[
+            Event::NodeAdded,
+            Event::NodeLabels,
+            Event::Claim,
+            Event::Volume,
+            Event::StorageClass,
+            Event::StorageCapacity,
+        ]
     }
 
     fn judge<'a>(&self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> Option<Box<dyn Judge + 'a>> {
@@ -61,6 +68,7 @@ impl Judge for Wanted<'_> {
         vec![match lack {
             Lack::Unreachable => "node(s) didn't match PersistentVolume's node affinity".into(),
             Lack::None => "node(s) didn't find available persistent volumes to bind".into(),
+            Lack::Space => "node(s) did not have enough free storage".into(),
             Lack::Gone => {
                 "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)".into()
             }

@@ -22,6 +22,7 @@ use self::layer::Fetch;
 use super::manifest::{self, Descriptor, Document, MAX_DEPTH, Machine, Manifest, ManifestError};
 use super::registry::auth::Credentials;
 use super::registry::hosts::{self, Host, Tls};
+use super::registry::proxy::Proxies;
 use super::registry::{self, RegistryError, Remote};
 use super::stream::digest_of;
 use super::{Image, ImageError, ImageStore, check_digest, parse_config};
@@ -87,6 +88,7 @@ pub struct Puller {
     /// Folders of hosts.toml by registry.
     folder: PathBuf,
     mirrors: Arc<Vec<Mirror>>,
+    proxies: Arc<Proxies>,
     /// Layers of one image that are fetched at the same time.
     layers: usize,
     clock: Clock,
@@ -98,11 +100,13 @@ impl Puller {
         store: ImageStore,
         folder: PathBuf,
         mirrors: Vec<Mirror>,
+        proxies: Proxies,
         layers: usize,
         clock: Clock,
     ) -> Puller {
+        let (mirrors, proxies) = (Arc::new(mirrors), Arc::new(proxies));
         let layers = layers.max(1);
-        Puller { store, folder, mirrors: Arc::new(mirrors), layers, clock, gates: Arc::default() }
+        Puller { store, folder, mirrors, proxies, layers, clock, gates: Arc::default() }
     }
 
     /// Fetches what is not there of the image, and names it.
@@ -162,8 +166,8 @@ impl Puller {
             };
         }
         let remote = |host| {
-            let repository = &reference.repository;
-            Remote::new(host, repository, credentials.clone(), self.clock.clone())
+            let (repository, proxies) = (&reference.repository, self.proxies.clone());
+            Remote::new(host, repository, credentials.clone(), proxies, self.clock.clone())
         };
         hosts.into_iter().map(remote).collect()
     }

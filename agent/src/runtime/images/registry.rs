@@ -2,8 +2,10 @@
 //! hosts that serve it. It knows how to ask; what to ask for and what to do with it is `pull`'s.
 
 pub mod auth;
+mod connect;
 pub mod hosts;
 mod http;
+pub mod proxy;
 
 use ::http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, RANGE, RETRY_AFTER,
@@ -15,11 +17,13 @@ use client::{BoxError, Clock};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::auth::{Challenge, Credentials, challenges};
 use self::hosts::{Host, HostsError};
 use self::http::Http;
+use self::proxy::Proxies;
 
 /// Manifests and configurations are documents; whoever sends more is up to something.
 pub const DOCUMENT: usize = 8 << 20;
@@ -108,10 +112,11 @@ impl Remote {
         host: Host,
         repository: &str,
         credentials: Credentials,
+        proxies: Arc<Proxies>,
         clock: Clock,
     ) -> Result<Remote, RegistryError> {
         Ok(Remote {
-            http: Http::new(host.clone(), clock.clone())?,
+            http: Http::new(host.clone(), proxies, clock.clone())?,
             authorization: Mutex::new(match &credentials {
                 Credentials::Bearer(token) => bearer(token),
                 _ => None,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use client::{AnyCertificate, BoxError, Clock};
-use http::header::{AUTHORIZATION, LOCATION};
+use http::header::{AUTHORIZATION, LOCATION, PROXY_AUTHORIZATION};
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -18,7 +18,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::RegistryError;
+use super::connect::Connector;
 use super::hosts::{Host, Tls};
+use super::proxy::Proxies;
 
 /// Where Linux distributions keep the authorities that they trust.
 const SYSTEM_ROOTS: &[&str] = &[
@@ -33,22 +35,26 @@ pub const IDLE: Duration = Duration::from_secs(60);
 
 /// Sends requests to a host and to where it redirects.
 pub struct Http {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<HttpsConnector<Connector>, Full<Bytes>>,
     host: Host,
+    proxies: Arc<Proxies>,
     clock: Clock,
 }
 
 impl Http {
-    pub fn new(host: Host, clock: Clock) -> Result<Http, RegistryError> {
-        let tls = tls(&host.tls)
-            .map_err(|source| RegistryError::Tls { host: host.authority.clone(), source })?;
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(host.dial_timeout));
+    pub fn new(host: Host, proxies: Arc<Proxies>, clock: Clock) -> Result<Http, RegistryError> {
+        let failed = |source| RegistryError::Tls { host: host.authority.clone(), source };
+        let tls = |settings: &Tls| tls(settings).map_err(failed);
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(host.dial_timeout));
+        // A proxy is trusted as the system says, whatever holds for the registry.
+        let own = proxies.need_tls().then(|| tls(&Tls::default())).transpose()?;
+        let connector = Connector { tcp, proxies: proxies.clone(), tls: own.map(Arc::new) };
         // Of HTTP/1 every layer has a connection of its own, and none waits for another's window.
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
+            .with_tls_config(tls(&host.tls)?)
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
@@ -56,7 +62,7 @@ impl Http {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .build(connector);
-        Ok(Http { client, host, clock })
+        Ok(Http { client, host, proxies, clock })
     }
 
     /// Sends, and follows redirects. Credentials and the host's own headers stay with the host.
@@ -104,6 +110,12 @@ impl Http {
             for (name, value) in &self.host.headers {
                 request.headers_mut().append(name, value.clone());
             }
+        }
+        if uri.scheme_str() == Some("http")
+            && let Ok(Some(proxy)) = self.proxies.of(uri)
+            && let Some(value) = &proxy.credentials
+        {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, value.clone());
         }
         let agent = concat!("coracle/", env!("CARGO_PKG_VERSION"));
         request

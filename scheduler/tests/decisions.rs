@@ -8,11 +8,12 @@ use proto::time::Time;
 use proto::view::persistent_volume::PersistentVolume;
 use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::storage_class::StorageClass;
-use scheduler::cycle::{opinions, schedule};
+use scheduler::cycle::{Decider, opinions};
 use scheduler::explanation::sentence;
 use scheduler::plugins::Event;
+use scheduler::profile::Profile;
 use scheduler::queue::Queue;
-use scheduler::snapshot::{PodInfo, Snapshot};
+use scheduler::snapshot::{Kind, PodInfo, Snapshot};
 use scheduler::storage::Promise;
 use serde_json::{Value, json};
 
@@ -53,10 +54,11 @@ fn snapshot(nodes: Vec<Value>) -> Snapshot {
     snapshot
 }
 
-/// Where it goes, or why it goes nowhere.
-fn decide(pod: &PodInfo, snapshot: &Snapshot) -> Result<String, String> {
-    let placed = schedule(pod, snapshot, &Rng::seeded(1));
-    placed.map(|placement| placement.node).map_err(|refused| sentence(&refused))
+/// Where it goes, or why it goes nowhere, without others' making room.
+fn decide(pod: &Arc<PodInfo>, snapshot: &Snapshot) -> Result<String, String> {
+    let profile = Profile { preempts: false, ..Profile::default() };
+    let placed = Decider::new(Arc::new(profile), Rng::seeded(1)).schedule(pod, snapshot);
+    placed.map(|placement| placement.node.to_string()).map_err(|refused| sentence(&refused))
 }
 
 #[test]
@@ -164,10 +166,13 @@ fn host_ports_conflict_per_address_and_protocol() {
 fn replicas_spread_and_constraints_bind() {
     let owned = |name: &str| {
         let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "rs", "controller": true}]);
-        let value = json!({"metadata": {"name": name, "namespace": "default", "uid": name, "ownerReferences": owner}});
+        let value = json!({"metadata": {"name": name, "namespace": "default", "uid": name,
+            "labels": {"app": "web"}, "ownerReferences": owner}});
         Arc::new(PodInfo::new(Key::new("default", name), entry(value)))
     };
     let mut spread = snapshot(["a", "b", "c"].map(|name| node(name, json!({}))).to_vec());
+    let set = json!({"spec": {"selector": {"matchLabels": {"app": "web"}}}}).to_string();
+    spread.put_controller(Kind::ReplicaSet, &Key::new("default", "rs"), Some(set.as_bytes()));
     for index in 0..6 {
         let replica = owned(&format!("p{index}"));
         let chosen = decide(&replica, &spread).unwrap();
@@ -236,7 +241,7 @@ fn init_containers_count_for_the_most_they_need() {
 fn every_plugin_has_its_say() {
     let snapshot =
         snapshot(vec![node("a", json!({"spec": {"unschedulable": true}})), node("b", json!({}))]);
-    let opinions = opinions(&pod("p", asks("5")), &snapshot);
+    let opinions = opinions(&pod("p", asks("5")), &snapshot, &Profile::default());
     let plugins: Vec<&str> = opinions[0].rejections.iter().map(|(plugin, _)| *plugin).collect();
     assert_eq!(plugins, ["NodeUnschedulable", "NodeResourcesFit"]);
     assert_eq!(opinions[1].rejections.len(), 1);

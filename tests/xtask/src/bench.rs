@@ -13,6 +13,7 @@ const BENCHMARKS: &[(&str, &str, &str)] = &[
     ("apiserver", "--example", "bench_edge"),
     ("apiserver", "--example", "bench_store"),
     ("apiserver", "--example", "bench_codec"),
+    ("scheduler", "--example", "bench_scheduler"),
     ("tests", "--bench", "controllers"),
 ];
 

@@ -77,6 +77,11 @@ pub trait Plugin: Sync {
     /// Events after which a pod that this plugin rejected is worth another try.
     fn cures(&self) -> &'static [Event];
 
+    /// Whether what happened to that pod could cure the rejection of the one that waits.
+    fn heeds(&self, _waiting: &PodInfo, _event: Event, _pod: &PodInfo, _: &Snapshot) -> bool {
+        true
+    }
+
     /// Looks at the pod once; `None` when the plugin has nothing to say about it, whatever pods
     /// come and go.
     fn judge(&self, pod: &Arc<PodInfo>, cluster: &Snapshot, args: &Args) -> Option<Box<dyn Judge>>;
@@ -155,9 +160,9 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &image_locality::ImageLocality,
 ];
 
-/// The events that could cure a rejection by the plugin of that name.
-pub fn cures(name: &str) -> &'static [Event] {
-    PLUGINS.iter().find(|plugin| plugin.name() == name).map_or(&[], |plugin| plugin.cures())
+/// The plugin of that name.
+pub fn find(name: &str) -> Option<&'static dyn Plugin> {
+    PLUGINS.iter().find(|plugin| plugin.name() == name).copied()
 }
 
 impl Rejection {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use client::Key;
 use proto::time::Time;
 
-use crate::plugins::{self, Event};
+use crate::plugins::{self, Event, Plugin};
 use crate::snapshot::PodInfo;
 
 /// A pod left behind by a missed event is tried again after this, as upstream does.
@@ -168,15 +168,36 @@ impl Queue {
 
     /// Moves back those whose rejecting plugins this event could cure.
     pub fn happened(&mut self, event: Event, now: Time) {
+        self.happened_where(event, now, |_, _| true);
+    }
+
+    /// Of them only those for whom one of these plugins says that it matters.
+    pub fn happened_where(
+        &mut self,
+        event: Event,
+        now: Time,
+        matters: impl Fn(&dyn Plugin, &PodInfo) -> bool,
+    ) {
         for key in &self.trying {
             if let Some(queued) = self.pods.get_mut(key) {
                 queued.place = Place::Trying { cured: true };
             }
         }
-        let cures = |name: &&'static str| plugins::cures(name).contains(&event);
-        let curable = self.rejected.iter().filter(|(by, _)| by.is_empty() || by.iter().any(cures));
-        let curable: Vec<Key> = curable.flat_map(|(_, keys)| keys.iter().cloned()).collect();
-        for key in curable {
+        let mut cured: Vec<Key> = Vec::new();
+        for (rejected_by, keys) in &self.rejected {
+            let plugins = rejected_by.iter().filter_map(|name| plugins::find(name));
+            let plugins: Vec<&dyn Plugin> =
+                plugins.filter(|plugin| plugin.cures().contains(&event)).collect();
+            let is_cured = |key: &&Key| {
+                let pod = self.pods.get(*key).map(|queued| &queued.pod);
+                let matters = |pod: &Arc<PodInfo>| plugins.iter().any(|own| matters(*own, pod));
+                rejected_by.is_empty() || pod.is_some_and(matters)
+            };
+            if rejected_by.is_empty() || !plugins.is_empty() {
+                cured.extend(keys.iter().filter(is_cured).cloned());
+            }
+        }
+        for key in cured {
             self.back_off(&key, now);
         }
     }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::config::{self, Config};
 use crate::cycle::{Decider, Placement, Unschedulable};
-use crate::plugins::Event;
+use crate::plugins::{Event, Plugin};
 use crate::preemption::{Preemption, Victims};
 use crate::profile::Profile;
 use crate::queue::Queue;
@@ -174,10 +174,18 @@ impl Scheduler {
 
     fn release(&mut self, key: &Key) {
         self.snapshot.storage.release(key);
-        if self.snapshot.placement(key).is_some() {
+        if let Some((_, pod)) = self.snapshot.placement(key) {
+            let pod = Arc::clone(pod);
             self.snapshot.remove_pod(key);
-            self.queue.happened(Event::PodDeleted, self.clock.now());
+            self.happened_to(&pod, Event::PodDeleted);
         }
+    }
+
+    fn happened_to(&mut self, pod: &PodInfo, event: Event) {
+        let (cluster, now) = (&self.snapshot, self.clock.now());
+        let matters =
+            |plugin: &dyn Plugin, waiting: &PodInfo| plugin.heeds(waiting, event, pod, cluster);
+        self.queue.happened_where(event, now, matters);
     }
 
     /// Decides about as many pods as a batch has; whether there was any.

@@ -10,7 +10,7 @@ use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::storage_class::StorageClass;
 use scheduler::cycle::{Decider, opinions};
 use scheduler::explanation::sentence;
-use scheduler::plugins::Event;
+use scheduler::plugins::{Event, Plugin};
 use scheduler::profile::Profile;
 use scheduler::queue::Queue;
 use scheduler::snapshot::{Kind, PodInfo, Snapshot};
@@ -269,10 +269,56 @@ fn only_an_event_that_could_cure_wakes_a_pod() {
     assert_eq!(queue.wake_at(), Some(at(102)));
     assert!(queue.pop(at(102)).is_some());
 
+    // Of pods only those matter that have to do with the rejection.
+    queue.refused(&waiting.key, vec!["NodePorts"], at(102));
+    queue.happened_where(Event::PodDeleted, at(200), |_, _| false);
+    assert!(queue.pop(at(200)).is_none());
+    let asks =
+        |plugin: &dyn Plugin, pod: &PodInfo| (plugin.name(), &*pod.key.name) == ("NodePorts", "p");
+    queue.happened_where(Event::PodDeleted, at(102), asks);
+    assert!(queue.pop(at(106)).is_some());
+
     // A missed event is made up for after five minutes.
-    queue.refused(&waiting.key, vec!["NodeResourcesFit"], at(102));
-    assert_eq!(queue.wake_at(), Some(at(402)));
-    assert!(queue.pop(at(402)).is_some());
+    queue.refused(&waiting.key, vec!["NodeResourcesFit"], at(106));
+    assert_eq!(queue.wake_at(), Some(at(406)));
+    assert!(queue.pop(at(406)).is_some());
+}
+
+/// What of a pod that comes or goes makes it worth another try.
+#[test]
+fn only_pods_that_matter_wake_a_pod() {
+    let term = |app: &str| {
+        json!([{"topologyKey": "kubernetes.io/hostname",
+        "labelSelector": {"matchLabels": {"app": app}}}])
+    };
+    let affinity = |kind: &str, app: &str| json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": term(app)}}});
+    let spread = |app: &str| {
+        json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": app}}}]})
+    };
+    let port =
+        |port: i64| json!({"containers": [{"ports": [{"containerPort": 80, "hostPort": port}]}]});
+    let (near, far, plain) = ("podAffinity", "podAntiAffinity", json!({}));
+    let cluster = Snapshot::default();
+    // All pods are of the app "web".
+    for (plugin, waiting, event, other, heeds) in [
+        ("InterPodAffinity", affinity(near, "web"), Event::PodAdded, &plain, true),
+        ("InterPodAffinity", affinity(near, "db"), Event::PodAdded, &plain, false),
+        ("InterPodAffinity", affinity(far, "web"), Event::PodAdded, &plain, false),
+        ("InterPodAffinity", affinity(far, "web"), Event::PodDeleted, &plain, true),
+        ("InterPodAffinity", affinity(far, "db"), Event::PodDeleted, &plain, false),
+        ("InterPodAffinity", plain.clone(), Event::PodDeleted, &affinity(far, "web"), true),
+        ("InterPodAffinity", affinity(far, "db"), Event::PodLabels, &plain, true),
+        ("PodTopologySpread", spread("web"), Event::PodAdded, &plain, true),
+        ("PodTopologySpread", spread("db"), Event::PodAdded, &plain, false),
+        ("NodePorts", port(80), Event::PodDeleted, &port(80), true),
+        ("NodePorts", port(80), Event::PodDeleted, &port(81), false),
+    ] {
+        let found = scheduler::plugins::find(plugin).unwrap();
+        let said =
+            found.heeds(&pod("p", waiting.clone()), event, &pod("o", other.clone()), &cluster);
+        assert_eq!(said, heeds, "{plugin} {waiting} {event:?} {other}");
+    }
 }
 
 /// A claim of class `c`, changed so, under its own name.

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use client::{Informer, ListOptions};
+use client::{CancellationToken, DeleteOptions, Informer, Informers, ListOptions, Rng};
+use proto::user::User;
 use proto::view::Condition;
 use proto::view::event::Event;
 use proto::view::pod::Pod;
 use proto::view::pod_disruption_budget::PodDisruptionBudget;
+use proto::view::replica_set::ReplicaSet;
 use serde_json::{Value, json};
 use tests::world::World;
 
@@ -165,4 +167,130 @@ async fn many_priorities_settle() {
     let low = pods.snapshot().values().filter(|pod| pod.metadata.name.starts_with("low")).count();
     assert_eq!(low, 1, "five had to go, for five");
     assert_eq!(world.running().values().sum::<usize>(), 6);
+}
+
+/// As the upstream test of the preemption path of ReplicaSets: who had to make room comes back as a
+/// new pod, waits, says why, and runs again when there is room.
+#[tokio::test(start_paused = true)]
+async fn replicas_make_room_and_come_back() {
+    let world = world(3).await;
+    let set = |name: &str, class: &str, replicas: usize| {
+        let template =
+            json!({"metadata": {"labels": {"app": name}}, "spec": pod(name, class, "4")["spec"]});
+        json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": name},
+            "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": name}},
+                "template": template}})
+    };
+    let running = |pods: &Informer<Pod>, app: &str| {
+        let all = pods.snapshot();
+        let ours = all.values().filter(|pod| pod.metadata.labels["app"] == app);
+        ours.filter(|pod| pod.status.phase == "Running" && !pod.is_terminating()).count()
+    };
+    world.client.create::<ReplicaSet>("default", &set("low", "low", 6)).await.unwrap();
+    world.until::<Pod>(|pods| running(pods, "low") == 6).await;
+    world.client.create::<ReplicaSet>("default", &set("high", "high", 2)).await.unwrap();
+    let settled = |pods: &Informer<Pod>| {
+        let all = pods.snapshot();
+        let waits = |pod: &&std::sync::Arc<client::Entry<Pod>>| {
+            let scheduled = Condition::find(&pod.status.conditions, "PodScheduled");
+            scheduled.is_some_and(|condition| {
+                condition.message
+                    == "0/3 nodes are available: 3 Insufficient cpu. no new claims to \
+                    deallocate, preemption: 0/3 nodes are available: 3 No preemption victims found \
+                    for incoming pod."
+            })
+        };
+        running(pods, "high") == 2
+            && running(pods, "low") == 4
+            && all.values().filter(waits).count() == 2
+    };
+    world.until::<Pod>(settled).await;
+    world.client.delete::<ReplicaSet>("default", "high", &DeleteOptions::default()).await.unwrap();
+    world.until::<Pod>(|pods| running(pods, "low") == 6).await;
+}
+
+/// Another scheduler beside the world's own, with this configuration.
+fn another(world: &World, seed: u64, config: Option<std::path::PathBuf>) -> CancellationToken {
+    let client = world.server.client(User::new("system:kube-scheduler", &["system:authenticated"]));
+    let (clock, rng) = (world.clock.clone(), Rng::seeded(seed));
+    // It reads for itself, with no more than a scheduler's rights.
+    let informers = Informers::new(client.clone(), clock.clone(), rng.clone());
+    let options = scheduler::Options { leader_elect: false, config };
+    let shutdown = CancellationToken::new();
+    tokio::spawn(scheduler::run(options, client, informers, clock, rng, shutdown.clone()));
+    shutdown
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_schedulers_fight_and_nobody_is_hurt() {
+    for seed in 0..5 {
+        println!("seed {seed}");
+        let (world, rng) = (World::new(seed, 3).await, Rng::seeded(seed));
+        let other = another(&world, seed + 100, None);
+        let pods = world.informers.of::<Pod>();
+        let mut changes = pods.changes();
+        let mut nodes = std::collections::HashMap::new();
+        let mut wanted: Vec<String> = Vec::new();
+        for number in 0..60 {
+            let name = format!("p{number}");
+            create(&world, pod(&name, "", "1")).await;
+            wanted.push(name);
+            if wanted.len() > 20 || rng.below(4) == 0 {
+                let gone = wanted.remove(rng.below(wanted.len() as u64) as usize);
+                let now =
+                    DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+                world.client.delete::<Pod>("default", &gone, &now).await.unwrap();
+            }
+            world.clock.sleep(Duration::from_millis(rng.below(30))).await;
+            while let Some(change) = changes.try_next() {
+                let Some(new) = &change.new else { continue };
+                let node = &new.spec.node_name;
+                if !node.is_empty() {
+                    let known = nodes.entry(change.key).or_insert_with(|| node.clone());
+                    assert_eq!(known, node, "a pod has one node, once and for all");
+                }
+            }
+            let most = world.running().values().copied().max().unwrap_or(0);
+            assert!(most <= 8, "{most} CPUs of 8 are taken");
+        }
+        // A node turns away what one of the two sent there on top of the other's; the rest runs.
+        let ended = |pods: &Informer<Pod>| {
+            wanted.iter().all(|name| {
+                let pod = pods.get("default", name);
+                pod.is_some_and(|pod| ["Running", "Failed"].contains(&pod.status.phase.as_str()))
+            })
+        };
+        world.until::<Pod>(ended).await;
+        other.cancel();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_profile_decides_by_its_own_lights() {
+    let world = world(3).await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("scheduler.yaml");
+    let text = "apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+profiles:
+- schedulerName: packed
+  pluginConfig:
+  - name: NodeResourcesFit
+    args: {scoringStrategy: {type: MostAllocated}}
+  plugins: {score: {disabled: [{name: NodeResourcesBalancedAllocation}, {name: PodTopologySpread}]}}
+- schedulerName: idle
+";
+    std::fs::write(&config, text).unwrap();
+    let _packs = another(&world, 1, Some(config));
+    for number in 0..4 {
+        let mut pod = pod(&format!("p{number}"), "", "1");
+        pod["spec"]["schedulerName"] = "packed".into();
+        create(&world, pod).await;
+        world.clock.sleep(Duration::from_secs(5)).await;
+    }
+    world.until::<Pod>(|pods| (0..4).all(|n| node_of(pods, &format!("p{n}")).is_some())).await;
+    assert_eq!(world.running().len(), 1, "all are on one node: {:?}", world.running());
+    let told = events(&world, "Scheduled").await;
+    assert_eq!(told.len(), 4);
+    assert!(told.iter().all(|event| event.source.component == "packed"), "{told:?}");
 }

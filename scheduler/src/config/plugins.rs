@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use crate::plugins::{PLUGINS, Plugin};
+use crate::plugins::{PLUGINS, Plugin, find};
 use crate::profile::{Enabled, Profile};
 
 #[derive(Default, Deserialize)]
@@ -44,10 +44,6 @@ const PREEMPTION: &str = "DefaultPreemption";
 
 fn is_known(name: &str) -> bool {
     name == PREEMPTION || NEEDED.contains(&name) || find(name).is_some()
-}
-
-fn find(name: &str) -> Option<&'static dyn Plugin> {
-    PLUGINS.iter().find(|plugin| plugin.name() == name).copied()
 }
 
 fn filters(name: &str) -> bool {

@@ -48,6 +48,23 @@ impl Plugin for InterPodAffinity {
         &[NodeAdded, NodeLabels, PodAdded, PodDeleted, PodLabels]
     }
 
+    fn heeds(&self, waiting: &PodInfo, event: Event, pod: &PodInfo, cluster: &Snapshot) -> bool {
+        let any = |terms: Option<&Vec<Term>>, of: &PodInfo| {
+            terms.into_iter().flatten().any(|term| term.matches(of, cluster))
+        };
+        let own = waiting.terms.as_deref();
+        let near = any(own.map(|own| &own.near), pod);
+        match event {
+            Event::PodAdded => near,
+            // The last of a group leaves room for the first of the next.
+            Event::PodDeleted => {
+                let theirs = pod.terms.as_deref().map(|theirs| &theirs.far);
+                near || any(own.map(|own| &own.far), pod) || any(theirs, waiting)
+            }
+            _ => true,
+        }
+    }
+
     fn judge(&self, pod: &Arc<PodInfo>, cluster: &Snapshot, args: &Args) -> Option<Box<dyn Judge>> {
         if pod.terms.is_none() && !cluster.is_choosy() {
             return None;

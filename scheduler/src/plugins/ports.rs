@@ -19,6 +19,11 @@ impl Plugin for NodePorts {
         &[Event::NodeAdded, Event::PodDeleted]
     }
 
+    fn heeds(&self, waiting: &PodInfo, _: Event, pod: &PodInfo, _: &Snapshot) -> bool {
+        let conflicts = |own: &HostPort| pod.host_ports.iter().any(|its| its.conflicts(own));
+        waiting.host_ports.iter().any(conflicts)
+    }
+
     fn judge(&self, pod: &Arc<PodInfo>, _: &Snapshot, _: &Args) -> Option<Box<dyn Judge>> {
         let ports = &pod.host_ports;
         (!ports.is_empty()).then(|| Box::new(Wanted(ports.clone())) as Box<dyn Judge>)

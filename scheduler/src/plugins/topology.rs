@@ -82,6 +82,20 @@ impl Plugin for PodTopologySpread {
         &[NodeAdded, NodeLabels, NodeTaints, PodAdded, PodDeleted, PodLabels]
     }
 
+    fn heeds(&self, waiting: &PodInfo, event: Event, pod: &PodInfo, _: &Snapshot) -> bool {
+        let own = &waiting.object.spec.topology_spread_constraints;
+        let counts = |constraint: &TopologySpreadConstraint| {
+            let selector = Rule::new(constraint, waiting).selector;
+            selector.is_some_and(|selector| selector.matches(pod.labels()))
+        };
+        match event {
+            Event::PodAdded | Event::PodDeleted if !own.is_empty() => {
+                pod.key.namespace == waiting.key.namespace && own.iter().any(counts)
+            }
+            _ => true,
+        }
+    }
+
     fn judge(&self, pod: &Arc<PodInfo>, cluster: &Snapshot, args: &Args) -> Option<Box<dyn Judge>> {
         let own = &pod.object.spec.topology_spread_constraints;
         let of = |required: bool| {

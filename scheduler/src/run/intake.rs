@@ -165,9 +165,9 @@ impl Scheduler {
             let changed = old.is_none_or(|old| old.metadata.labels != *info.labels());
             self.snapshot.place(Arc::clone(&info), &info.object.spec.node_name);
             if !known {
-                self.queue.happened(Event::PodAdded, now);
+                self.happened_to(&info, Event::PodAdded);
             } else if changed {
-                self.queue.happened(Event::PodLabels, now);
+                self.happened_to(&info, Event::PodLabels);
             }
             return;
         }

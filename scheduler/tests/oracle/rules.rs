@@ -106,6 +106,11 @@ impl Cluster {
         self.objection(pod, node).is_none()
     }
 
+    pub fn feasible_nodes(&self, pod: &Pod) -> Vec<&str> {
+        let feasible = self.nodes.iter().filter(|node| self.feasible(pod, node));
+        feasible.map(|node| node.name.as_str()).collect()
+    }
+
     /// What speaks against the node first, in the order of the plugins: whether others could cure
     /// it by leaving.
     fn objection(&self, pod: &Pod, node: &Node) -> Option<bool> {
@@ -319,6 +324,11 @@ impl Cluster {
             victims: victims.iter().map(|own| own.name.clone()).collect(),
         })
         .collect()
+    }
+
+    pub fn victims_at(&self, pod: &Pod, node: &str) -> Vec<String> {
+        let victims = self.node(node).map(|node| self.victims_on(pod, node)).unwrap_or_default();
+        victims.into_iter().map(|own| own.name).collect()
     }
 
     /// Without all of lower priority; then they come back, the most important first, as long as

@@ -159,6 +159,12 @@ impl Selector {
         Ok(Selector { requirements })
     }
 
+    /// This selector, and these requirements on top.
+    pub fn and(mut self, more: impl IntoIterator<Item = Requirement>) -> Selector {
+        self.requirements.extend(more);
+        self
+    }
+
     pub fn requirements(&self) -> &[Requirement] {
         &self.requirements
     }

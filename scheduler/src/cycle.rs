@@ -1,21 +1,32 @@
-//! One decision: filter, score, choose. Pure; the executor binds.
+//! One decision: filter, score, choose; and if no node takes the pod, what would help. Pure; the
+//! executor binds.
+
+mod memo;
+mod trial;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use client::Rng;
 
-use crate::plugins::{Judge, PLUGINS, Plugin, Reason};
-use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
+use crate::plugins::{Reason, Rejection};
+use crate::preemption::{self, Preemption};
+use crate::profile::Profile;
+use crate::snapshot::{PodInfo, Snapshot};
 
-/// A node that takes the pod, and what each plugin gave it (weighted).
+use memo::Memory;
+pub use memo::{Judged, Memo, Verdict};
+pub use trial::{Trial, rivals};
+
+/// The node that a pod goes to, and its (weighted) score.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Placement {
-    pub node: String,
+    pub node: Arc<str>,
     pub score: i64,
 }
 
 /// Why no node takes the pod: every rejection, none thrown away.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Unschedulable {
     /// Nodes there are.
     pub nodes: usize,
@@ -25,96 +36,207 @@ pub struct Unschedulable {
     pub reasons: BTreeMap<Reason, usize>,
     /// The plugins that rejected a node, with how many each.
     pub plugins: BTreeMap<&'static str, usize>,
+    /// What came of looking for others to make room; none where that was not done.
+    pub preemption: Option<Preemption>,
 }
 
 /// All that the plugins say of one node, for `ctl why`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Opinion {
-    pub node: String,
+    pub node: Arc<str>,
     /// Plugin and reason; empty when the node can take the pod.
     pub rejections: Vec<(&'static str, Reason)>,
     /// Plugin and weighted score, of candidates only.
     pub scores: Vec<(&'static str, i64)>,
 }
 
-type Judges<'a> = Vec<(&'static dyn Plugin, Box<dyn Judge + 'a>)>;
+/// Decides for the pods of one profile.
+pub struct Decider {
+    pub profile: Arc<Profile>,
+    rng: Rng,
+    memory: Memory,
+    /// Which node is asked first: the one after those asked last.
+    next: usize,
+    /// By node, of the decision at hand.
+    verdicts: Vec<Verdict>,
+}
 
-/// The best node for the pod; among equals one at random.
-pub fn schedule(pod: &PodInfo, snapshot: &Snapshot, rng: &Rng) -> Result<Placement, Unschedulable> {
-    let judges = judges(pod, snapshot);
-    let mut refused = Unschedulable { nodes: snapshot.nodes().len(), ..Unschedulable::default() };
-    let refusal = judges.iter().find_map(|(plugin, judge)| Some((plugin.name(), judge.refuse()?)));
-    if let Some((plugin, reason)) = refusal.filter(|_| refused.nodes > 0) {
-        refused.plugins.insert(plugin, refused.nodes);
-        refused.everywhere = Some(reason);
-        return Err(refused);
+impl Decider {
+    pub fn new(profile: Arc<Profile>, rng: Rng) -> Decider {
+        Decider { profile, rng, memory: Memory::default(), next: 0, verdicts: Vec::new() }
     }
-    let mut candidates = Vec::new();
-    for node in snapshot.nodes() {
-        match first_rejection(&judges, node) {
-            None => candidates.push(node),
-            Some((plugin, reasons)) => {
-                *refused.plugins.entry(plugin).or_default() += 1;
-                for reason in reasons {
-                    *refused.reasons.entry(reason).or_default() += 1;
+
+    /// The best node for the pod, of those that were asked; among equals one at random.
+    pub fn schedule(
+        &mut self,
+        pod: &Arc<PodInfo>,
+        cluster: &Snapshot,
+    ) -> Result<Placement, Unschedulable> {
+        let mut alone;
+        let memo = match pod.signature() {
+            Some(signature) => self.memory.recall(signature, pod, cluster, &self.profile),
+            None => {
+                alone = Memo::new(pod, cluster, &self.profile);
+                &mut alone
+            }
+        };
+        let mut search = Search {
+            pod,
+            cluster,
+            memo,
+            profile: &self.profile,
+            rng: &self.rng,
+            verdicts: &mut self.verdicts,
+        };
+        search.run(&mut self.next)
+    }
+}
+
+struct Search<'a> {
+    pod: &'a Arc<PodInfo>,
+    cluster: &'a Snapshot,
+    memo: &'a mut Memo,
+    profile: &'a Profile,
+    rng: &'a Rng,
+    verdicts: &'a mut Vec<Verdict>,
+}
+
+impl Search<'_> {
+    fn run(&mut self, next: &mut usize) -> Result<Placement, Unschedulable> {
+        let nodes = self.cluster.nodes();
+        self.verdicts.clear();
+        self.verdicts.resize(nodes.len(), Verdict::UNASKED);
+        if nodes.is_empty() {
+            return Err(Unschedulable::default());
+        }
+        if let Some((plugin, reason)) = self.memo.refusal() {
+            let everywhere = Some(reason);
+            let plugins = BTreeMap::from([(plugin, nodes.len())]);
+            let refused =
+                Unschedulable { nodes: nodes.len(), everywhere, plugins, ..Default::default() };
+            return Err(self.with_preemption(refused));
+        }
+        let candidates = self.candidates(next);
+        if candidates.is_empty() {
+            let refused = self.refused();
+            return Err(self.with_preemption(refused));
+        }
+        if let [only] = candidates[..] {
+            return Ok(Placement { node: nodes[only as usize].name.clone(), score: 0 });
+        }
+        let totals = self.memo.score(&candidates, self.cluster);
+        let score = totals.iter().copied().max().unwrap_or(0);
+        let equals = totals.iter().filter(|total| **total == score).count();
+        let chosen = self.rng.below(equals as u64) as usize;
+        let best = candidates.iter().zip(&totals).filter(|(_, total)| **total == score);
+        let node = best.map(|(node, _)| *node as usize).nth(chosen).unwrap_or(0);
+        Ok(Placement { node: nodes[node].name.clone(), score })
+    }
+
+    /// Enough nodes that take the pod, or all. The one that is being cleared for it is taken if
+    /// that is done.
+    fn candidates(&mut self, next: &mut usize) -> Vec<u32> {
+        let nodes = self.cluster.nodes();
+        let nominated = self.cluster.nominations.of(&self.pod.key);
+        if let Some(node) = nominated.and_then(|name| self.cluster.node(name))
+            && self.ask(node.index)
+        {
+            return vec![node.index as u32];
+        }
+        if let Some((plugin, names)) = self.memo.only() {
+            let named = names.iter().filter_map(|name| self.cluster.node(name));
+            let named: Vec<usize> = named.map(|node| node.index).collect();
+            let reason = format!("node(s) didn't satisfy plugin(s) [{plugin}]");
+            let reasons = crate::plugins::Reasons::Many(vec![reason.into()]);
+            let others = self.memo.number(plugin, Rejection { reasons, curable: false });
+            self.verdicts.fill(others);
+            return named.into_iter().filter(|at| self.ask(*at)).map(|at| at as u32).collect();
+        }
+        let enough = self.profile.enough(nodes.len());
+        let order = self.cluster.order();
+        let start = *next % nodes.len();
+        let mut candidates = Vec::with_capacity(enough);
+        let mut asked = 0;
+        for at in order[start..].iter().chain(&order[..start]) {
+            asked += 1;
+            if self.ask(*at as usize) {
+                candidates.push(*at);
+                if candidates.len() == enough {
+                    break;
                 }
             }
         }
+        *next = (start + asked) % nodes.len();
+        candidates
     }
-    let mut totals = vec![0; candidates.len()];
-    if candidates.len() > 1 {
-        for (_, scores) in score(&judges, &candidates) {
-            totals.iter_mut().zip(scores).for_each(|(total, score)| *total += score);
+
+    /// Whether the node takes the pod.
+    fn ask(&mut self, node: usize) -> bool {
+        let mut verdict = self.memo.verdict(node, self.cluster);
+        let info = &self.cluster.nodes()[node];
+        if verdict == Verdict::FITS && !self.cluster.nominations.on(&info.name).is_empty() {
+            let rivals = rivals(self.pod, info, self.cluster);
+            if !rivals.is_empty() {
+                let mut trial = Trial::new(&mut self.memo.judges, self.cluster, info);
+                let rejection = trial.rejection(&rivals);
+                drop(trial);
+                if let Some((plugin, rejection)) = rejection {
+                    verdict = self.memo.number(plugin, rejection);
+                }
+            }
         }
+        self.verdicts[node] = verdict;
+        verdict == Verdict::FITS
     }
-    let Some(best) = totals.iter().copied().max() else { return Err(refused) };
-    let equals: Vec<usize> = (0..totals.len()).filter(|at| totals[*at] == best).collect();
-    let chosen = equals[rng.below(equals.len() as u64) as usize];
-    Ok(Placement { node: candidates[chosen].name.clone(), score: best })
+
+    fn refused(&self) -> Unschedulable {
+        let mut refused = Unschedulable { nodes: self.verdicts.len(), ..Default::default() };
+        for ((plugin, rejection), count) in self.memo.count(self.verdicts) {
+            *refused.plugins.entry(*plugin).or_default() += count;
+            for reason in rejection.reasons.iter() {
+                *refused.reasons.entry(reason).or_default() += count;
+            }
+        }
+        refused
+    }
+
+    fn with_preemption(&mut self, mut refused: Unschedulable) -> Unschedulable {
+        if self.profile.preempts {
+            let mut attempt = preemption::Attempt {
+                pod: self.pod,
+                cluster: self.cluster,
+                memo: self.memo,
+                args: &self.profile.args,
+                rng: self.rng,
+                verdicts: self.verdicts,
+            };
+            refused.preemption = Some(attempt.run());
+        }
+        refused
+    }
 }
 
 /// What every plugin says of every node, also where one has already refused.
-pub fn opinions(pod: &PodInfo, snapshot: &Snapshot) -> Vec<Opinion> {
-    let judges = judges(pod, snapshot);
+pub fn opinions(pod: &Arc<PodInfo>, cluster: &Snapshot, profile: &Profile) -> Vec<Opinion> {
+    let mut memo = Memo::new(pod, cluster, profile);
     let mut opinions: Vec<Opinion> = Vec::new();
-    for node in snapshot.nodes() {
-        let rejections = judges.iter().flat_map(|(plugin, judge)| {
-            judge.filter(node).into_iter().map(|reason| (plugin.name(), reason))
-        });
-        let rejections = rejections.collect();
+    let mut candidates: Vec<u32> = Vec::new();
+    for node in cluster.nodes() {
+        let mut rejections = Vec::new();
+        for judged in memo.filtering() {
+            let rejection = judged.judge.filter(node, cluster);
+            let reasons = rejection.iter().flat_map(|rejection| rejection.reasons.iter());
+            rejections.extend(reasons.map(|reason| (judged.plugin.name(), reason)));
+        }
+        if rejections.is_empty() {
+            candidates.push(node.index as u32);
+        }
         opinions.push(Opinion { node: node.name.clone(), rejections, scores: Vec::new() });
     }
-    let fits: Vec<usize> =
-        (0..opinions.len()).filter(|at| opinions[*at].rejections.is_empty()).collect();
-    let candidates: Vec<&NodeInfo> = fits.iter().map(|at| &snapshot.nodes()[*at]).collect();
-    for (plugin, scores) in score(&judges, &candidates) {
-        for (at, score) in fits.iter().zip(scores) {
-            opinions[*at].scores.push((plugin, score));
+    for (plugin, scores) in memo.scores_by_plugin(&candidates, cluster) {
+        for (at, score) in candidates.iter().zip(scores) {
+            opinions[*at as usize].scores.push((plugin, score));
         }
     }
     opinions
-}
-
-fn judges<'a>(pod: &'a PodInfo, snapshot: &'a Snapshot) -> Judges<'a> {
-    let judge = |plugin: &&'static dyn Plugin| Some((*plugin, plugin.judge(pod, snapshot)?));
-    PLUGINS.iter().filter_map(judge).collect()
-}
-
-fn first_rejection(judges: &Judges, node: &NodeInfo) -> Option<(&'static str, Vec<Reason>)> {
-    judges.iter().find_map(|(plugin, judge)| {
-        let reasons = judge.filter(node);
-        (!reasons.is_empty()).then(|| (plugin.name(), reasons))
-    })
-}
-
-/// Weighted scores of each scoring plugin, in the order of the candidates.
-fn score(judges: &Judges, candidates: &[&NodeInfo]) -> Vec<(&'static str, Vec<i64>)> {
-    let of_plugin = |(plugin, judge): &(&'static dyn Plugin, Box<dyn Judge + '_>)| {
-        let raw: Option<Vec<i64>> = candidates.iter().map(|node| judge.score(node)).collect();
-        let mut scores = raw?;
-        judge.normalize(&mut scores);
-        scores.iter_mut().for_each(|score| *score *= plugin.weight());
-        Some((plugin.name(), scores))
-    };
-    judges.iter().filter_map(of_plugin).collect()
 }

@@ -2,10 +2,13 @@
 //! decides it decides from a snapshot, by pure plugins (`plugins`), and `run` is the only place
 //! that waits or writes.
 
+pub mod config;
 pub mod cycle;
 pub mod explanation;
 pub mod plugins;
 mod prebind;
+pub mod preemption;
+pub mod profile;
 pub mod queue;
 pub mod resources;
 pub mod snapshot;
@@ -13,4 +16,4 @@ pub mod storage;
 
 mod run;
 
-pub use run::{Options, run};
+pub use run::{Error, Options, run};

@@ -13,9 +13,6 @@ use serde_json::json;
 
 use crate::storage::Promise;
 
-/// As long as upstream waits for volumes (bindTimeoutSeconds).
-const PATIENCE: Duration = Duration::from_secs(600);
-
 /// Why a pod's volumes were not to be had after all.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -29,13 +26,14 @@ pub enum Error {
     Late,
 }
 
-/// Keeps the promises; ends when all claims are bound.
+/// Keeps the promises; ends when all claims are bound, or with the patience.
 pub async fn keep(
     client: &Client,
     clock: &Clock,
     claims: &Informer<PersistentVolumeClaim>,
     node: &str,
     promises: &[Promise],
+    patience: Duration,
 ) -> Result<(), Error> {
     let mut changes = claims.changes();
     for promise in promises {
@@ -54,7 +52,7 @@ pub async fn keep(
             while changes.try_next().is_some() {}
         }
     };
-    clock.timeout(PATIENCE, wait).await.unwrap_or(Err(Error::Late))
+    clock.timeout(patience, wait).await.unwrap_or(Err(Error::Late))
 }
 
 /// With the revision that was looked at: who decides on something older is refused.

@@ -8,11 +8,8 @@ use std::time::Duration;
 use client::Key;
 use proto::time::Time;
 
-use crate::plugins::{self, Event};
+use crate::plugins::{self, Event, Plugin};
 use crate::snapshot::PodInfo;
-
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
 /// A pod left behind by a missed event is tried again after this, as upstream does.
 const FLUSH_AFTER: Duration = Duration::from_secs(300);
@@ -43,17 +40,57 @@ enum Place {
 /// Highest priority first, then the longest wait.
 type Rank = (std::cmp::Reverse<i32>, Time, Key);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
+    /// How long a pod waits after its first failure; twice as long after each further one.
+    first_backoff: Duration,
+    longest_backoff: Duration,
     pods: HashMap<Key, Queued>,
     active: BTreeSet<Rank>,
     backoff: BTreeSet<(Time, Key)>,
     /// By last attempt, so that the oldest is flushed first.
     unschedulable: BTreeSet<(Time, Key)>,
+    /// The same pods by the plugins that rejected them: an event looks at each such set once.
+    rejected: HashMap<Vec<&'static str>, BTreeSet<Key>>,
     trying: HashSet<Key>,
 }
 
+/// How many pods wait, and for what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub active: usize,
+    pub backoff: usize,
+    pub unschedulable: usize,
+}
+
+impl Default for Queue {
+    fn default() -> Queue {
+        Queue::new(Duration::from_secs(1), Duration::from_secs(10))
+    }
+}
+
 impl Queue {
+    pub fn new(first_backoff: Duration, longest_backoff: Duration) -> Queue {
+        Queue {
+            first_backoff,
+            longest_backoff,
+            pods: HashMap::new(),
+            active: BTreeSet::new(),
+            backoff: BTreeSet::new(),
+            unschedulable: BTreeSet::new(),
+            rejected: HashMap::new(),
+            trying: HashSet::new(),
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            active: self.active.len(),
+            backoff: self.backoff.len(),
+            unschedulable: self.unschedulable.len(),
+        }
+    }
+
     /// A pod came or its spec changed: it is worth a try at once.
     pub fn put(&mut self, pod: Arc<PodInfo>, now: Time) {
         let key = pod.key.clone();
@@ -99,14 +136,30 @@ impl Queue {
         let Some(queued) = self.pods.get(key) else { return };
         match queued.place {
             Place::Trying { cured: true } => self.back_off(key, now),
-            _ => self.set_place(key, Place::Unschedulable { plugins }),
+            Place::Trying { cured: false } => {
+                self.set_place(key, Place::Unschedulable { plugins });
+            }
+            // It has changed since.
+            _ => {}
+        }
+    }
+
+    /// What it waited for will not come: it is worth another try, after its back-off.
+    pub fn retry(&mut self, key: &Key, now: Time) {
+        let waits = |queued: &Queued| {
+            matches!(queued.place, Place::Unschedulable { .. } | Place::Trying { .. })
+        };
+        if self.pods.get(key).is_some_and(waits) {
+            self.back_off(key, now);
         }
     }
 
     /// Something else went wrong (a failed bind): try again after its back-off.
     pub fn back_off(&mut self, key: &Key, now: Time) {
         let Some(queued) = self.pods.get(key) else { return };
-        let until = queued.last_attempt.plus(backoff(queued.attempts));
+        let doublings = queued.attempts.saturating_sub(1).min(20);
+        let doubled = self.first_backoff.saturating_mul(1 << doublings);
+        let until = queued.last_attempt.plus(doubled.min(self.longest_backoff));
         match until <= now {
             true => self.set_place(key, Place::Active),
             false => self.set_place(key, Place::Backoff(until)),
@@ -115,21 +168,36 @@ impl Queue {
 
     /// Moves back those whose rejecting plugins this event could cure.
     pub fn happened(&mut self, event: Event, now: Time) {
+        self.happened_where(event, now, |_, _| true);
+    }
+
+    /// Of them only those for whom one of these plugins says that it matters.
+    pub fn happened_where(
+        &mut self,
+        event: Event,
+        now: Time,
+        matters: impl Fn(&dyn Plugin, &PodInfo) -> bool,
+    ) {
         for key in &self.trying {
             if let Some(queued) = self.pods.get_mut(key) {
                 queued.place = Place::Trying { cured: true };
             }
         }
-        let curable = |(_, key): &&(Time, Key)| match self.pods.get(key).map(|pod| &pod.place) {
-            Some(Place::Unschedulable { plugins }) => {
-                let cures = |name: &&'static str| plugins::cures(name).contains(&event);
-                plugins.is_empty() || plugins.iter().any(cures)
+        let mut cured: Vec<Key> = Vec::new();
+        for (rejected_by, keys) in &self.rejected {
+            let plugins = rejected_by.iter().filter_map(|name| plugins::find(name));
+            let plugins: Vec<&dyn Plugin> =
+                plugins.filter(|plugin| plugin.cures().contains(&event)).collect();
+            let is_cured = |key: &&Key| {
+                let pod = self.pods.get(*key).map(|queued| &queued.pod);
+                let matters = |pod: &Arc<PodInfo>| plugins.iter().any(|own| matters(*own, pod));
+                rejected_by.is_empty() || pod.is_some_and(matters)
+            };
+            if rejected_by.is_empty() || !plugins.is_empty() {
+                cured.extend(keys.iter().filter(is_cured).cloned());
             }
-            _ => false,
-        };
-        let curable: Vec<Key> =
-            self.unschedulable.iter().filter(curable).map(|(_, key)| key.clone()).collect();
-        for key in curable {
+        }
+        for key in cured {
             self.back_off(&key, now);
         }
     }
@@ -165,8 +233,9 @@ impl Queue {
             Place::Backoff(until) => {
                 self.backoff.insert((*until, key.clone()));
             }
-            Place::Unschedulable { .. } => {
+            Place::Unschedulable { plugins } => {
                 self.unschedulable.insert((queued.last_attempt, key.clone()));
+                self.rejected.entry(plugins.clone()).or_default().insert(key.clone());
             }
             Place::Trying { .. } => {
                 self.trying.insert(key.clone());
@@ -180,9 +249,20 @@ impl Queue {
         let queued = self.pods.remove(key)?;
         self.trying.remove(key);
         self.active.remove(&rank(&queued));
-        self.unschedulable.remove(&(queued.last_attempt, key.clone()));
-        if let Place::Backoff(until) = queued.place {
-            self.backoff.remove(&(until, key.clone()));
+        match &queued.place {
+            Place::Backoff(until) => {
+                self.backoff.remove(&(*until, key.clone()));
+            }
+            Place::Unschedulable { plugins } => {
+                self.unschedulable.remove(&(queued.last_attempt, key.clone()));
+                if let Some(keys) = self.rejected.get_mut(plugins) {
+                    keys.remove(key);
+                    if keys.is_empty() {
+                        self.rejected.remove(plugins);
+                    }
+                }
+            }
+            _ => {}
         }
         Some(queued)
     }
@@ -191,10 +271,4 @@ impl Queue {
 fn rank(queued: &Queued) -> Rank {
     let priority = queued.pod.object.spec.priority.unwrap_or(0);
     (std::cmp::Reverse(priority), queued.since, queued.pod.key.clone())
-}
-
-/// 1 s, 2 s, 4 s … 10 s.
-fn backoff(attempts: u32) -> Duration {
-    let doubled = FIRST_BACKOFF.saturating_mul(1 << attempts.saturating_sub(1).min(10));
-    doubled.min(LONGEST_BACKOFF)
 }

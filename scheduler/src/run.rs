@@ -1,40 +1,27 @@
 //! The executor: changes in, decisions through, bindings out. It makes no choices of its own.
 
+mod intake;
+mod writer;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use client::informer::Changes;
-use client::{
-    CancellationToken, Change, Client, Clock, Entry, Error, Informer, Informers, Key, LeaseName,
-    Patch, Recorder, Rng, lead,
-};
-use proto::kind;
-use proto::view::{Condition, ObjectReference};
-
-use proto::view::csi_driver::CsiDriver;
-use proto::view::csi_node::CsiNode;
-use proto::view::csi_storage_capacity::CsiStorageCapacity;
-use proto::view::namespace::Namespace;
-use proto::view::node::Node;
-use proto::view::persistent_volume::PersistentVolume;
-use proto::view::persistent_volume_claim::PersistentVolumeClaim;
+use client::{CancellationToken, Client, Clock, Entry, Informers, Key, Rng, lead};
 use proto::view::pod::Pod;
-use proto::view::storage_class::StorageClass;
-use serde_json::json;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
-use crate::cycle::{self, Unschedulable};
-use crate::explanation;
-use crate::plugins::Event;
-use crate::prebind;
+use crate::config::{self, Config};
+use crate::cycle::{Decider, Placement, Unschedulable};
+use crate::plugins::{Event, Plugin};
+use crate::preemption::{Preemption, Victims};
+use crate::profile::Profile;
 use crate::queue::Queue;
 use crate::snapshot::{PodInfo, Snapshot};
 use crate::storage::Promise;
 
-/// Whom pods name that do not choose a scheduler.
-pub const NAME: &str = "default-scheduler";
-
-/// Writes under way at once.
-const WRITERS: usize = 32;
+use intake::Sources;
+use writer::{Done, Nomination, Writer};
 
 /// Decisions between two looks at what has changed.
 const BATCH: usize = 64;
@@ -45,6 +32,24 @@ pub struct Options {
     #[arg(long = "leader-elect", default_value_t = true, action = clap::ArgAction::Set,
           num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub leader_elect: bool,
+    /// A KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { leader_elect: true, config: None }
+    }
+}
+
+/// Why a scheduler ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot use the configuration")]
+    Config(#[source] config::Error),
+    #[error("the scheduler may not go on")]
+    Lost(#[source] client::lead::Lost),
 }
 
 /// Schedules until `shutdown`; the leader's Lease is given back then. Ends early, with an error,
@@ -56,110 +61,74 @@ pub async fn run(
     clock: Clock,
     rng: Rng,
     shutdown: CancellationToken,
-) -> Result<(), client::lead::Lost> {
+) -> Result<(), Error> {
+    let config = options.config.map(|path| Config::load(&path)).transpose();
+    let config = config.map_err(Error::Config)?.unwrap_or_default();
     let identity = rng.uuid();
     let work = |until: CancellationToken| {
-        Scheduler::new(client.clone(), &informers, clock.clone(), rng.clone()).run(until)
+        Scheduler::new(&config, client.clone(), &informers, clock.clone(), rng.clone()).run(until)
     };
-    if !options.leader_elect {
+    if !(options.leader_elect && config.leader_elect.unwrap_or(true)) {
         work(shutdown).await;
         return Ok(());
     }
-    let lease = LeaseName::system("kube-scheduler");
-    lead(client.clone(), clock.clone(), rng.clone(), lease, identity, shutdown, work).await?;
+    let (lease, ending) = (config.lease.clone(), shutdown);
+    lead(client.clone(), clock.clone(), rng.clone(), lease, identity, ending, work)
+        .await
+        .map_err(Error::Lost)?;
     Ok(())
 }
 
 struct Scheduler {
     snapshot: Snapshot,
     queue: Queue,
-    pods: Changes<Pod>,
-    nodes: Changes<Node>,
-    namespaces: Changes<Namespace>,
-    claims: Changes<PersistentVolumeClaim>,
-    volumes: Changes<PersistentVolume>,
-    classes: Changes<StorageClass>,
-    drivers: Changes<CsiNode>,
-    driver_settings: Changes<CsiDriver>,
-    capacities: Changes<CsiStorageCapacity>,
+    /// By the name that pods ask for.
+    deciders: HashMap<String, Decider>,
+    sources: Sources,
     writer: Writer,
-    failed: mpsc::UnboundedReceiver<Key>,
+    done: mpsc::UnboundedReceiver<Done>,
     clock: Clock,
-    rng: Rng,
-    synced: Vec<futures::future::BoxFuture<'static, ()>>,
-}
-
-/// What a decision needs to be carried out.
-#[derive(Clone)]
-struct Writer {
-    client: Client,
-    clock: Clock,
-    recorder: Recorder,
-    permits: Arc<Semaphore>,
-    claims: Informer<PersistentVolumeClaim>,
-    /// Pods that could not be bound.
-    failed: mpsc::UnboundedSender<Key>,
 }
 
 impl Scheduler {
-    fn new(client: Client, informers: &Informers, clock: Clock, rng: Rng) -> Scheduler {
+    fn new(
+        config: &Config,
+        client: Client,
+        informers: &Informers,
+        clock: Clock,
+        rng: Rng,
+    ) -> Scheduler {
         let client = client.named("kube-scheduler");
-        let (sender, failed) = mpsc::unbounded_channel();
-        let (pods, nodes) = (informers.of::<Pod>(), informers.of::<Node>());
-        let namespaces = informers.of::<Namespace>();
-        let claims = informers.of::<PersistentVolumeClaim>();
-        let (volumes, classes) =
-            (informers.of::<PersistentVolume>(), informers.of::<StorageClass>());
-        let drivers = informers.of::<CsiNode>();
-        let settings = informers.of::<CsiDriver>();
-        let capacities = informers.of::<CsiStorageCapacity>();
+        let (sender, done) = mpsc::unbounded_channel();
+        let decider = |profile: &Arc<Profile>| {
+            (profile.name.clone(), Decider::new(Arc::clone(profile), rng.clone()))
+        };
         Scheduler {
             snapshot: Snapshot::default(),
-            queue: Queue::default(),
-            pods: pods.changes(),
-            nodes: nodes.changes(),
-            namespaces: namespaces.changes(),
-            claims: claims.changes(),
-            volumes: volumes.changes(),
-            classes: classes.changes(),
-            drivers: drivers.changes(),
-            driver_settings: settings.changes(),
-            capacities: capacities.changes(),
-            writer: Writer {
-                recorder: Recorder::new(client.clone(), clock.clone(), rng.clone(), NAME, ""),
-                client,
-                clock: clock.clone(),
-                permits: Arc::new(Semaphore::new(WRITERS)),
-                claims: claims.clone(),
-                failed: sender,
-            },
-            failed,
+            queue: Queue::new(config.first_backoff, config.longest_backoff),
+            deciders: config.profiles.iter().map(decider).collect(),
+            sources: Sources::new(informers),
+            writer: Writer::new(&config.profiles, client, informers, clock.clone(), &rng, sender),
+            done,
             clock,
-            rng,
-            synced: vec![
-                Box::pin(async move { nodes.synced().await }),
-                Box::pin(async move { pods.synced().await }),
-                Box::pin(async move { namespaces.synced().await }),
-                Box::pin(async move { claims.synced().await }),
-                Box::pin(async move { volumes.synced().await }),
-                Box::pin(async move { classes.synced().await }),
-                Box::pin(async move { drivers.synced().await }),
-                Box::pin(async move { settings.synced().await }),
-                Box::pin(async move { capacities.synced().await }),
-            ],
         }
     }
 
     async fn run(mut self, until: CancellationToken) {
         // Before all nodes and pods are known, decisions would be made on half a cluster.
-        for synced in std::mem::take(&mut self.synced) {
+        for synced in self.sources.synced() {
             tokio::select! {
                 () = synced => {}
                 () = until.cancelled() => return,
             }
         }
         loop {
-            self.take_in();
+            while let Some(news) = self.sources.try_next() {
+                self.take(news);
+            }
+            while let Ok(done) = self.done.try_recv() {
+                self.finish(done);
+            }
             if self.decide() {
                 tokio::task::yield_now().await;
                 continue;
@@ -172,169 +141,51 @@ impl Scheduler {
                 }
             };
             tokio::select! {
-                change = self.pods.next() => self.pod(change),
-                change = self.nodes.next() => self.node(change),
-                change = self.namespaces.next() => self.namespace(change),
-                change = self.claims.next() => self.claim(change),
-                change = self.volumes.next() => self.volume(change),
-                change = self.classes.next() => self.class(change),
-                change = self.drivers.next() => self.drivers(change),
-                change = self.driver_settings.next() => self.driver(change),
-                change = self.capacities.next() => self.capacity(change),
-                Some(key) = self.failed.recv() => self.could_not_bind(&key),
+                news = self.sources.next() => self.take(news),
+                Some(done) = self.done.recv() => self.finish(done),
                 () = alarm => {}
                 () = until.cancelled() => return,
             }
         }
     }
 
-    /// Everything that has happened by now.
-    fn take_in(&mut self) {
-        while let Some(change) = self.nodes.try_next() {
-            self.node(change);
-        }
-        while let Some(change) = self.namespaces.try_next() {
-            self.namespace(change);
-        }
-        while let Some(change) = self.classes.try_next() {
-            self.class(change);
-        }
-        while let Some(change) = self.drivers.try_next() {
-            self.drivers(change);
-        }
-        while let Some(change) = self.driver_settings.try_next() {
-            self.driver(change);
-        }
-        while let Some(change) = self.capacities.try_next() {
-            self.capacity(change);
-        }
-        while let Some(change) = self.volumes.try_next() {
-            self.volume(change);
-        }
-        while let Some(change) = self.claims.try_next() {
-            self.claim(change);
-        }
-        while let Some(change) = self.pods.try_next() {
-            self.pod(change);
-        }
-        while let Ok(key) = self.failed.try_recv() {
-            self.could_not_bind(&key);
-        }
-    }
-
-    fn node(&mut self, change: Change<Node>) {
+    /// What a write came to.
+    fn finish(&mut self, done: Done) {
         let now = self.clock.now();
-        match (&change.old, &change.new) {
-            (None, Some(new)) => {
-                self.snapshot.put_node(Arc::clone(new));
-                self.queue.happened(Event::NodeAdded, now);
-            }
-            (Some(old), Some(new)) => {
-                self.snapshot.put_node(Arc::clone(new));
-                for event in node_events(old, new) {
-                    self.queue.happened(event, now);
+        match done {
+            Done::NotBound(key) => {
+                let Some((_, pod)) = self.snapshot.placement(&key) else { return };
+                let pod = Arc::clone(pod);
+                if !pod.object.spec.node_name.is_empty() {
+                    return;
                 }
+                self.release(&key);
+                let node = pod.object.status.nominated_node_name.clone();
+                if !node.is_empty() {
+                    self.snapshot.nominations.put(Arc::clone(&pod), &node);
+                }
+                self.queue.put(pod, now);
+                self.queue.back_off(&key, now);
             }
-            (_, None) => self.snapshot.remove_node(&change.key.name),
-        }
-    }
-
-    fn namespace(&mut self, change: Change<Namespace>) {
-        match change.new {
-            Some(new) => {
-                let labels = new.metadata.labels.clone();
-                self.snapshot.put_namespace(&change.key.name, labels);
-            }
-            None => self.snapshot.remove_namespace(&change.key.name),
-        }
-    }
-
-    fn claim(&mut self, change: Change<PersistentVolumeClaim>) {
-        self.snapshot.storage.put_claim(change.key, change.new);
-        self.queue.happened(Event::Claim, self.clock.now());
-    }
-
-    fn volume(&mut self, change: Change<PersistentVolume>) {
-        self.snapshot.storage.put_volume(&change.key.name, change.new);
-        self.queue.happened(Event::Volume, self.clock.now());
-    }
-
-    fn class(&mut self, change: Change<StorageClass>) {
-        self.snapshot.storage.put_class(&change.key.name, change.new);
-        self.queue.happened(Event::StorageClass, self.clock.now());
-    }
-
-    fn drivers(&mut self, change: Change<CsiNode>) {
-        self.snapshot.storage.put_drivers(&change.key.name, change.new);
-        self.queue.happened(Event::Drivers, self.clock.now());
-    }
-
-    fn driver(&mut self, change: Change<CsiDriver>) {
-        self.snapshot.storage.put_driver(&change.key.name, change.new);
-        self.queue.happened(Event::StorageCapacity, self.clock.now());
-    }
-
-    fn capacity(&mut self, change: Change<CsiStorageCapacity>) {
-        self.snapshot.storage.put_capacity(change.key, change.new);
-        self.queue.happened(Event::StorageCapacity, self.clock.now());
-    }
-
-    fn pod(&mut self, change: Change<Pod>) {
-        let now = self.clock.now();
-        let key = change.key;
-        let Some(object) = change.new else {
-            self.queue.remove(&key);
-            self.release(&key);
-            return;
-        };
-        if object.is_terminal() {
-            self.queue.remove(&key);
-            self.release(&key);
-            return;
-        }
-        let info = Arc::new(PodInfo::new(key.clone(), object));
-        if !info.object.spec.node_name.is_empty() {
-            self.queue.remove(&key);
-            self.snapshot.storage.release(&key);
-            let known = self.snapshot.placement(&key).is_some();
-            self.snapshot.place(Arc::clone(&info), &info.object.spec.node_name);
-            self.queue.happened(if known { Event::PodLabels } else { Event::PodAdded }, now);
-            return;
-        }
-        let assumed = self.snapshot.placement(&key).map(|(_, pod)| pod.uid() == info.uid());
-        match assumed {
-            // Our own decision is on its way; this is the state before it.
-            Some(true) => return,
-            Some(false) => self.release(&key),
-            None => {}
-        }
-        if !wants_node(&info) {
-            self.queue.remove(&key);
-        } else if self.queue.get(&key).is_some_and(|old| same_wishes(&old.object, &info.object)) {
-            self.queue.refresh(info);
-        } else {
-            self.queue.put(info, now);
+            Done::Preempted { key, plugins } => self.queue.refused(&key, plugins, now),
+            Done::NotPreempted(key) => self.queue.retry(&key, now),
         }
     }
 
     fn release(&mut self, key: &Key) {
         self.snapshot.storage.release(key);
-        if self.snapshot.placement(key).is_some() {
+        if let Some((_, pod)) = self.snapshot.placement(key) {
+            let pod = Arc::clone(pod);
             self.snapshot.remove_pod(key);
-            self.queue.happened(Event::PodDeleted, self.clock.now());
+            self.happened_to(&pod, Event::PodDeleted);
         }
     }
 
-    fn could_not_bind(&mut self, key: &Key) {
-        let Some((_, pod)) = self.snapshot.placement(key) else { return };
-        let pod = Arc::clone(pod);
-        if !pod.object.spec.node_name.is_empty() {
-            return;
-        }
-        let now = self.clock.now();
-        self.release(key);
-        self.queue.put(pod, now);
-        self.queue.back_off(key, now);
+    fn happened_to(&mut self, pod: &PodInfo, event: Event) {
+        let (cluster, now) = (&self.snapshot, self.clock.now());
+        let matters =
+            |plugin: &dyn Plugin, waiting: &PodInfo| plugin.heeds(waiting, event, pod, cluster);
+        self.queue.happened_where(event, now, matters);
     }
 
     /// Decides about as many pods as a batch has; whether there was any.
@@ -342,113 +193,70 @@ impl Scheduler {
         let now = self.clock.now();
         for tried in 0..BATCH {
             let Some(pod) = self.queue.pop(now) else { return tried > 0 };
-            match cycle::schedule(&pod, &self.snapshot, &self.rng) {
-                Ok(placement) => {
-                    self.queue.remove(&pod.key);
-                    let promises = promises(&pod, &self.snapshot, &placement.node);
-                    self.snapshot.storage.promise(&pod.key, &promises);
-                    self.snapshot.place(Arc::clone(&pod), &placement.node);
-                    self.writer.bind(pod, placement.node, promises);
-                }
-                Err(refused) => {
-                    let plugins = refused.plugins.keys().copied().collect();
-                    self.queue.refused(&pod.key, plugins, now);
-                    self.writer.explain(pod, &refused);
-                }
+            let name = profile_of(&pod.object);
+            // Pods of other schedulers do not enter the queue.
+            let Some(decider) = self.deciders.get_mut(name) else { continue };
+            match decider.schedule(&pod, &self.snapshot) {
+                Ok(placement) => self.bind(pod, placement),
+                Err(refused) => self.refuse(pod, &refused),
             }
         }
         true
     }
-}
 
-impl Writer {
-    fn bind(&self, pod: Arc<PodInfo>, node: String, promises: Vec<Promise>) {
-        let writer = self.clone();
-        tokio::spawn(async move {
-            if !promises.is_empty() {
-                let (client, clock, claims) = (&writer.client, &writer.clock, &writer.claims);
-                let kept = prebind::keep(client, clock, claims, &node, &promises).await;
-                if let Err(error) = kept {
-                    let message = error.to_string();
-                    let about = reference(&pod.object);
-                    writer.recorder.event(&about, "Warning", "FailedScheduling", message);
-                    drop(writer.failed.send(pod.key.clone()));
-                    return;
-                }
-            }
-            let _permit = writer.permits.acquire().await;
-            let path = format!("{}/binding", kind::POD.path(pod.namespace(), &pod.key.name));
-            let binding = json!({
-                "apiVersion": "v1",
-                "kind": "Binding",
-                "metadata": {"name": &*pod.key.name, "namespace": pod.namespace(), "uid": pod.uid()},
-                "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-            });
-            match writer.client.post(&path, &binding).await {
-                Ok(_) => {
-                    let message = format!("Successfully assigned {} to {node}", pod.key);
-                    writer.recorder.event(&reference(&pod.object), "Normal", "Scheduled", message);
-                }
-                Err(error) => writer.could_not_bind(&pod, &node, &error),
-            }
-        });
+    fn bind(&mut self, pod: Arc<PodInfo>, placement: Placement) {
+        self.queue.remove(&pod.key);
+        let promises = promises(&pod, &self.snapshot, &placement.node);
+        self.snapshot.storage.promise(&pod.key, &promises);
+        self.snapshot.place(Arc::clone(&pod), &placement.node);
+        self.writer.bind(pod, placement.node, promises);
     }
 
-    fn could_not_bind(&self, pod: &PodInfo, node: &str, error: &Error) {
-        // A pod that is gone has nothing left to tell about.
-        if !error.is_not_found() {
-            tracing::warn!(pod = %pod.key, node, %error, "cannot bind");
-            let message = format!("binding rejected: {error}");
-            self.recorder.event(&reference(&pod.object), "Warning", "FailedScheduling", message);
-        }
-        // The receiver is gone only when the scheduler is.
-        drop(self.failed.send(pod.key.clone()));
+    fn refuse(&mut self, pod: Arc<PodInfo>, refused: &Unschedulable) {
+        let plugins = refused.plugins.keys().copied().collect();
+        let nomination = match &refused.preemption {
+            Some(Preemption::Found(victims)) => {
+                let nomination = Nomination::Node(victims.node.clone());
+                self.writer.explain(&pod, refused, nomination);
+                self.preempt(pod, victims, plugins);
+                return;
+            }
+            Some(Preemption::Useless { .. }) if self.is_nominated(&pod) => {
+                self.snapshot.nominations.remove(&pod.key);
+                Nomination::Nowhere
+            }
+            _ => Nomination::AsItIs,
+        };
+        self.queue.refused(&pod.key, plugins, self.clock.now());
+        self.writer.explain(&pod, refused, nomination);
     }
 
-    /// Writes the condition, where it says something new, and the event.
-    fn explain(&self, pod: Arc<PodInfo>, refused: &Unschedulable) {
-        let message = explanation::sentence(refused);
-        self.recorder.event(
-            &reference(&pod.object),
-            "Warning",
-            "FailedScheduling",
-            message.clone(),
-        );
-        let known = Condition::find(&pod.object.status.conditions, "PodScheduled")
-            .is_some_and(|condition| condition.status == "False" && condition.message == message);
-        if known {
-            return;
+    fn is_nominated(&self, pod: &PodInfo) -> bool {
+        self.snapshot.nominations.of(&pod.key).is_some()
+            || !pod.object.status.nominated_node_name.is_empty()
+    }
+
+    /// Until the victims have been told to go the pod is not tried again: it would look for more.
+    fn preempt(&mut self, pod: Arc<PodInfo>, victims: &Victims, plugins: Vec<&'static str>) {
+        let nominations = &mut self.snapshot.nominations;
+        let lower = nominations.on(&victims.node).iter();
+        let lower = lower.filter(|other| other.priority() < pod.priority() && other.key != pod.key);
+        // They may no longer fit there, and find another place sooner if they do not wait for it.
+        let displaced: Vec<Arc<PodInfo>> = lower.cloned().collect();
+        for other in &displaced {
+            nominations.remove(&other.key);
+            self.queue.retry(&other.key, self.clock.now());
         }
-        let writer = self.clone();
-        tokio::spawn(async move {
-            let _permit = writer.permits.acquire().await;
-            let now = writer.clock.now().to_string();
-            let condition = json!({
-                "type": "PodScheduled",
-                "status": "False",
-                "reason": "Unschedulable",
-                "message": message,
-                "lastProbeTime": null,
-                "lastTransitionTime": now,
-                "observedGeneration": pod.object.metadata.generation,
-            });
-            let patch = Patch::Strategic(json!({
-                "metadata": {"uid": pod.uid()},
-                "status": {"conditions": [condition]},
-            }));
-            let (namespace, name) = (pod.namespace(), &*pod.key.name);
-            let written = writer.client.patch::<Pod>(namespace, name, "status", &patch).await;
-            if let Err(error) = written
-                && !error.is_not_found()
-            {
-                tracing::warn!(pod = %pod.key, %error, "cannot write the PodScheduled condition");
-            }
-        });
+        nominations.put(Arc::clone(&pod), &victims.node);
+        self.writer.preempt(pod, victims, displaced, plugins);
     }
 }
 
 /// What the pod's volumes still need on the node that was chosen.
 fn promises(pod: &PodInfo, snapshot: &Snapshot, node: &str) -> Vec<Promise> {
+    if pod.object.claims().next().is_none() {
+        return Vec::new();
+    }
     let storage = &snapshot.storage;
     let (Ok(claims), Some(node)) = (storage.claims_of(pod), snapshot.node(node)) else {
         return Vec::new();
@@ -456,32 +264,10 @@ fn promises(pod: &PodInfo, snapshot: &Snapshot, node: &str) -> Vec<Promise> {
     storage.on_node(&pod.key, &claims, node).unwrap_or_default()
 }
 
-/// Ours, not gated, and not on its way out.
-fn wants_node(pod: &PodInfo) -> bool {
-    let spec = &pod.object.spec;
-    (spec.scheduler_name.is_empty() || spec.scheduler_name == NAME)
-        && spec.scheduling_gates.is_empty()
-        && !pod.object.is_terminating()
-}
-
-/// Whether nothing has changed that bears on placement.
-fn same_wishes(old: &Entry<Pod>, new: &Entry<Pod>) -> bool {
-    old.metadata.uid == new.metadata.uid
-        && old.metadata.generation == new.metadata.generation
-        && old.metadata.labels == new.metadata.labels
-}
-
-fn node_events(old: &Entry<Node>, new: &Entry<Node>) -> Vec<Event> {
-    let taints =
-        old.spec.taints != new.spec.taints || old.spec.unschedulable != new.spec.unschedulable;
-    let differences = [
-        (old.status.allocatable != new.status.allocatable, Event::NodeAllocatable),
-        (old.metadata.labels != new.metadata.labels, Event::NodeLabels),
-        (taints, Event::NodeTaints),
-    ];
-    differences.into_iter().filter(|(differs, _)| *differs).map(|(_, event)| event).collect()
-}
-
-fn reference(pod: &Entry<Pod>) -> ObjectReference {
-    ObjectReference::of(&kind::POD, &pod.metadata)
+/// The profile that the pod asks for.
+fn profile_of(pod: &Entry<Pod>) -> &str {
+    match pod.spec.scheduler_name.as_str() {
+        "" => crate::profile::DEFAULT_NAME,
+        name => name,
+    }
 }

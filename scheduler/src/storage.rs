@@ -230,7 +230,7 @@ impl Storage {
         claims: &Claims,
         node: &NodeInfo,
     ) -> Result<Vec<Promise>, Lack> {
-        let (name, labels) = (node.name.as_str(), node.labels());
+        let (name, labels) = (&*node.name, node.labels());
         for claim in &claims.bound {
             let volume = self.volumes.get(&claim.spec.volume_name).ok_or(Lack::Gone)?;
             if !reaches(volume, name, labels) {

@@ -8,11 +8,12 @@ use proto::time::Time;
 use proto::view::persistent_volume::PersistentVolume;
 use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::storage_class::StorageClass;
-use scheduler::cycle::{opinions, schedule};
+use scheduler::cycle::{Decider, opinions};
 use scheduler::explanation::sentence;
-use scheduler::plugins::Event;
+use scheduler::plugins::{Event, Plugin};
+use scheduler::profile::Profile;
 use scheduler::queue::Queue;
-use scheduler::snapshot::{PodInfo, Snapshot};
+use scheduler::snapshot::{Kind, PodInfo, Snapshot};
 use scheduler::storage::Promise;
 use serde_json::{Value, json};
 
@@ -53,10 +54,11 @@ fn snapshot(nodes: Vec<Value>) -> Snapshot {
     snapshot
 }
 
-/// Where it goes, or why it goes nowhere.
-fn decide(pod: &PodInfo, snapshot: &Snapshot) -> Result<String, String> {
-    let placed = schedule(pod, snapshot, &Rng::seeded(1));
-    placed.map(|placement| placement.node).map_err(|refused| sentence(&refused))
+/// Where it goes, or why it goes nowhere, without others' making room.
+fn decide(pod: &Arc<PodInfo>, snapshot: &Snapshot) -> Result<String, String> {
+    let profile = Profile { preempts: false, ..Profile::default() };
+    let placed = Decider::new(Arc::new(profile), Rng::seeded(1)).schedule(pod, snapshot);
+    placed.map(|placement| placement.node.to_string()).map_err(|refused| sentence(&refused))
 }
 
 #[test]
@@ -164,10 +166,13 @@ fn host_ports_conflict_per_address_and_protocol() {
 fn replicas_spread_and_constraints_bind() {
     let owned = |name: &str| {
         let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "rs", "controller": true}]);
-        let value = json!({"metadata": {"name": name, "namespace": "default", "uid": name, "ownerReferences": owner}});
+        let value = json!({"metadata": {"name": name, "namespace": "default", "uid": name,
+            "labels": {"app": "web"}, "ownerReferences": owner}});
         Arc::new(PodInfo::new(Key::new("default", name), entry(value)))
     };
     let mut spread = snapshot(["a", "b", "c"].map(|name| node(name, json!({}))).to_vec());
+    let set = json!({"spec": {"selector": {"matchLabels": {"app": "web"}}}}).to_string();
+    spread.put_controller(Kind::ReplicaSet, &Key::new("default", "rs"), Some(set.as_bytes()));
     for index in 0..6 {
         let replica = owned(&format!("p{index}"));
         let chosen = decide(&replica, &spread).unwrap();
@@ -236,7 +241,7 @@ fn init_containers_count_for_the_most_they_need() {
 fn every_plugin_has_its_say() {
     let snapshot =
         snapshot(vec![node("a", json!({"spec": {"unschedulable": true}})), node("b", json!({}))]);
-    let opinions = opinions(&pod("p", asks("5")), &snapshot);
+    let opinions = opinions(&pod("p", asks("5")), &snapshot, &Profile::default());
     let plugins: Vec<&str> = opinions[0].rejections.iter().map(|(plugin, _)| *plugin).collect();
     assert_eq!(plugins, ["NodeUnschedulable", "NodeResourcesFit"]);
     assert_eq!(opinions[1].rejections.len(), 1);
@@ -264,10 +269,56 @@ fn only_an_event_that_could_cure_wakes_a_pod() {
     assert_eq!(queue.wake_at(), Some(at(102)));
     assert!(queue.pop(at(102)).is_some());
 
+    // Of pods only those matter that have to do with the rejection.
+    queue.refused(&waiting.key, vec!["NodePorts"], at(102));
+    queue.happened_where(Event::PodDeleted, at(200), |_, _| false);
+    assert!(queue.pop(at(200)).is_none());
+    let asks =
+        |plugin: &dyn Plugin, pod: &PodInfo| (plugin.name(), &*pod.key.name) == ("NodePorts", "p");
+    queue.happened_where(Event::PodDeleted, at(102), asks);
+    assert!(queue.pop(at(106)).is_some());
+
     // A missed event is made up for after five minutes.
-    queue.refused(&waiting.key, vec!["NodeResourcesFit"], at(102));
-    assert_eq!(queue.wake_at(), Some(at(402)));
-    assert!(queue.pop(at(402)).is_some());
+    queue.refused(&waiting.key, vec!["NodeResourcesFit"], at(106));
+    assert_eq!(queue.wake_at(), Some(at(406)));
+    assert!(queue.pop(at(406)).is_some());
+}
+
+/// What of a pod that comes or goes makes it worth another try.
+#[test]
+fn only_pods_that_matter_wake_a_pod() {
+    let term = |app: &str| {
+        json!([{"topologyKey": "kubernetes.io/hostname",
+        "labelSelector": {"matchLabels": {"app": app}}}])
+    };
+    let affinity = |kind: &str, app: &str| json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": term(app)}}});
+    let spread = |app: &str| {
+        json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": app}}}]})
+    };
+    let port =
+        |port: i64| json!({"containers": [{"ports": [{"containerPort": 80, "hostPort": port}]}]});
+    let (near, far, plain) = ("podAffinity", "podAntiAffinity", json!({}));
+    let cluster = Snapshot::default();
+    // All pods are of the app "web".
+    for (plugin, waiting, event, other, heeds) in [
+        ("InterPodAffinity", affinity(near, "web"), Event::PodAdded, &plain, true),
+        ("InterPodAffinity", affinity(near, "db"), Event::PodAdded, &plain, false),
+        ("InterPodAffinity", affinity(far, "web"), Event::PodAdded, &plain, false),
+        ("InterPodAffinity", affinity(far, "web"), Event::PodDeleted, &plain, true),
+        ("InterPodAffinity", affinity(far, "db"), Event::PodDeleted, &plain, false),
+        ("InterPodAffinity", plain.clone(), Event::PodDeleted, &affinity(far, "web"), true),
+        ("InterPodAffinity", affinity(far, "db"), Event::PodLabels, &plain, true),
+        ("PodTopologySpread", spread("web"), Event::PodAdded, &plain, true),
+        ("PodTopologySpread", spread("db"), Event::PodAdded, &plain, false),
+        ("NodePorts", port(80), Event::PodDeleted, &port(80), true),
+        ("NodePorts", port(80), Event::PodDeleted, &port(81), false),
+    ] {
+        let found = scheduler::plugins::find(plugin).unwrap();
+        let said =
+            found.heeds(&pod("p", waiting.clone()), event, &pod("o", other.clone()), &cluster);
+        assert_eq!(said, heeds, "{plugin} {waiting} {event:?} {other}");
+    }
 }
 
 /// A claim of class `c`, changed so, under its own name.

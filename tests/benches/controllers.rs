@@ -52,7 +52,7 @@ fn cluster(mut calls: mpsc::UnboundedReceiver<Call>, ready: std::sync::mpsc::Sen
         let server = server.expect("the API server starts");
         let client = server.client(User::new("admin", &["system:masters"]));
         let informers = Informers::new(client.clone(), clock.clone(), rng.clone());
-        let options = scheduler::Options { leader_elect: false };
+        let options = scheduler::Options { leader_elect: false, ..Default::default() };
         let (c, i, k, r) = (client.clone(), informers.clone(), clock.clone(), rng.clone());
         tokio::spawn(scheduler::run(options, c, i, k, r, CancellationToken::new()));
         let _nodes = Simulated::start(NODES, &client, &informers, &clock, &rng);

@@ -59,7 +59,7 @@ impl World {
         tokio::spawn(async move { controller::run(controllers, manager, i, c, r, s).await });
         let scheduler = component("system:kube-scheduler");
         let (i, c, r, s) = (informers.clone(), clock.clone(), rng.clone(), shutdown.clone());
-        let options = scheduler::Options { leader_elect: false };
+        let options = scheduler::Options { leader_elect: false, ..Default::default() };
         tokio::spawn(async move { scheduler::run(options, scheduler, i, c, r, s).await });
 
         let client = server.client(User::new("admin", &["system:masters"]));

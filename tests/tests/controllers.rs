@@ -75,7 +75,7 @@ impl Rig {
         let scheduler = CancellationToken::new();
         let (c, i, k, r, s) =
             (client.clone(), informers.clone(), clock.clone(), rng.clone(), scheduler.clone());
-        let options = scheduler::Options { leader_elect: false };
+        let options = scheduler::Options { leader_elect: false, ..Default::default() };
         tokio::spawn(async move { scheduler::run(options, c, i, k, r, s).await });
         let simulated = Simulated::start(nodes, &client, &informers, &clock, &rng);
         let mut rig = Rig {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use client::{Client, Key, ListOptions};
+use client::{Client, Key, ListOptions, Object, Rng};
 use proto::view::csi_driver::CsiDriver;
 use proto::view::csi_node::CsiNode;
 use proto::view::csi_storage_capacity::CsiStorageCapacity;
@@ -12,9 +12,15 @@ use proto::view::node::Node;
 use proto::view::persistent_volume::PersistentVolume;
 use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::pod::Pod;
+use proto::view::pod_disruption_budget::PodDisruptionBudget;
+use proto::view::replica_set::ReplicaSet;
+use proto::view::scaled::{ReplicationController, StatefulSet};
+use proto::view::service::Service;
 use proto::view::storage_class::StorageClass;
-use scheduler::cycle::{Opinion, opinions};
-use scheduler::snapshot::{PodInfo, Snapshot};
+use scheduler::cycle::{Decider, Opinion, opinions};
+use scheduler::preemption::Preemption;
+use scheduler::profile::Profile;
+use scheduler::snapshot::{Kind, PodInfo, Snapshot};
 
 use crate::failure::{Failure, Result};
 use crate::output::table::Table;
@@ -39,7 +45,7 @@ impl Why {
         };
         let pod = session.client.get::<Pod>(&session.namespace, name).await?;
         let key = Key::new(&session.namespace, name);
-        let mut info = PodInfo::new(key, Arc::new(pod));
+        let mut info = Arc::new(PodInfo::new(key, Arc::new(pod)));
         let snapshot = snapshot(&session.client, &info).await?;
         let chosen = info.object.spec.node_name.clone();
         match chosen.as_str() {
@@ -50,13 +56,37 @@ impl Why {
             anstream::println!("It waits for its scheduling gate {:?} to be removed.", gate.name);
         }
         // Asked as if it had no node yet.
-        info = unplaced(&info)?;
-        let opinions = opinions(&info, &snapshot);
+        info = Arc::new(unplaced(&info)?);
+        let profile = Profile::default();
+        let opinions = opinions(&info, &snapshot, &profile);
         if opinions.is_empty() {
             anstream::println!("no nodes available to schedule pods");
         }
         print(&opinions, &chosen);
+        if chosen.is_empty() && opinions.iter().all(|opinion| !opinion.rejections.is_empty()) {
+            print_preemption(&info, &snapshot, profile);
+        }
         Ok(())
+    }
+}
+
+/// Who could make room, or why nobody.
+fn print_preemption(pod: &Arc<PodInfo>, snapshot: &Snapshot, profile: Profile) {
+    let mut decider = Decider::new(Arc::new(profile), Rng::seeded(0));
+    let Err(refused) = decider.schedule(pod, snapshot) else { return };
+    match refused.preemption {
+        Some(Preemption::Found(victims)) => {
+            let names: Vec<String> = victims.pods.iter().map(|pod| pod.key.to_string()).collect();
+            let (node, names) = (victims.node, names.join(", "));
+            anstream::println!("It could take the place of others on node {node}: {names}");
+        }
+        Some(Preemption::Refused(why)) => anstream::println!("Preemption: {why}"),
+        Some(Preemption::Useless { reasons, .. }) => {
+            for (reason, count) in reasons {
+                anstream::println!("Preemption: {reason} ({count} nodes)");
+            }
+        }
+        None => {}
     }
 }
 
@@ -75,17 +105,50 @@ async fn snapshot(client: &Client, pod: &PodInfo) -> Result<Snapshot> {
         snapshot.put_namespace(&namespace.metadata.name, namespace.metadata.labels.clone());
     }
     storage(client, &mut snapshot).await?;
+    groups(client, &mut snapshot).await?;
     for node in client.list::<Node>(&everything).await?.items {
         snapshot.put_node(Arc::new(node));
     }
     for other in client.list::<Pod>(&everything).await?.items {
         let other = PodInfo::new(Key::of(&other.metadata), Arc::new(other));
         let node = other.object.spec.node_name.clone();
-        if !node.is_empty() && !other.object.is_terminal() && other.uid() != pod.uid() {
-            snapshot.place(Arc::new(other), &node);
+        let nominated = other.object.status.nominated_node_name.clone();
+        let other = Arc::new(other);
+        if other.object.is_terminal() {
+            continue;
+        }
+        if !node.is_empty() && other.uid() != pod.uid() {
+            snapshot.place(other, &node);
+        } else if node.is_empty() && !nominated.is_empty() {
+            snapshot.nominations.put(other, &nominated);
         }
     }
     Ok(snapshot)
+}
+
+async fn groups(client: &Client, snapshot: &mut Snapshot) -> Result<()> {
+    let everything = ListOptions::default();
+    for service in client.list::<Service>(&everything).await?.items {
+        snapshot.put_service(&Key::of(&service.metadata), Some(&service.spec.selector));
+    }
+    controllers::<ReplicaSet>(client, snapshot, Kind::ReplicaSet).await?;
+    controllers::<StatefulSet>(client, snapshot, Kind::StatefulSet).await?;
+    controllers::<ReplicationController>(client, snapshot, Kind::ReplicationController).await?;
+    for budget in client.list::<PodDisruptionBudget>(&everything).await?.items {
+        snapshot.budgets.put(&Key::of(&budget.metadata), Some(&Arc::new(budget)));
+    }
+    Ok(())
+}
+
+async fn controllers<T: Object>(
+    client: &Client,
+    snapshot: &mut Snapshot,
+    kind: Kind,
+) -> Result<()> {
+    for owner in client.list::<T>(&ListOptions::default()).await?.items {
+        snapshot.put_controller(kind, &Key::of(owner.meta()), Some(&owner.bytes));
+    }
+    Ok(())
 }
 
 async fn storage(client: &Client, snapshot: &mut Snapshot) -> Result<()> {
@@ -118,10 +181,10 @@ async fn storage(client: &Client, snapshot: &mut Snapshot) -> Result<()> {
 fn print(opinions: &[Opinion], chosen: &str) {
     let mut table = Table::new(&["NODE", "VERDICT", "PLUGIN", "WHY"]);
     for opinion in opinions {
-        let mark = if opinion.node == chosen { "chosen" } else { "fits" };
+        let mark = if *opinion.node == *chosen { "chosen" } else { "fits" };
         for (plugin, reason) in &opinion.rejections {
             table.push(vec![
-                opinion.node.clone(),
+                opinion.node.to_string(),
                 "excluded".into(),
                 plugin.to_string(),
                 reason.to_string(),
@@ -130,7 +193,7 @@ fn print(opinions: &[Opinion], chosen: &str) {
         if opinion.rejections.is_empty() {
             let total: i64 = opinion.scores.iter().map(|(_, score)| score).sum();
             table.push(vec![
-                opinion.node.clone(),
+                opinion.node.to_string(),
                 mark.into(),
                 String::new(),
                 format!("score {total}"),

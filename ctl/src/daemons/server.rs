@@ -71,7 +71,7 @@ pub async fn run(
         ..controller::Options::default()
     };
     let makes_accounts = controller.includes(ServiceAccounts::NAME);
-    let scheduler = scheduler::Options { leader_elect };
+    let scheduler = scheduler::Options { leader_elect, ..Default::default() };
     let parts = async {
         let (c, r, i, s) = (clock.clone(), rng.clone(), informers.clone(), shutdown.clone());
         let controllers = controller::run(controller, controllers, i, c, r, s);

@@ -1,61 +1,93 @@
-//! NodeResourcesFit: what the pod asks for must be free; the emptier node is better.
+//! NodeResourcesFit: what the pod asks for must be free; how full the node becomes makes it better
+//! or worse.
 
-use super::{BEST, Event, Judge, Plugin, Reason};
+use std::sync::Arc;
+
+use super::strategy::{Amounts, Strategy};
+use super::{Event, Judge, Plugin, Reason, Reasons, Rejection};
+use crate::profile::Args;
+use crate::resources::Resources;
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 
 pub struct NodeResourcesFit;
 
-struct Asked<'a>(&'a PodInfo);
+struct Asked {
+    requests: Resources,
+    amounts: Amounts,
+    strategy: Strategy,
+}
+
+/// What is wanting, and whether the node has less than that in all.
+type Wanting = (Reason, bool);
 
 impl Plugin for NodeResourcesFit {
     fn name(&self) -> &'static str {
         "NodeResourcesFit"
     }
 
+    fn weight(&self) -> i64 {
+        1
+    }
+
     fn cures(&self) -> &'static [Event] {
         &[Event::NodeAdded, Event::NodeAllocatable, Event::PodDeleted]
     }
 
-    fn judge<'a>(&self, pod: &'a PodInfo, _: &'a Snapshot) -> Option<Box<dyn Judge + 'a>> {
-        Some(Box::new(Asked(pod)))
+    fn judge(&self, pod: &Arc<PodInfo>, _: &Snapshot, args: &Args) -> Option<Box<dyn Judge>> {
+        let mut requests = pod.requests.clone();
+        requests.extended.retain(|name, amount| *amount > 0 && !args.ignores(name));
+        let amounts = Amounts::scored(pod, &args.resources);
+        Some(Box::new(Asked { requests, amounts, strategy: args.strategy.clone() }))
     }
 }
 
-impl Judge for Asked<'_> {
-    fn filter(&self, node: &NodeInfo) -> Vec<Reason> {
-        let (want, have, used) = (&self.0.requests, &node.allocatable, &node.requested);
-        let lacks = |want: i64, have: i64, used: i64| want > 0 && want > have - used;
-        let mut reasons = Vec::new();
-        if node.pods.len() as i64 + 1 > have.pods {
-            reasons.push("Too many pods".into());
+impl Judge for Asked {
+    fn filter(&self, node: &NodeInfo, _: &Snapshot) -> Option<Rejection> {
+        let (want, have, used) = (&self.requests, &*node.allocatable, &node.requested);
+        let fits = |want: i64, have: i64, used: i64| want == 0 || want <= have - used;
+        let plain = (node.pods.len() as i64) < have.pods
+            && fits(want.cpu, have.cpu, used.cpu)
+            && fits(want.memory, have.memory, used.memory)
+            && fits(want.ephemeral_storage, have.ephemeral_storage, used.ephemeral_storage);
+        if plain && want.extended.is_empty() {
+            return None;
         }
-        if lacks(want.cpu, have.cpu, used.cpu) {
-            reasons.push("Insufficient cpu".into());
-        }
-        if lacks(want.memory, have.memory, used.memory) {
-            reasons.push("Insufficient memory".into());
-        }
-        if lacks(want.ephemeral_storage, have.ephemeral_storage, used.ephemeral_storage) {
-            reasons.push("Insufficient ephemeral-storage".into());
-        }
-        for (name, amount) in &want.extended {
-            let of = |list: &std::collections::BTreeMap<String, i64>| {
-                list.get(name).copied().unwrap_or(0)
-            };
-            if lacks(*amount, of(&have.extended), of(&used.extended)) {
-                reasons.push(format!("Insufficient {name}").into());
-            }
-        }
-        reasons
+        let wanting = self.wanting(node);
+        let curable = wanting.iter().all(|(_, never)| !never);
+        let reasons = wanting.into_iter().map(|(reason, _)| reason).collect::<Vec<_>>();
+        (!reasons.is_empty()).then_some(Rejection { reasons: Reasons::Many(reasons), curable })
     }
 
-    /// LeastAllocated over CPU and memory, equally.
-    fn score(&self, node: &NodeInfo) -> Option<i64> {
-        let free = |have: i64, used: i64| {
-            if have == 0 || used > have { 0 } else { (have - used) * BEST / have }
+    fn score(&self, node: &NodeInfo, _: &Snapshot) -> Option<i64> {
+        Some(self.strategy.score(self.amounts.after(node)))
+    }
+}
+
+impl Asked {
+    fn wanting(&self, node: &NodeInfo) -> Vec<Wanting> {
+        let (want, have, used) = (&self.requests, &*node.allocatable, &node.requested);
+        let mut wanting: Vec<Wanting> = Vec::new();
+        if node.pods.len() as i64 >= have.pods {
+            wanting.push(("Too many pods".into(), false));
+        }
+        let mut check = |name: &str, want: i64, have: i64, used: i64| {
+            if want > 0 && want > have - used {
+                let reason = match name {
+                    "cpu" => "Insufficient cpu".into(),
+                    "memory" => "Insufficient memory".into(),
+                    other => format!("Insufficient {other}").into(),
+                };
+                wanting.push((reason, want > have));
+            }
         };
-        let cpu = free(node.allocatable.cpu, node.scored.0 + self.0.scored.0);
-        let memory = free(node.allocatable.memory, node.scored.1 + self.0.scored.1);
-        Some((cpu + memory) / 2)
+        check("cpu", want.cpu, have.cpu, used.cpu);
+        check("memory", want.memory, have.memory, used.memory);
+        let storage = (want.ephemeral_storage, have.ephemeral_storage, used.ephemeral_storage);
+        check("ephemeral-storage", storage.0, storage.1, storage.2);
+        for (name, amount) in &want.extended {
+            let of = |all: &Resources| all.extended.get(name).copied().unwrap_or(0);
+            check(name, *amount, of(have), of(used));
+        }
+        wanting
     }
 }

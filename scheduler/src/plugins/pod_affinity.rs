@@ -1,41 +1,37 @@
-//! InterPodAffinity: near or far from other pods, required and preferred, in both directions
-//! (Kubernetes: Inter-pod affinity and anti-affinity).
+//! InterPodAffinity: near or far from other pods, required and preferred, in both directions.
+//! <https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#inter-pod-affinity-and-anti-affinity>
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
-use proto::meta::Labels;
-use proto::selector::Selector;
-use proto::view::pod::{PodAffinityTerm, PreferredPods};
-
-use super::{BEST, Event, Judge, Plugin, Reason};
-use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
+use super::{BEST, Event, Judge, Plugin, Rejection, Scope};
+use crate::profile::Args;
+use crate::snapshot::{Change, NodeInfo, PodInfo, Snapshot, Term, Topology};
 
 pub struct InterPodAffinity;
 
-/// A term made ready to match pods.
-struct Term<'a> {
-    key: &'a str,
-    /// Without one no pod matches.
-    selector: Option<Selector>,
-    namespaces: Vec<&'a str>,
-    /// Further namespaces, by their labels.
-    namespace_selector: Option<Selector>,
+/// A number for each domain of a label.
+struct Tally {
+    key: String,
+    topology: Arc<Topology>,
+    counts: Vec<i64>,
 }
 
-/// Where pods matching a term are.
-struct Domains<'a> {
-    key: &'a str,
-    values: HashSet<&'a str>,
-}
-
-struct Company<'a> {
-    near: Vec<Domains<'a>>,
-    /// All `near` terms match the pod itself and nobody else yet: the first of its group.
-    first_of_group: bool,
-    far: Vec<Domains<'a>>,
-    /// Domains closed by the anti-affinity of pods that are there.
-    closed: Vec<Domains<'a>>,
-    wishes: Vec<(i64, Domains<'a>)>,
+struct Company {
+    pod: Arc<PodInfo>,
+    /// By term: pods that all of them match.
+    near: Vec<Tally>,
+    /// What they add up to; with nothing, the pod may be the first of its group.
+    near_total: i64,
+    /// All terms match the pod itself.
+    founds_group: bool,
+    /// By term.
+    far: Vec<Tally>,
+    /// By label: terms of pods there that want this one away.
+    closed: Vec<Tally>,
+    /// By label: what the pod's wishes and those of pods there amount to.
+    wishes: Vec<Tally>,
+    /// What being wanted by a pod there counts for; nothing where nobody's wishes matter.
+    wanted: Option<i64>,
 }
 
 impl Plugin for InterPodAffinity {
@@ -52,129 +48,171 @@ impl Plugin for InterPodAffinity {
         &[NodeAdded, NodeLabels, PodAdded, PodDeleted, PodLabels]
     }
 
-    fn judge<'a>(&self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> Option<Box<dyn Judge + 'a>> {
-        let affinity = pod.object.spec.affinity.as_deref();
-        let closed = closed_to(pod, snapshot);
-        if affinity.is_none() && closed.is_empty() {
+    fn heeds(&self, waiting: &PodInfo, event: Event, pod: &PodInfo, cluster: &Snapshot) -> bool {
+        let any = |terms: Option<&Vec<Term>>, of: &PodInfo| {
+            terms.into_iter().flatten().any(|term| term.matches(of, cluster))
+        };
+        let own = waiting.terms.as_deref();
+        let near = any(own.map(|own| &own.near), pod);
+        match event {
+            Event::PodAdded => near,
+            // The last of a group leaves room for the first of the next.
+            Event::PodDeleted => {
+                let theirs = pod.terms.as_deref().map(|theirs| &theirs.far);
+                near || any(own.map(|own| &own.far), pod) || any(theirs, waiting)
+            }
+            _ => true,
+        }
+    }
+
+    fn judge(&self, pod: &Arc<PodInfo>, cluster: &Snapshot, args: &Args) -> Option<Box<dyn Judge>> {
+        if pod.terms.is_none() && !cluster.is_choosy() {
             return None;
         }
-        let near = affinity.map(|affinity| &affinity.pod_affinity);
-        let far = affinity.map(|affinity| &affinity.pod_anti_affinity);
-        let find = |terms: &'a [PodAffinityTerm]| -> Vec<Domains<'a>> {
-            terms.iter().map(|term| domains(&Term::new(term, pod), pod, snapshot)).collect()
+        let own = pod.terms.as_deref();
+        let tallies = |terms: Option<&Vec<Term>>| {
+            let terms = terms.into_iter().flatten();
+            terms.map(|term| Tally::new(&term.key, cluster)).collect::<Vec<_>>()
         };
-        let near_terms = near.map(|near| near.required.as_slice()).unwrap_or_default();
-        let near_domains = find(near_terms);
-        let first_of_group = near_domains.iter().all(|domains| domains.values.is_empty())
-            && near_terms.iter().all(|term| Term::new(term, pod).matches(pod, snapshot));
-        let wish = |sign: i64, terms: &'a [PreferredPods]| {
-            let wish = move |term: &'a PreferredPods| {
-                let found = domains(&Term::new(&term.pod_affinity_term, pod), pod, snapshot);
-                (sign * i64::from(term.weight), found)
-            };
-            terms.iter().map(wish).collect::<Vec<_>>()
+        let (near, far) = (own.map(|own| &own.near), own.map(|own| &own.far));
+        let wishes = own.is_some_and(|own| !own.wishes.is_empty());
+        let mut company = Company {
+            near: tallies(near),
+            near_total: 0,
+            founds_group: near.into_iter().flatten().all(|term| term.matches(pod, cluster)),
+            far: tallies(far),
+            closed: Vec::new(),
+            wishes: Vec::new(),
+            wanted: (wishes || !args.ignore_preferred_terms_of_existing_pods)
+                .then_some(args.hard_pod_affinity_weight),
+            pod: Arc::clone(pod),
         };
-        let mut wishes = wish(1, near.map(|near| near.preferred.as_slice()).unwrap_or_default());
-        wishes.extend(wish(-1, far.map(|far| far.preferred.as_slice()).unwrap_or_default()));
-        let far = find(far.map(|far| far.required.as_slice()).unwrap_or_default());
-        Some(Box::new(Company { near: near_domains, first_of_group, far, closed, wishes }))
+        for node in cluster.nodes() {
+            for other in &node.pods {
+                company.count(node.index, other, 1, cluster);
+            }
+        }
+        Some(Box::new(company))
     }
 }
 
-impl Judge for Company<'_> {
-    fn filter(&self, node: &NodeInfo) -> Vec<Reason> {
-        let labels = node.labels();
-        let has_keys = self.near.iter().all(|domains| labels.contains_key(domains.key));
-        let near = has_keys
-            && (self.first_of_group || self.near.iter().all(|domains| domains.holds(labels)));
-        let reason = if !near {
-            "node(s) didn't match pod affinity rules"
-        } else if self.far.iter().any(|domains| domains.holds(labels)) {
-            "node(s) didn't match pod anti-affinity rules"
-        } else if self.closed.iter().any(|domains| domains.holds(labels)) {
-            "node(s) didn't satisfy existing pods anti-affinity rules"
-        } else {
-            return Vec::new();
-        };
-        vec![reason.into()]
+impl Company {
+    fn count(&mut self, node: usize, other: &PodInfo, by: i64, cluster: &Snapshot) {
+        let pod = Arc::clone(&self.pod);
+        if let Some(own) = pod.terms.as_deref() {
+            let matches = |term: &Term| term.matches(other, cluster);
+            if !own.near.is_empty() && own.near.iter().all(matches) {
+                for tally in &mut self.near {
+                    self.near_total += tally.add(node, by);
+                }
+            }
+            for (term, tally) in own.far.iter().zip(&mut self.far) {
+                if matches(term) {
+                    tally.add(node, by);
+                }
+            }
+            for (weight, term) in &own.wishes {
+                if matches(term) {
+                    tally(&mut self.wishes, &term.key, cluster).add(node, by * weight);
+                }
+            }
+        }
+        let Some(theirs) = other.terms.as_deref() else { return };
+        let matches = |term: &Term| term.matches(&pod, cluster);
+        for term in theirs.far.iter().filter(|term| matches(term)) {
+            tally(&mut self.closed, &term.key, cluster).add(node, by);
+        }
+        let Some(wanted) = self.wanted else { return };
+        for (weight, term) in theirs.wishes.iter().filter(|(_, term)| matches(term)) {
+            tally(&mut self.wishes, &term.key, cluster).add(node, by * weight);
+        }
+        for term in theirs.near.iter().filter(|term| wanted > 0 && matches(term)) {
+            tally(&mut self.wishes, &term.key, cluster).add(node, by * wanted);
+        }
+    }
+}
+
+impl Judge for Company {
+    fn scope(&self) -> Scope {
+        Scope::Cluster
     }
 
-    fn score(&self, node: &NodeInfo) -> Option<i64> {
-        let granted = self.wishes.iter().filter(|(_, domains)| domains.holds(node.labels()));
-        Some(granted.map(|(weight, _)| weight).sum())
+    fn filter(&self, node: &NodeInfo, _: &Snapshot) -> Option<Rejection> {
+        let at = node.index;
+        if !self.near.is_empty() {
+            let first = self.near_total == 0 && self.founds_group;
+            let near = |tally: &Tally| tally.of(at).is_some_and(|count| first || count > 0);
+            if !self.near.iter().all(near) {
+                return Rejection::lasting("node(s) didn't match pod affinity rules");
+            }
+        }
+        let holds = |tally: &Tally| tally.of(at).is_some_and(|count| count > 0);
+        if self.far.iter().any(holds) {
+            return Rejection::curable("node(s) didn't match pod anti-affinity rules");
+        }
+        if self.closed.iter().any(holds) {
+            let reason = "node(s) didn't satisfy existing pods anti-affinity rules";
+            return Rejection::curable(reason);
+        }
+        None
+    }
+
+    fn follow(&mut self, change: &Change, cluster: &Snapshot) -> bool {
+        match change {
+            Change::Placed { node, pod } => self.count(*node, pod, 1, cluster),
+            Change::Removed { node, pod } => self.count(*node, pod, -1, cluster),
+            Change::Labels => return false,
+            Change::Images => {}
+        }
+        true
+    }
+
+    fn score(&self, node: &NodeInfo, _: &Snapshot) -> Option<i64> {
+        if self.wishes.is_empty() {
+            return None;
+        }
+        Some(self.wishes.iter().filter_map(|tally| tally.of(node.index)).sum())
+    }
+
+    fn is_relative(&self) -> bool {
+        true
     }
 
     fn normalize(&self, scores: &mut [i64]) {
         let most = scores.iter().copied().max().unwrap_or(0);
         let least = scores.iter().copied().min().unwrap_or(0);
         for score in scores {
-            *score = if most == least { 0 } else { BEST * (*score - least) / (most - least) };
+            *score = match most - least {
+                0 => 0,
+                range => (BEST as f64 * ((*score - least) as f64 / range as f64)) as i64,
+            };
         }
     }
 }
 
-impl<'a> Term<'a> {
-    fn new(term: &'a PodAffinityTerm, owner: &'a PodInfo) -> Term<'a> {
-        let namespaces = match (&term.namespace_selector, term.namespaces.is_empty()) {
-            (None, true) => vec![owner.namespace()],
-            _ => term.namespaces.iter().map(String::as_str).collect(),
-        };
-        let selector = term.label_selector.as_ref().and_then(|selector| {
-            let mut selector = selector.clone();
-            for key in &term.match_label_keys {
-                if let Some(value) = owner.labels().get(key) {
-                    selector.match_labels.insert(key.clone(), value.clone());
-                }
-            }
-            // The API server has checked it.
-            selector.selector().ok()
-        });
-        let namespace_selector =
-            term.namespace_selector.as_ref().and_then(|selector| selector.selector().ok());
-        Term { key: &term.topology_key, selector, namespaces, namespace_selector }
+impl Tally {
+    fn new(key: &str, cluster: &Snapshot) -> Tally {
+        let topology = cluster.topology(key);
+        Tally { key: key.into(), counts: vec![0; topology.size], topology }
     }
 
-    fn matches(&self, pod: &PodInfo, snapshot: &Snapshot) -> bool {
-        let by_label = |selector: &Selector| {
-            snapshot.namespace(pod.namespace()).is_some_and(|labels| selector.matches(labels))
-        };
-        let here = self.namespaces.contains(&pod.namespace())
-            || self.namespace_selector.as_ref().is_some_and(by_label);
-        here && self.selector.as_ref().is_some_and(|selector| selector.matches(pod.labels()))
+    /// What was added: nothing where the node has no such label.
+    fn add(&mut self, node: usize, by: i64) -> i64 {
+        let Some(domain) = self.topology.of(node) else { return 0 };
+        self.counts[domain] += by;
+        by
+    }
+
+    fn of(&self, node: usize) -> Option<i64> {
+        Some(self.counts[self.topology.of(node)?])
     }
 }
 
-impl Domains<'_> {
-    fn holds(&self, labels: &Labels) -> bool {
-        labels.get(self.key).is_some_and(|value| self.values.contains(value.as_str()))
-    }
-}
-
-/// The domains in which some placed pod matches the term.
-fn domains<'a>(term: &Term<'a>, pod: &PodInfo, snapshot: &'a Snapshot) -> Domains<'a> {
-    let there = |node: &&NodeInfo| {
-        node.pods.iter().any(|other| other.key != pod.key && term.matches(other, snapshot))
-    };
-    let nodes = snapshot.nodes().iter().filter(there);
-    let values = nodes.filter_map(|node| node.labels().get(term.key)).map(String::as_str);
-    Domains { key: term.key, values: values.collect() }
-}
-
-/// The domains that pods already placed keep this pod out of.
-fn closed_to<'a>(pod: &PodInfo, snapshot: &'a Snapshot) -> Vec<Domains<'a>> {
-    let mut closed = Vec::new();
-    for node in snapshot.nodes() {
-        for other in node.pods.iter().filter(|other| other.key != pod.key) {
-            let Some(affinity) = &other.object.spec.affinity else { continue };
-            for term in &affinity.pod_anti_affinity.required {
-                let term = Term::new(term, other);
-                if let Some(value) = node.labels().get(term.key)
-                    && term.matches(pod, snapshot)
-                {
-                    closed.push(Domains { key: term.key, values: HashSet::from([value.as_str()]) });
-                }
-            }
-        }
-    }
-    closed
+/// The tally of that label.
+fn tally<'a>(tallies: &'a mut Vec<Tally>, key: &str, cluster: &Snapshot) -> &'a mut Tally {
+    let at = tallies.iter().position(|tally| tally.key == key).unwrap_or_else(|| {
+        tallies.push(Tally::new(key, cluster));
+        tallies.len() - 1
+    });
+    &mut tallies[at]
 }

@@ -1,11 +1,14 @@
 //! NodePorts: two pods cannot have the same port of the node.
 
-use super::{Event, Judge, Plugin, Reason};
-use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
+use std::sync::Arc;
+
+use super::{Event, Judge, Plugin, Rejection};
+use crate::profile::Args;
+use crate::snapshot::{HostPort, NodeInfo, PodInfo, Snapshot};
 
 pub struct NodePorts;
 
-struct Wanted<'a>(&'a PodInfo);
+struct Wanted(Vec<HostPort>);
 
 impl Plugin for NodePorts {
     fn name(&self) -> &'static str {
@@ -16,20 +19,26 @@ impl Plugin for NodePorts {
         &[Event::NodeAdded, Event::PodDeleted]
     }
 
-    fn judge<'a>(&self, pod: &'a PodInfo, _: &'a Snapshot) -> Option<Box<dyn Judge + 'a>> {
-        (!pod.host_ports.is_empty()).then(|| Box::new(Wanted(pod)) as Box<dyn Judge>)
+    fn heeds(&self, waiting: &PodInfo, _: Event, pod: &PodInfo, _: &Snapshot) -> bool {
+        let conflicts = |own: &HostPort| pod.host_ports.iter().any(|its| its.conflicts(own));
+        waiting.host_ports.iter().any(conflicts)
+    }
+
+    fn judge(&self, pod: &Arc<PodInfo>, _: &Snapshot, _: &Args) -> Option<Box<dyn Judge>> {
+        let ports = &pod.host_ports;
+        (!ports.is_empty()).then(|| Box::new(Wanted(ports.clone())) as Box<dyn Judge>)
     }
 }
 
-impl Judge for Wanted<'_> {
-    fn filter(&self, node: &NodeInfo) -> Vec<Reason> {
-        let mut taken =
-            node.pods.iter().filter(|pod| pod.key != self.0.key).flat_map(|pod| &pod.host_ports);
-        let conflicts =
-            taken.any(|taken| self.0.host_ports.iter().any(|wanted| wanted.conflicts(taken)));
-        match conflicts {
-            true => vec!["node(s) didn't have free ports for the requested pod ports".into()],
-            false => Vec::new(),
+impl Judge for Wanted {
+    fn filter(&self, node: &NodeInfo, _: &Snapshot) -> Option<Rejection> {
+        let mut taken = node.pods.iter().flat_map(|pod| &pod.host_ports);
+        match taken.any(|taken| self.0.iter().any(|wanted| wanted.conflicts(taken))) {
+            true => {
+                let reason = "node(s) didn't have free ports for the requested pod ports";
+                Rejection::curable(reason)
+            }
+            false => None,
         }
     }
 }

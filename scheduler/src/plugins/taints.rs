@@ -1,15 +1,18 @@
 //! TaintToleration: NoSchedule and NoExecute taints keep pods away, PreferNoSchedule taints count
 //! against a node (Kubernetes: Taints and Tolerations).
 
+use std::sync::Arc;
+
 use proto::view::node::Taint;
 use proto::view::pod::Toleration;
 
-use super::{Event, Judge, Plugin, Reason, proportional};
+use super::{Event, Judge, Plugin, Rejection, proportional};
+use crate::profile::Args;
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 
 pub struct TaintToleration;
 
-struct Tolerant<'a>(&'a [Toleration]);
+struct Tolerant(Vec<Toleration>);
 
 impl Plugin for TaintToleration {
     fn name(&self) -> &'static str {
@@ -24,31 +27,37 @@ impl Plugin for TaintToleration {
         &[Event::NodeAdded, Event::NodeTaints]
     }
 
-    fn judge<'a>(&self, pod: &'a PodInfo, _: &'a Snapshot) -> Option<Box<dyn Judge + 'a>> {
-        Some(Box::new(Tolerant(&pod.object.spec.tolerations)))
+    fn judge(&self, pod: &Arc<PodInfo>, _: &Snapshot, _: &Args) -> Option<Box<dyn Judge>> {
+        Some(Box::new(Tolerant(pod.object.spec.tolerations.clone())))
     }
 }
 
-impl Judge for Tolerant<'_> {
-    fn filter(&self, node: &NodeInfo) -> Vec<Reason> {
-        let repels = |taint: &Taint| {
-            matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute") && !tolerates(self.0, taint)
-        };
-        match node.object.spec.taints.iter().any(repels) {
-            true => vec!["node(s) had untolerated taint(s)".into()],
-            false => Vec::new(),
+impl Judge for Tolerant {
+    fn filter(&self, node: &NodeInfo, _: &Snapshot) -> Option<Rejection> {
+        match node.object.spec.taints.iter().any(|taint| repels(taint, &self.0)) {
+            true => Rejection::lasting("node(s) had untolerated taint(s)"),
+            false => None,
         }
     }
 
-    fn score(&self, node: &NodeInfo) -> Option<i64> {
+    fn score(&self, node: &NodeInfo, _: &Snapshot) -> Option<i64> {
         let prefers_not =
-            |taint: &&Taint| taint.effect == "PreferNoSchedule" && !tolerates(self.0, taint);
+            |taint: &&Taint| taint.effect == "PreferNoSchedule" && !tolerates(&self.0, taint);
         Some(node.object.spec.taints.iter().filter(prefers_not).count() as i64)
+    }
+
+    fn is_relative(&self) -> bool {
+        true
     }
 
     fn normalize(&self, scores: &mut [i64]) {
         proportional(scores, true);
     }
+}
+
+/// Whether the taint keeps a pod away that tolerates this much.
+pub fn repels(taint: &Taint, tolerations: &[Toleration]) -> bool {
+    matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute") && !tolerates(tolerations, taint)
 }
 
 /// Whether any toleration meets the taint.

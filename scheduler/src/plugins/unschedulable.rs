@@ -1,14 +1,17 @@
 //! NodeUnschedulable: cordoned nodes take only pods that tolerate it.
 
+use std::sync::Arc;
+
 use proto::view::node::Taint;
 
 use super::taints::tolerates;
-use super::{Event, Judge, Plugin, Reason};
+use super::{Event, Judge, Plugin, Rejection};
+use crate::profile::Args;
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 
 pub struct NodeUnschedulable;
 
-struct Cordoned<'a>(&'a PodInfo);
+struct Cordoned;
 
 impl Plugin for NodeUnschedulable {
     fn name(&self) -> &'static str {
@@ -19,24 +22,22 @@ impl Plugin for NodeUnschedulable {
         &[Event::NodeAdded, Event::NodeTaints]
     }
 
-    fn judge<'a>(&self, pod: &'a PodInfo, _: &'a Snapshot) -> Option<Box<dyn Judge + 'a>> {
-        Some(Box::new(Cordoned(pod)))
-    }
-}
-
-impl Judge for Cordoned<'_> {
-    fn filter(&self, node: &NodeInfo) -> Vec<Reason> {
-        if !node.object.spec.unschedulable {
-            return Vec::new();
-        }
+    fn judge(&self, pod: &Arc<PodInfo>, _: &Snapshot, _: &Args) -> Option<Box<dyn Judge>> {
         let cordon = Taint {
             key: "node.kubernetes.io/unschedulable".into(),
             effect: "NoSchedule".into(),
             ..Taint::default()
         };
-        match tolerates(&self.0.object.spec.tolerations, &cordon) {
-            true => Vec::new(),
-            false => vec!["node(s) were unschedulable".into()],
+        let tolerated = tolerates(&pod.object.spec.tolerations, &cordon);
+        (!tolerated).then(|| Box::new(Cordoned) as Box<dyn Judge>)
+    }
+}
+
+impl Judge for Cordoned {
+    fn filter(&self, node: &NodeInfo, _: &Snapshot) -> Option<Rejection> {
+        match node.object.spec.unschedulable {
+            true => Rejection::lasting("node(s) were unschedulable"),
+            false => None,
         }
     }
 }

@@ -4,11 +4,13 @@
 //! they are, as node affinity does.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proto::volume::ONE_POD;
 
-use super::{Event, Judge, Plugin, Reason};
-use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
+use super::{Event, Judge, Plugin, Reason, Reasons, Rejection, Scope};
+use crate::profile::Args;
+use crate::snapshot::{Change, NodeInfo, PodInfo, Snapshot};
 use crate::storage::{Claims, Lack};
 
 pub struct VolumeBinding;
@@ -17,9 +19,8 @@ pub struct NodeVolumeLimits;
 pub struct VolumeZone;
 
 /// Claims that can be had somewhere.
-struct Wanted<'a> {
-    pod: &'a PodInfo,
-    snapshot: &'a Snapshot,
+struct Wanted {
+    pod: Arc<PodInfo>,
     claims: Claims,
 }
 
@@ -42,10 +43,10 @@ impl Plugin for VolumeBinding {
         ]
     }
 
-    fn judge<'a>(&self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> Option<Box<dyn Judge + 'a>> {
+    fn judge(&self, pod: &Arc<PodInfo>, cluster: &Snapshot, _: &Args) -> Option<Box<dyn Judge>> {
         pod.object.claims().next()?;
-        Some(match snapshot.storage.claims_of(pod) {
-            Ok(claims) => Box::new(Wanted { pod, snapshot, claims }),
+        Some(match cluster.storage.claims_of(pod) {
+            Ok(claims) => Box::new(Wanted { pod: Arc::clone(pod), claims }),
             Err(why) => Box::new(Nowhere(why.into())),
         })
     }
@@ -56,23 +57,22 @@ impl Judge for Nowhere {
         Some(self.0.clone())
     }
 
-    fn filter(&self, _: &NodeInfo) -> Vec<Reason> {
-        vec![self.0.clone()]
+    fn filter(&self, _: &NodeInfo, _: &Snapshot) -> Option<Rejection> {
+        Some(Rejection { reasons: Reasons::Many(vec![self.0.clone()]), curable: false })
     }
 }
 
-impl Judge for Wanted<'_> {
-    fn filter(&self, node: &NodeInfo) -> Vec<Reason> {
-        let found = self.snapshot.storage.on_node(&self.pod.key, &self.claims, node);
-        let Err(lack) = found else { return Vec::new() };
-        vec![match lack {
-            Lack::Unreachable => "node(s) didn't match PersistentVolume's node affinity".into(),
-            Lack::None => "node(s) didn't find available persistent volumes to bind".into(),
-            Lack::Space => "node(s) did not have enough free storage".into(),
+impl Judge for Wanted {
+    fn filter(&self, node: &NodeInfo, cluster: &Snapshot) -> Option<Rejection> {
+        let found = cluster.storage.on_node(&self.pod.key, &self.claims, node);
+        Rejection::lasting(match found.err()? {
+            Lack::Unreachable => "node(s) didn't match PersistentVolume's node affinity",
+            Lack::None => "node(s) didn't find available persistent volumes to bind",
+            Lack::Space => "node(s) did not have enough free storage",
             Lack::Gone => {
-                "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)".into()
+                "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
             }
-        }]
+        })
     }
 }
 
@@ -85,9 +85,9 @@ impl Plugin for VolumeRestrictions {
         &[Event::NodeAdded, Event::PodDeleted, Event::Claim]
     }
 
-    fn judge<'a>(&self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> Option<Box<dyn Judge + 'a>> {
+    fn judge(&self, pod: &Arc<PodInfo>, cluster: &Snapshot, _: &Args) -> Option<Box<dyn Judge>> {
         let alone = |name: &str| {
-            let claim = snapshot.storage.claim(pod.namespace(), name);
+            let claim = cluster.storage.claim(pod.namespace(), name);
             claim.is_some_and(|claim| claim.spec.access_modes.iter().any(|mode| mode == ONE_POD))
         };
         let names: Vec<String> =
@@ -95,29 +95,53 @@ impl Plugin for VolumeRestrictions {
         if names.is_empty() {
             return None;
         }
-        let mut others = snapshot.nodes().iter().flat_map(|node| &node.pods);
-        let taken = others.any(|other| {
-            other.key.namespace == pod.key.namespace
-                && other.key != pod.key
-                && other.object.claims().any(|used| names.contains(&used.name))
-        });
-        taken.then(|| Box::new(InUse) as Box<dyn Judge>)
+        let mut alone = Alone { namespace: pod.key.namespace.clone(), names, others: 0 };
+        let others = cluster.nodes().iter().flat_map(|node| &node.pods);
+        alone.others = others.filter(|other| alone.conflicts(other)).count();
+        Some(Box::new(alone))
     }
 }
 
-struct InUse;
+/// Claims that only one pod may have, and how many have them.
+struct Alone {
+    namespace: Arc<str>,
+    names: Vec<String>,
+    others: usize,
+}
 
-impl Judge for InUse {
-    fn filter(&self, _: &NodeInfo) -> Vec<Reason> {
-        let why = "node has pod using PersistentVolumeClaim with the same name and \
-                   ReadWriteOncePod access mode";
-        vec![why.into()]
+impl Alone {
+    fn conflicts(&self, other: &PodInfo) -> bool {
+        other.key.namespace == self.namespace
+            && other.object.claims().any(|used| self.names.contains(&used.name))
     }
 }
 
-struct Limited<'a> {
-    snapshot: &'a Snapshot,
-    pod: &'a PodInfo,
+impl Judge for Alone {
+    fn scope(&self) -> Scope {
+        Scope::Cluster
+    }
+
+    fn filter(&self, _: &NodeInfo, _: &Snapshot) -> Option<Rejection> {
+        match self.others {
+            0 => None,
+            _ => Rejection::curable(
+                "node has pod using PersistentVolumeClaim with the same name and \
+                 ReadWriteOncePod access mode",
+            ),
+        }
+    }
+
+    fn follow(&mut self, change: &Change, _: &Snapshot) -> bool {
+        match change {
+            Change::Placed { pod, .. } if self.conflicts(pod) => self.others += 1,
+            Change::Removed { pod, .. } if self.conflicts(pod) => self.others -= 1,
+            _ => {}
+        }
+        true
+    }
+}
+
+struct Limited {
     wanted: BTreeSet<(String, String)>,
 }
 
@@ -130,32 +154,31 @@ impl Plugin for NodeVolumeLimits {
         &[Event::NodeAdded, Event::PodDeleted, Event::Claim, Event::Drivers]
     }
 
-    fn judge<'a>(&self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> Option<Box<dyn Judge + 'a>> {
-        let wanted = snapshot.storage.driven(pod);
-        (!wanted.is_empty()).then(|| Box::new(Limited { snapshot, pod, wanted }) as Box<dyn Judge>)
+    fn judge(&self, pod: &Arc<PodInfo>, cluster: &Snapshot, _: &Args) -> Option<Box<dyn Judge>> {
+        let wanted = cluster.storage.driven(pod);
+        (!wanted.is_empty()).then(|| Box::new(Limited { wanted }) as Box<dyn Judge>)
     }
 }
 
-impl Judge for Limited<'_> {
-    fn filter(&self, node: &NodeInfo) -> Vec<Reason> {
-        let storage = &self.snapshot.storage;
+impl Judge for Limited {
+    fn filter(&self, node: &NodeInfo, cluster: &Snapshot) -> Option<Rejection> {
+        let storage = &cluster.storage;
         let mut drivers: BTreeSet<&str> =
             self.wanted.iter().map(|(driver, _)| driver.as_str()).collect();
         drivers.retain(|driver| storage.most(&node.name, driver).is_some());
         if drivers.is_empty() {
-            return Vec::new();
+            return None;
         }
-        let others = node.pods.iter().filter(|other| other.key != self.pod.key);
         let mut all: BTreeSet<(String, String)> =
-            others.flat_map(|other| storage.driven(other)).collect();
+            node.pods.iter().flat_map(|other| storage.driven(other)).collect();
         all.extend(self.wanted.iter().cloned());
         let exceeded = drivers.into_iter().any(|driver| {
             let count = all.iter().filter(|(of, _)| of == driver).count();
             storage.most(&node.name, driver).is_some_and(|most| count > most)
         });
         match exceeded {
-            true => vec!["node(s) exceed max volume count".into()],
-            false => Vec::new(),
+            true => Rejection::curable("node(s) exceed max volume count"),
+            false => None,
         }
     }
 }
@@ -179,8 +202,8 @@ impl Plugin for VolumeZone {
         &[Event::NodeAdded, Event::NodeLabels, Event::Claim, Event::Volume, Event::StorageClass]
     }
 
-    fn judge<'a>(&self, pod: &'a PodInfo, snapshot: &'a Snapshot) -> Option<Box<dyn Judge + 'a>> {
-        let storage = &snapshot.storage;
+    fn judge(&self, pod: &Arc<PodInfo>, cluster: &Snapshot, _: &Args) -> Option<Box<dyn Judge>> {
+        let storage = &cluster.storage;
         let mut zones = Vec::new();
         for used in pod.object.claims() {
             let claim = storage.claim(pod.namespace(), &used.name);
@@ -194,18 +217,18 @@ impl Plugin for VolumeZone {
 }
 
 impl Judge for Zones {
-    fn filter(&self, node: &NodeInfo) -> Vec<Reason> {
+    fn filter(&self, node: &NodeInfo, _: &Snapshot) -> Option<Rejection> {
         let labels = node.labels();
         // A node without any such label is in no zone, and so everywhere.
         if !ZONES.iter().any(|key| labels.contains_key(*key)) {
-            return Vec::new();
+            return None;
         }
         let here = |(key, zones): &(&str, String)| {
             labels.get(*key).is_some_and(|zone| zones.split("__").any(|one| one == zone))
         };
         match self.0.iter().all(here) {
-            true => Vec::new(),
-            false => vec!["node(s) had no available volume zone".into()],
+            true => None,
+            false => Rejection::lasting("node(s) had no available volume zone"),
         }
     }
 }

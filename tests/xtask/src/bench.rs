@@ -13,6 +13,7 @@ const BENCHMARKS: &[&str] = &[
     "examples/bench_edge",
     "examples/bench_store",
     "examples/bench_codec",
+    "examples/bench_scheduler",
 ];
 
 /// All of them, or those whose names contain an argument.

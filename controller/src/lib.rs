@@ -15,6 +15,7 @@ pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 pub mod ephemeral_volume;
 mod execute;
+mod failed_pods;
 pub mod garbage_collector;
 pub mod host_path;
 pub mod legacy_service_account_token;
@@ -100,7 +101,7 @@ static CONTROLLERS: &[Start] = &[
     (Deployments::NAME, |_, setup| Ok(start(Deployments, setup))),
     (ReplicaSets::NAME, |_, setup| Ok(start(ReplicaSets, setup))),
     (ReplicationControllers::NAME, |_, setup| Ok(start(ReplicationControllers, setup))),
-    (StatefulSets::NAME, |_, setup| Ok(start(StatefulSets, setup))),
+    (StatefulSets::NAME, |_, setup| Ok(start(StatefulSets::default(), setup))),
     (DaemonSets::NAME, |_, setup| Ok(start(DaemonSets::default(), setup))),
     (garbage_collector::NAME, |_, setup| Ok(Some(Box::pin(garbage_collector::run(setup))))),
     (namespace::NAME, |_, setup| Ok(Some(Box::pin(namespace::run(setup))))),

@@ -98,7 +98,7 @@ fn defaults() {
             "podManagementPolicy": "OrderedReady", "replicas": 1, "revisionHistoryLimit": 10,
             "selector": {"matchLabels": {"app": "a"}}, "serviceName": "",
             "updateStrategy": {
-                "type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "partition": 0},
+                "type": "RollingUpdate", "rollingUpdate": {"partition": 0},
             },
             "volumeClaimTemplates": [{
                 "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},

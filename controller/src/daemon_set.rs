@@ -1,7 +1,6 @@
 //! DaemonSet: one pod on each node that the template admits.
 //! <https://kubernetes.io/docs/concepts/workloads/controllers/daemonset/>
 
-mod backoff;
 mod manage;
 mod nodes;
 mod pods;
@@ -12,6 +11,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::{DeleteOptions, Entry};
 use proto::kind::{DAEMON_SET, POD};
@@ -23,18 +23,23 @@ use proto::view::node::Node;
 use proto::view::pod::Pod;
 use serde_json::{Value, json};
 
+use crate::failed_pods::BackOff;
 use crate::plan::{Create, Delete, Plan, Step, Target, reference};
 use crate::replica_set::{pod_matters, told};
 use crate::revisions::{self, History, POD_HASH, Revision};
 use crate::run::{Controller, PlanError, Watches};
 use crate::view::View;
-use backoff::BackOff;
 use nodes::Fit;
 
 /// Looks after DaemonSets.
-#[derive(Default)]
 pub struct DaemonSets {
     back_off: BackOff,
+}
+
+impl Default for DaemonSets {
+    fn default() -> DaemonSets {
+        DaemonSets { back_off: BackOff::new(Duration::from_secs(15 * 60)) }
+    }
 }
 
 /// So many pods are created, and so many deleted, in one plan, at most.

@@ -17,6 +17,7 @@ pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 pub mod ephemeral_volume;
 mod execute;
+mod failed_pods;
 pub mod garbage_collector;
 pub mod horizontal_pod_autoscaler;
 pub mod host_path;
@@ -113,7 +114,7 @@ static CONTROLLERS: &[Start] = &[
     (Deployments::NAME, |_, setup| Ok(start(Deployments, setup))),
     (ReplicaSets::NAME, |_, setup| Ok(start(ReplicaSets, setup))),
     (ReplicationControllers::NAME, |_, setup| Ok(start(ReplicationControllers, setup))),
-    (StatefulSets::NAME, |_, setup| Ok(start(StatefulSets, setup))),
+    (StatefulSets::NAME, |_, setup| Ok(start(StatefulSets::default(), setup))),
     (DaemonSets::NAME, |_, setup| Ok(start(DaemonSets::default(), setup))),
     (job::NAME, |_, setup| Ok(Some(Box::pin(job::run(setup))))),
     (CronJobs::NAME, |_, setup| Ok(start(CronJobs { zone: Zone::local() }, setup))),

@@ -10,8 +10,9 @@ mod tests;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
-use client::{DeleteOptions, Entry};
+use client::{DeleteOptions, Entry, Key};
 use proto::kind::{POD, STATEFUL_SET};
 use proto::time::Time;
 use proto::view::controller_revision::ControllerRevision;
@@ -19,6 +20,7 @@ use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::pod::Pod;
 use proto::view::stateful_set::StatefulSet;
 
+use crate::failed_pods::BackOff;
 use crate::plan::{Create, Delete, Plan, Step, Target, Told, reference};
 use crate::replica_set::pod_matters;
 use crate::revisions::{self, History, POD_HASH, REVISION_HASH, Revision};
@@ -27,7 +29,15 @@ use crate::view::View;
 use identity::Whole;
 
 /// Looks after StatefulSets.
-pub struct StatefulSets;
+pub struct StatefulSets {
+    back_off: BackOff,
+}
+
+impl Default for StatefulSets {
+    fn default() -> StatefulSets {
+        StatefulSets { back_off: BackOff::new(Duration::from_secs(60)) }
+    }
+}
 
 /// So many pods are created in one plan, at most.
 const BURST: usize = 500;
@@ -69,10 +79,24 @@ impl Controller for StatefulSets {
             &mut plan,
         )?;
         status::write(set, &pods, Some(&history), &mut plan, now);
-        let mut rollout =
-            Rollout { set, whole, history, pods, view, now, plan, todo: Todo::default() };
+        let mut rollout = Rollout {
+            set,
+            whole,
+            history,
+            pods,
+            back_off: &self.back_off,
+            view,
+            now,
+            plan,
+            todo: Todo::default(),
+        };
         rollout.run();
         Ok(rollout.finish())
+    }
+
+    fn plan_absent(&self, key: &Key, _: &View) -> Plan {
+        self.back_off.forget(key);
+        Plan::default()
     }
 }
 
@@ -99,6 +123,7 @@ struct Rollout<'a> {
     history: History,
     /// By ordinal, also those that are too many.
     pods: Pods,
+    back_off: &'a BackOff,
     view: &'a View,
     now: Time,
     plan: Plan,
@@ -150,7 +175,7 @@ impl Rollout<'_> {
         if pod.is_terminal() {
             // The next one of this name comes when this one is gone.
             if !pod.is_terminating() {
-                self.delete(&pod);
+                self.end_ended(&pod);
             }
             return Next::Waits;
         }
@@ -169,6 +194,17 @@ impl Rollout<'_> {
         self.match_retention(Some(ordinal), Some(&pod));
         self.todo.patches.extend(identity::repair(&pod, ordinal));
         Next::Goes
+    }
+
+    /// A pod that ends again and again is replaced ever more slowly.
+    fn end_ended(&mut self, pod: &Entry<Pod>) {
+        let (set, meta) = (Key::of(&self.set.metadata), &pod.metadata);
+        let due = self.back_off.due(&set, &meta.name, &meta.uid, self.now);
+        if due > self.now {
+            self.plan.look_again(due);
+        } else {
+            self.delete(pod);
+        }
     }
 
     /// Ends a pod that is too many. Pods that are not healthy block the end of others, but for
@@ -212,7 +248,7 @@ impl Rollout<'_> {
         let seconds = i64::from(self.set.spec.min_ready_seconds);
         let available = is_running_and_ready(pod) && pod.is_available(seconds, self.now);
         if let Some(since) = pod.ready_since().filter(|_| !available) {
-            self.plan.look_again(since.plus(std::time::Duration::from_secs(seconds.max(0) as u64)));
+            self.plan.look_again(since.plus(Duration::from_secs(seconds.max(0) as u64)));
         }
         available
     }

@@ -24,19 +24,24 @@ use client::{
 use futures::StreamExt;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
+use proto::kind;
 use proto::status::Status;
 use proto::time::Time;
 use proto::user::User;
 use proto::view::config_map::ConfigMap;
+use proto::view::controller_revision::ControllerRevision;
+use proto::view::daemon_set::DaemonSet;
 use proto::view::deployment::Deployment;
 use proto::view::endpoint_slice::EndpointSlice;
 use proto::view::endpoints::Endpoints;
 use proto::view::namespace::Namespace;
 use proto::view::pod::Pod;
 use proto::view::replica_set::ReplicaSet;
+use proto::view::replication_controller::ReplicationController;
 use proto::view::service::Service as KubeService;
 use proto::view::service_account::ServiceAccount;
 use proto::view::service_cidr::ServiceCidr;
+use proto::view::stateful_set::StatefulSet;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -93,6 +98,10 @@ impl Rig {
         };
         rig.informers.of::<Deployment>().synced().await;
         rig.informers.of::<ReplicaSet>().synced().await;
+        rig.informers.of::<StatefulSet>().synced().await;
+        rig.informers.of::<DaemonSet>().synced().await;
+        rig.informers.of::<ReplicationController>().synced().await;
+        rig.informers.of::<ControllerRevision>().synced().await;
         rig.informers.of::<EndpointSlice>().synced().await;
         rig.informers.of::<Endpoints>().synced().await;
         rig.informers.of::<ConfigMap>().synced().await;
@@ -153,9 +162,15 @@ impl Rig {
         for set in self.all::<ReplicaSet>() {
             eprintln!("{} {:?} {:?}", set.metadata.name, set.spec.replicas, set.status);
         }
-        for deployment in self.all::<Deployment>() {
-            eprintln!("{}", String::from_utf8_lossy(&deployment.bytes));
+        fn show<T: Object>(rig: &Rig) {
+            for object in rig.all::<T>() {
+                eprintln!("{}", String::from_utf8_lossy(&object.bytes));
+            }
         }
+        show::<Deployment>(self);
+        show::<StatefulSet>(self);
+        show::<DaemonSet>(self);
+        show::<ReplicationController>(self);
         panic!("{what} did not come to be in ten minutes");
     }
 
@@ -179,6 +194,10 @@ impl Rig {
         }
         note::<Deployment>(self, &mut state);
         note::<ReplicaSet>(self, &mut state);
+        note::<StatefulSet>(self, &mut state);
+        note::<DaemonSet>(self, &mut state);
+        note::<ReplicationController>(self, &mut state);
+        note::<ControllerRevision>(self, &mut state);
         note::<Pod>(self, &mut state);
         note::<EndpointSlice>(self, &mut state);
         note::<Endpoints>(self, &mut state);
@@ -243,6 +262,18 @@ fn deployment(name: &str, replicas: i64, image: &str) -> Value {
     })
 }
 
+/// A workload like a Deployment, but for its kind.
+fn workload(row: &proto::kind::Row, name: &str, replicas: Option<usize>) -> Value {
+    let mut object = deployment(name, 0, "i:0");
+    object["apiVersion"] = row.api_version().into();
+    object["kind"] = row.kind.as_ref().into();
+    object["spec"]["replicas"] = json!(replicas);
+    if row.group.is_empty() {
+        object["spec"]["selector"] = object["spec"]["selector"]["matchLabels"].take();
+    }
+    object
+}
+
 fn image(pod: &Pod) -> &str {
     pod.spec.containers.first().map_or("", |container| &container.image)
 }
@@ -263,8 +294,12 @@ fn rolled_out(rig: &Rig, name: &str, replicas: usize, wanted: &str) -> bool {
 }
 
 async fn scale(rig: &Rig, name: &str, spec: Value) {
+    change::<Deployment>(rig, name, spec).await;
+}
+
+async fn change<T: Object>(rig: &Rig, name: &str, spec: Value) {
     let patch = Patch::Strategic(json!({ "spec": spec }));
-    rig.client.patch::<Deployment>("default", name, "", &patch).await.unwrap();
+    rig.client.patch::<T>("default", name, "", &patch).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -486,40 +521,58 @@ async fn they_converge_whatever_goes_wrong() {
 
     rig.bad.store(true, Ordering::Relaxed);
     rig.client.create::<Deployment>("default", &deployment("web", 4, "i:0")).await.unwrap();
-    let mut replicas = 4;
+    let mut set = workload(&kind::STATEFUL_SET, "db", Some(3));
+    set["spec"]["podManagementPolicy"] = ["OrderedReady", "Parallel"][seed as usize % 2].into();
+    rig.client.create::<StatefulSet>("default", &set).await.unwrap();
+    let daemons = workload(&kind::DAEMON_SET, "log", None);
+    rig.client.create::<DaemonSet>("default", &daemons).await.unwrap();
+    let controller = workload(&kind::REPLICATION_CONTROLLER, "old", Some(2));
+    rig.client.create::<ReplicationController>("default", &controller).await.unwrap();
+    // How many pods of which image there should be, by their label.
+    let mut wanted = BTreeMap::new();
     for round in 1..8u64 {
         rig.clock.sleep(Duration::from_millis(rig.rng.below(20_000))).await;
-        replicas = 1 + rig.rng.below(8) as usize;
-        let image = format!("i:{}", rig.rng.below(3));
-        let spec = json!({"replicas": replicas,
-            "template": {"spec": {"containers": [{"name": "c", "image": image}]}}});
-        scale(&rig, "web", spec).await;
+        let mut dice = |app: &'static str| {
+            let (replicas, image) = (1 + rig.rng.below(8) as usize, rig.rng.below(3));
+            let image = format!("i:{image}");
+            wanted.insert(app, (replicas, image.clone()));
+            json!({"replicas": replicas,
+                "template": {"spec": {"containers": [{"name": "c", "image": image}]}}})
+        };
+        let [web, db, mut log, mut old] = ["web", "db", "log", "old"].map(&mut dice);
+        scale(&rig, "web", web).await;
+        change::<StatefulSet>(&rig, "db", db).await;
+        log.as_object_mut().unwrap().remove("replicas");
+        change::<DaemonSet>(&rig, "log", log).await;
+        // Its pods are not replaced when the template changes.
+        old.as_object_mut().unwrap().remove("template");
+        change::<ReplicationController>(&rig, "old", old).await;
         if round % 2 == 0 {
             rig.start_controllers();
         }
         let mut pods = rig.all::<Pod>();
-        pods.retain(|pod| {
-            pod.metadata.labels.get("app").is_some_and(|app| app == "web")
-                && pod.metadata.name != "kept"
-        });
-        if !pods.is_empty() {
+        pods.retain(|pod| pod.metadata.name != "kept" && pod.metadata.name != "lone");
+        for _ in 0..3.min(pods.len()) {
             let victim = &pods[rig.rng.below(pods.len() as u64) as usize].metadata.name;
             let _ = rig.client.delete::<Pod>("default", victim, &DeleteOptions::default()).await;
         }
     }
     rig.bad.store(false, Ordering::Relaxed);
+    wanted.get_mut("log").unwrap().0 = 3;
+    wanted.get_mut("old").unwrap().1 = "i:0".into();
+    let replicas = wanted["web"].0;
     // Broken watches and long back-offs of the bad times may take a while to be over.
-    let image = {
-        let wanted = rig.client.get::<Deployment>("default", "web").await.unwrap().value();
-        wanted["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap().to_string()
-    };
     let done = || {
-        let mut pods = rig.all::<Pod>();
-        pods.retain(|pod| {
-            pod.is_active() && pod.metadata.name != "kept" && pod.metadata.name != "lone"
-        });
-        let right = |pod: &Pod| pod.is_ready() && self::image(pod) == image;
-        pods.len() == replicas && pods.iter().all(|pod| right(pod))
+        let mut there: BTreeMap<&str, Vec<bool>> = BTreeMap::new();
+        let pods = rig.all::<Pod>();
+        let pods = pods.iter().filter(|pod| pod.is_active() && pod.metadata.name != "kept");
+        for pod in pods.filter(|pod| pod.metadata.name != "lone") {
+            let app = pod.metadata.labels["app"].as_str();
+            there.entry(app).or_default().push(pod.is_ready() && image(pod) == wanted[app].1);
+        }
+        wanted.iter().all(|(app, (count, _))| {
+            there.get(app).is_some_and(|right| right.len() == *count && right.iter().all(|it| *it))
+        })
     };
     rig.until(&format!("convergence (SEED={seed})"), done).await;
     rig.clock.sleep(Duration::from_secs(120)).await;

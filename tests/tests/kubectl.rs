@@ -31,6 +31,7 @@ transcripts! {
     nodes: 3 nodes,
     rollout: 3 nodes,
     serve: 0 nodes,
+    sets: 3 nodes,
     tokens: 0 nodes,
 }
 

@@ -30,7 +30,6 @@ impl Strategy for StatefulSet {
         }
         if strategy.text("type") == "RollingUpdate" && strategy.has("rollingUpdate") {
             strategy.section("rollingUpdate").fill("partition", 0);
-            strategy.section("rollingUpdate").fill("maxUnavailable", 1);
         }
         let retention = spec.section("persistentVolumeClaimRetentionPolicy");
         for field in ["whenDeleted", "whenScaled"] {

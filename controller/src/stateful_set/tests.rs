@@ -80,7 +80,7 @@ fn plan_with(set: &Entry<StatefulSet>, pods: &[Value], claims: &[Value]) -> Plan
         .with::<ControllerRevision>(&[revision("old", 1), revision("new", 2)])
         .with::<PersistentVolumeClaim>(claims)
         .with::<StatefulSet>(&[]);
-    StatefulSets.plan(set, &view, Time::from_unix(NOW)).unwrap()
+    StatefulSets::default().plan(set, &view, Time::from_unix(NOW)).unwrap()
 }
 
 /// `+web-0=new` created at that revision, `-web-0` deleted, `+data-web-0` a claim, `data-web-0=…`
@@ -463,6 +463,26 @@ fn a_pod_gets_its_name_back() {
         ["web-0: {\"apps.kubernetes.io/pod-index\":\"0\",\
           \"statefulset.kubernetes.io/pod-name\":\"web-0\"}"]
     );
+}
+
+#[test]
+fn failures_slow_it_down() {
+    let (controller, set) = (StatefulSets::default(), set(json!({}), json!({})));
+    let plan = |uid: &str, now| {
+        let mut failed = pod("web-0 new failed");
+        failed["metadata"]["uid"] = uid.into();
+        let view = View::default()
+            .with::<Pod>(&[failed])
+            .with::<ControllerRevision>(&[revision("old", 1), revision("new", 2)])
+            .with::<PersistentVolumeClaim>(&[])
+            .with::<StatefulSet>(&[]);
+        let plan = controller.plan(&set, &view, Time::from_unix(now)).unwrap();
+        (steps(&plan).len(), plan.again)
+    };
+    assert_eq!(plan("p", NOW), (1, None));
+    assert_eq!(plan("q", NOW), (0, Some(Time::from_unix(NOW + 1))));
+    assert_eq!(plan("q", NOW + 1), (1, None));
+    assert_eq!(plan("r", NOW + 1), (0, Some(Time::from_unix(NOW + 3))));
 }
 
 #[test]

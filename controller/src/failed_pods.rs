@@ -1,6 +1,6 @@
-//! How long a DaemonSet waits before it replaces a failed pod: nothing at first, then a second,
-//! twice as long each time up to a quarter of an hour. A kubelet that refuses a pod would be asked
-//! again and again otherwise.
+//! How long a set waits before it replaces a failed pod: nothing at first, then a second, twice as
+//! long each time up to some bound. A node that refuses a pod would be asked again and again
+//! otherwise, as fast as the API server answers.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use parking_lot::Mutex;
 use proto::time::Time;
 
 const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(15 * 60);
 
-/// Remembers the failures of each set on each node. Asking twice about one pod is as asking once.
-#[derive(Default)]
+/// Remembers the failures of each set in each place (a node, an ordinal). Asking twice about one
+/// pod is as asking once.
 pub struct BackOff {
+    longest: Duration,
     failures: Mutex<HashMap<Key, HashMap<String, Failure>>>,
 }
 
@@ -28,24 +28,29 @@ struct Failure {
 }
 
 impl BackOff {
+    /// Of this much at most.
+    pub fn new(longest: Duration) -> BackOff {
+        BackOff { longest, failures: Mutex::default() }
+    }
+
     /// When the failed pod may be replaced.
-    pub fn due(&self, set: &Key, node: &str, pod: &str, now: Time) -> Time {
+    pub fn due(&self, set: &Key, place: &str, pod: &str, now: Time) -> Time {
         let mut failures = self.failures.lock();
-        let on_nodes = failures.entry(set.clone()).or_default();
+        let places = failures.entry(set.clone()).or_default();
         // What was calm for so long is forgotten.
-        on_nodes.retain(|_, failure| now.since(failure.due) <= 2 * LONGEST);
-        let last = on_nodes.get(node);
+        places.retain(|_, failure| now.since(failure.due) <= 2 * self.longest);
+        let last = places.get(place);
         let next = match last {
             Some(last) if last.pod == pod => return last.due,
             Some(last) => Failure {
                 pod: pod.into(),
                 due: now.max(last.due.plus(last.delay)),
-                delay: (last.delay * 2).min(LONGEST),
+                delay: (last.delay * 2).min(self.longest),
             },
             None => Failure { pod: pod.into(), due: now, delay: FIRST },
         };
         let due = next.due;
-        on_nodes.insert(node.into(), next);
+        places.insert(place.into(), next);
         due
     }
 
@@ -61,7 +66,8 @@ mod tests {
 
     #[test]
     fn delays_double_and_are_forgotten() {
-        let (back_off, set) = (BackOff::default(), Key::new("a", "web"));
+        let back_off = BackOff::new(Duration::from_secs(900));
+        let set = Key::new("a", "web");
         let due = |pod: &str, now: i64| {
             let due = back_off.due(&set, "n", pod, Time::from_unix(now));
             due.since(Time::from_unix(0)).as_secs()
@@ -84,7 +90,7 @@ mod tests {
         assert_eq!(
             back_off.due(&set, "m", "x", Time::from_unix(7)),
             Time::from_unix(7),
-            "each node for itself"
+            "each place for itself"
         );
         back_off.forget(&set);
         assert_eq!(due("i", 5001), 5001);

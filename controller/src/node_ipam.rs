@@ -153,7 +153,7 @@ mod tests {
         let controller = NodeIpam { blocks: Blocks::new("10.0.0.0/30", 31).unwrap() };
         let node = |name: &str, cidrs: &[&str]| json!({"metadata": {"name": name, "uid": name}, "spec": {"podCIDRs": cidrs}});
         let plan = |others: &[serde_json::Value], own: serde_json::Value| {
-            let view = View::default().with::<Node>(&[others, &[own.clone()]].concat());
+            let view = View::default().with::<Node>(&[others, std::slice::from_ref(&own)].concat());
             let own = Entry::decode(own.to_string().into()).unwrap();
             controller.plan(&own, &view, Time::from_unix(0)).unwrap().steps
         };

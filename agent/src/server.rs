@@ -40,6 +40,7 @@ mod pods;
 mod proxy;
 mod summary;
 mod tls;
+mod translate;
 
 pub use configz::document as configuration;
 pub use tls::TlsError;

@@ -2,6 +2,8 @@
 //! containerd, with runc and the CNI plugins. The agent's flags stay as they are but for
 //! `--runtime-endpoint`, so the pod's range reaches CNI by CRI's UpdateRuntimeConfig.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -141,11 +143,16 @@ fn speaks(cluster: &Cluster) {
     let said = cluster.ctl(&["exec", "shell", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
     assert_eq!((said.out.as_str(), said.code), ("out\n", 7), "{said:?}");
     assert!(said.err.starts_with("err\n"), "{said:?}");
-    // The end of stdin has no word in the WebSocket protocol of this containerd; SPDY has one.
+    // The WebSocket of this containerd has no word for the end of stdin and knows no ports: the agent
+    // speaks SPDY with it.
+    let cat = ["exec", "-i", "shell", "--", "cat"];
+    assert_eq!(cluster.ctl_with(&cat, "through stdin").ok(), "through stdin");
+    let large = "0123456789".repeat(200_000);
+    assert!(cluster.ctl_with(&cat, &large).ok() == large, "it is not what was sent");
     if let Some(kubectl) = cluster.kubectl() {
-        let echoed = kubectl.with(&["exec", "-i", "shell", "--", "cat"], "through stdin").ok();
-        assert_eq!(echoed, "through stdin");
+        assert_eq!(kubectl.with(&cat, "through stdin").ok(), "through stdin");
     }
+    forwards(cluster);
     let proxied = "/api/v1/namespaces/default/pods/web:8080/proxy/";
     assert_eq!(cluster.ctl(&["get", "--raw", proxied]).ok(), "Hello from web\n");
     for host in ["web", "web.default.svc.cluster.local"] {
@@ -153,6 +160,26 @@ fn speaks(cluster: &Cluster) {
         let answer = cluster.ctl(&["exec", "shell", "--", "sh", "-c", &ask]).ok();
         assert!(answer.contains("Hello from web"), "{host}: {answer}");
     }
+}
+
+/// Connections to a pod's port, one after the other.
+fn forwards(cluster: &Cluster) {
+    let mut command = cluster.ctl_command(&["port-forward", "pod/web", ":8080"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    // Kept to the end: it says a line for each connection.
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    let address = line.split_whitespace().nth(2).expect("Forwarding from ADDRESS").to_owned();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("Hello from web\n"), "{answer:?}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// A failed liveness probe ends the container, which is told first, and is started again.

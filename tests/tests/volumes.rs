@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use client::{DeleteOptions, Object, Patch};
+use proto::view::csi_driver::CsiDriver;
+use proto::view::csi_storage_capacity::CsiStorageCapacity;
 use proto::view::event::Event;
 use proto::view::node::Node;
 use proto::view::persistent_volume::PersistentVolume;
@@ -11,6 +13,7 @@ use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::pod::Pod;
 use proto::view::storage_class::StorageClass;
 use proto::view::volume_attachment::VolumeAttachment;
+use proto::volume::SELECTED_NODE;
 use serde_json::{Value, json};
 use tests::world::World;
 
@@ -313,4 +316,30 @@ async fn volumes_of_drivers_are_attached_to_the_nodes_of_their_pods() {
     assert!(still.is_some(), "the node has not let go of it");
     world.client.patch::<Node>("", &node, "status", &says(json!([]))).await.unwrap();
     world.until::<VolumeAttachment>(|all| one(all).is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn volumes_are_made_where_their_driver_has_room() {
+    let world = World::new(16, 1).await;
+    let driver = json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver",
+        "metadata": {"name": "csi.example.com"}, "spec": {"storageCapacity": true}});
+    create::<CsiDriver>(&world, driver).await;
+    world.until::<CsiDriver>(|drivers| drivers.get("", "csi.example.com").is_some()).await;
+    let late = class("late", "csi.example.com", "WaitForFirstConsumer", json!({}));
+    create::<StorageClass>(&world, late).await;
+    create::<PersistentVolumeClaim>(&world, claim("k", json!("late"), json!({}))).await;
+    create::<Pod>(&world, pod("p", named("k"))).await;
+    let why = "0/1 nodes are available: 1 node(s) did not have enough free storage.";
+    until_event(&world, "p", "FailedScheduling", why).await;
+    let capacity = json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIStorageCapacity",
+        "metadata": {"name": "here"}, "storageClassName": "late", "nodeTopology": {},
+        "capacity": "2Gi"});
+    create::<CsiStorageCapacity>(&world, capacity).await;
+    // The provisioner is told where.
+    world
+        .until::<PersistentVolumeClaim>(|claims| {
+            let claim = claims.get("default", "k");
+            claim.is_some_and(|claim| claim.metadata.annotations.contains_key(SELECTED_NODE))
+        })
+        .await;
 }

@@ -4,7 +4,7 @@
 
 mod session;
 pub mod spdy;
-mod websocket;
+pub mod websocket;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,5 +1,6 @@
-//! `/exec`, `/attach`, `/portForward` and `/run`: the runtime is asked where the streams are, and the upgraded connection
-//! (WebSocket or SPDY) is passed through to there, byte for byte.
+//! `/exec`, `/attach`, `/portForward` and `/run`: the runtime is asked where the streams are, and the
+//! upgraded connection (WebSocket or SPDY) is passed through to there, byte for byte; a WebSocket to
+//! a runtime that is not ours is translated.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +11,18 @@ use axum::response::{IntoResponse, Response};
 use client::Entry;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{StatusCode, Uri};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use proto::cri::{AttachRequest, ExecRequest, PortForwardRequest};
 use proto::view::pod::Pod;
 use tokio::net::TcpStream;
 
+use super::translate::{self, Wanted};
 use super::{Shared, refuse};
 use crate::cri::Output;
 
+/// What the runtime of this crate calls itself: it knows every protocol.
+const OWN: &str = "coracle";
 /// What CRI takes for: as long as it takes.
 const UNLIMITED: Duration = Duration::ZERO;
 
@@ -57,8 +62,10 @@ pub(super) async fn exec(
         // A terminal has but one output.
         stderr: query.flag("stderr", "error") && !tty,
     };
+    let ExecRequest { stdin, stdout, stderr, .. } = asked;
+    let wanted = Wanted { stdin, stdout, stderr, tty };
     match shared.pods.context().runtime.exec_url(asked).await {
-        Ok(url) => pass(request, &url).await,
+        Ok(url) => join(&shared, request, &url, Some(wanted)).await,
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
@@ -81,8 +88,10 @@ pub(super) async fn attach(
         stdout: query.flag("stdout", "output"),
         stderr: query.flag("stderr", "error") && !tty,
     };
+    let AttachRequest { stdin, stdout, stderr, .. } = asked;
+    let wanted = Wanted { stdin, stdout, stderr, tty };
     match shared.pods.context().runtime.attach_url(asked).await {
-        Ok(url) => pass(request, &url).await,
+        Ok(url) => join(&shared, request, &url, Some(wanted)).await,
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
@@ -113,7 +122,7 @@ pub(super) async fn port_forward(
     let port = lists.flat_map(|list| list.split(',')).filter_map(|port| port.parse().ok());
     let asked = PortForwardRequest { pod_sandbox_id: sandbox.id.clone(), port: port.collect() };
     match runtime.port_forward_url(asked).await {
-        Ok(url) => pass(request, &url).await,
+        Ok(url) => join(&shared, request, &url, None).await,
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
@@ -170,38 +179,51 @@ pub(super) async fn run(
     }
 }
 
-async fn pass(mut request: Request, url: &str) -> Response {
+/// Joins the caller to the runtime's streams.
+async fn join(shared: &Shared, request: Request, url: &str, wanted: Option<Wanted>) -> Response {
+    let own = shared.pods.context().host.runtime_name == OWN;
+    match !own && translate::is_understood(&request) {
+        true => translate::translate(request, url, wanted).await,
+        false => pass(request, url).await,
+    }
+}
+
+/// Sends the request to the runtime's `url`; else what the caller is to be told.
+pub(super) async fn ask(
+    url: &str,
+    mut request: http::Request<Body>,
+) -> Result<http::Response<Incoming>, Response> {
     let gateway = |why: String| refuse(StatusCode::BAD_GATEWAY, why);
     let Ok(url) = url.parse::<Uri>() else {
-        return gateway(format!("the runtime's streaming URL {url:?} is none"));
+        return Err(gateway(format!("the runtime's streaming URL {url:?} is none")));
     };
-    let Some(authority) = url.authority().cloned() else {
-        return gateway(format!("the runtime's streaming URL {url} names no server"));
+    let Some(authority) = url.authority() else {
+        return Err(gateway(format!("the runtime's streaming URL {url} names no server")));
     };
     let port = authority.port_u16().unwrap_or(80);
-    let stream = match TcpStream::connect((authority.host(), port)).await {
-        Ok(stream) => stream,
-        Err(error) => return gateway(format!("dial {authority}: {error}")),
-    };
+    let stream = TcpStream::connect((authority.host(), port)).await;
+    let stream = stream.map_err(|error| gateway(format!("dial {authority}: {error}")))?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = match handshake {
-        Ok(pair) => pair,
-        Err(error) => return gateway(format!("dial {authority}: {error}")),
-    };
+    let (mut sender, connection) =
+        handshake.map_err(|error| gateway(format!("dial {authority}: {error}")))?;
     tokio::spawn(connection.with_upgrades());
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    *request.uri_mut() = path.parse().map_err(|_| gateway(format!("{url} has no path")))?;
+    if let Ok(host) = authority.as_str().parse() {
+        request.headers_mut().insert(HOST, host);
+    }
+    let answer = sender.send_request(request).await;
+    answer.map_err(|error| gateway(format!("ask {authority}: {error}")))
+}
+
+async fn pass(mut request: Request, url: &str) -> Response {
     let from_caller = hyper::upgrade::on(&mut request);
     let mut onward = http::Request::new(Body::empty());
     *onward.method_mut() = request.method().clone();
     *onward.headers_mut() = std::mem::take(request.headers_mut());
-    let path = url.path_and_query().map_or("/", |path| path.as_str());
-    let Ok(path) = path.parse() else { return gateway(format!("{url} has no path")) };
-    *onward.uri_mut() = path;
-    if let Ok(host) = authority.as_str().parse() {
-        onward.headers_mut().insert(HOST, host);
-    }
-    let mut answer = match sender.send_request(onward).await {
+    let mut answer = match ask(url, onward).await {
         Ok(answer) => answer,
-        Err(error) => return gateway(format!("ask {authority}: {error}")),
+        Err(refusal) => return refusal,
     };
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return answer.map(Body::new);

@@ -45,6 +45,7 @@ pub const TO_TEST: &[Need] = &[
 pub const TO_VIRTUALIZE: &[Need] = &[
     need("qemu-system-x86_64", "qemu-system-x86"),
     need("dpkg-deb", "dpkg"),
+    need("mke2fs", "e2fsprogs"),
     need("/bin/busybox", "busybox-static"),
 ];
 

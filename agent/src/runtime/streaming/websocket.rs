@@ -8,19 +8,23 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::super::engine::Engine;
 use super::{Channels, DEPTH, Input, Offer, Output, Wanted, session, spdy};
 
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const ERROR: u8 = 3;
-const RESIZE: u8 = 4;
-const CLOSE: u8 = 255;
-const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+pub const STDIN: u8 = 0;
+pub const STDOUT: u8 = 1;
+pub const STDERR: u8 = 2;
+pub const ERROR: u8 = 3;
+pub const RESIZE: u8 = 4;
+/// The channel after it ends.
+pub const CLOSE: u8 = 255;
+/// The protocols of exec and attach, the best first.
+pub const SESSIONS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+/// That of port forwarding.
+pub const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 
 pub async fn accept(engine: Engine, offer: Offer, request: Request) -> Response {
     let (mut parts, _) = request.into_parts();
@@ -36,7 +40,7 @@ pub async fn accept(engine: Engine, offer: Offer, request: Request) -> Response 
         }
         return upgrade.on_upgrade(move |socket| tunnel(engine, offer, socket));
     }
-    let upgrade = upgrade.protocols(["v5.channel.k8s.io", "v4.channel.k8s.io"]);
+    let upgrade = upgrade.protocols(SESSIONS);
     upgrade.on_upgrade(move |socket| serve(engine, offer, socket))
 }
 
@@ -112,19 +116,25 @@ fn understood(bytes: &Bytes) -> Option<Input> {
     }
 }
 
-fn frame(channel: u8, bytes: &[u8]) -> Message {
+/// A message of these bytes on a channel.
+pub fn frame(channel: u8, bytes: &[u8]) -> Message {
     let mut message = BytesMut::with_capacity(bytes.len() + 1);
     message.put_u8(channel);
     message.put_slice(bytes);
     Message::Binary(message.freeze())
 }
 
-/// The messages as one stream of bytes, with SPDY spoken over it.
 async fn tunnel(engine: Engine, offer: Offer, socket: WebSocket) {
-    let (mut sending, mut receiving) = socket.split();
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
-    let (mut read, mut write) = tokio::io::split(ours);
     let speaking = tokio::spawn(spdy::serve(engine, offer, theirs));
+    carry(socket, ours).await;
+    let _ = speaking.await;
+}
+
+/// The messages as one stream of bytes, joined to another.
+pub async fn carry(socket: WebSocket, stream: impl AsyncRead + AsyncWrite + Send + 'static) {
+    let (mut sending, mut receiving) = socket.split();
+    let (mut read, mut write) = tokio::io::split(stream);
     let inward = tokio::spawn(async move {
         while let Some(Ok(message)) = receiving.next().await {
             if let Message::Binary(bytes) = message
@@ -143,7 +153,6 @@ async fn tunnel(engine: Engine, offer: Offer, socket: WebSocket) {
     }
     let _ = sending.close().await;
     inward.abort();
-    let _ = speaking.await;
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use proto::view::config_map::ConfigMap;
 use proto::view::deployment::Deployment;
 use proto::view::endpoint_slice::EndpointSlice;
 use proto::view::endpoints::Endpoints;
+use proto::view::job::Job;
 use proto::view::namespace::Namespace;
 use proto::view::pod::Pod;
 use proto::view::replica_set::ReplicaSet;
@@ -155,6 +156,9 @@ impl Rig {
         }
         for deployment in self.all::<Deployment>() {
             eprintln!("{}", String::from_utf8_lossy(&deployment.bytes));
+        }
+        for job in self.all::<Job>() {
+            eprintln!("{} {:?} {:?}", job.metadata.name, job.spec.parallelism, job.status);
         }
         panic!("{what} did not come to be in ten minutes");
     }

@@ -755,6 +755,12 @@ fn statuses() {
             ),
         ],
     );
+    // One that is resumed starts anew.
+    job["status"] = json!({"startTime": "2024-01-01T00:00:00Z",
+        "conditions": [condition("Suspended")]});
+    let resumed = json!({"startTime": "2024-01-01T00:00:09Z",
+        "conditions": [{"type": "Suspended", "status": "False"}]});
+    refuse_status(&JOB, &job, &[("/status", resumed, &[])]);
     job["status"] = json!({"startTime": "2024-01-01T00:00:00Z",
         "completionTime": "2024-01-01T00:00:09Z", "succeeded": 1, "conditions": done});
     refuse_status(

@@ -34,6 +34,7 @@ use proto::view::daemon_set::DaemonSet;
 use proto::view::deployment::Deployment;
 use proto::view::endpoint_slice::EndpointSlice;
 use proto::view::endpoints::Endpoints;
+use proto::view::job::Job;
 use proto::view::namespace::Namespace;
 use proto::view::pod::Pod;
 use proto::view::replica_set::ReplicaSet;
@@ -171,6 +172,7 @@ impl Rig {
         show::<StatefulSet>(self);
         show::<DaemonSet>(self);
         show::<ReplicationController>(self);
+        show::<Job>(self);
         panic!("{what} did not come to be in ten minutes");
     }
 

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use client::Changes;
 use proto::view::Condition;
 use proto::view::cron_job::CronJob;
-use proto::view::job::Job;
 
 use super::*;
 

@@ -182,7 +182,8 @@ fn times(new: &Value, old: &Value, errors: &mut Errors) {
         errors.push(FieldError::invalid(path, end.clone(), detail));
     }
     let suspended = new.at("spec").flag("suspend") == Some(true);
-    if before.has("startTime") && changed("startTime") && !suspended {
+    let resumes = is(old, "Suspended") && !is(new, "Suspended");
+    if before.has("startTime") && changed("startTime") && !suspended && !resumes {
         let detail = "startTime cannot be removed for unsuspended job";
         errors.push(FieldError::required(STATUS.field("startTime"), detail));
     }

@@ -36,6 +36,8 @@ pub struct Unschedulable {
     pub reasons: BTreeMap<Reason, usize>,
     /// The plugins that rejected a node, with how many each.
     pub plugins: BTreeMap<&'static str, usize>,
+    /// Whether devices were looked for that a claim could give back; there never are any.
+    pub wants_devices_back: bool,
     /// What came of looking for others to make room; none where that was not done.
     pub preemption: Option<Preemption>,
 }
@@ -211,6 +213,9 @@ impl Search<'_> {
                 verdicts: self.verdicts,
             };
             refused.preemption = Some(attempt.run());
+            let plugins = &self.profile.plugins;
+            refused.wants_devices_back =
+                plugins.iter().any(|own| own.plugin.name() == "DynamicResources");
         }
         refused
     }

@@ -17,14 +17,15 @@ pub fn sentence(refused: &Unschedulable) -> String {
         Some(reason) => format!("0/{} nodes are available: {reason}.", refused.nodes),
         None => unavailable(refused.nodes, &refused.reasons),
     };
-    // Two plugins look for a cure. Nobody allocates devices here, so that the first never finds
-    // any to take back.
     let cure = match &refused.preemption {
         None | Some(Preemption::Found(_)) => return sentence,
         Some(Preemption::Refused(why)) => (*why).to_string(),
         Some(Preemption::Useless { nodes, reasons }) => unavailable(*nodes, reasons),
     };
-    sentence += &format!(" no new claims to deallocate, preemption: {cure}");
+    if refused.wants_devices_back {
+        sentence += " no new claims to deallocate,";
+    }
+    sentence += &format!(" preemption: {cure}");
     sentence
 }
 
@@ -49,6 +50,8 @@ mod tests {
         assert_eq!(sentence(&refused), wanted);
         let never = "not eligible due to preemptionPolicy=Never.";
         refused.preemption = Some(Preemption::Refused(never));
+        assert_eq!(sentence(&refused), format!("{wanted} preemption: {never}"));
+        refused.wants_devices_back = true;
         let tail = "no new claims to deallocate, preemption:";
         assert_eq!(sentence(&refused), format!("{wanted} {tail} {never}"));
         let reasons = BTreeMap::from([

@@ -1,9 +1,17 @@
-//! Compiles the definitions of CRI in `cri/` and of CSI in `csi/` into messages, clients and servers.
+//! Compiles the definitions of CRI in `cri/`, of CSI in `csi/` and of what else a node's agent speaks in
+//! `kubelet/` into messages, clients and servers.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo::rerun-if-changed=cri");
-    println!("cargo::rerun-if-changed=csi");
-    let all = ["cri/api.proto", "csi/csi.proto", "csi/registration.proto"];
+    for folder in ["cri", "csi", "kubelet"] {
+        println!("cargo::rerun-if-changed={folder}");
+    }
+    let all = [
+        "cri/api.proto",
+        "csi/csi.proto",
+        "csi/registration.proto",
+        "kubelet/device_plugin.proto",
+        "kubelet/pod_resources.proto",
+    ];
     let files = protox::compile(all, ["."])?;
     tonic_prost_build::configure()
         .build_client(true)

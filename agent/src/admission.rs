@@ -113,14 +113,19 @@ impl HostPort {
     }
 }
 
-/// Takes the pod, or says why not. `others` is what the other pods of the node hold together.
-pub fn admit(pod: &Pod, node: &Standing, others: &Held) -> Result<(), Rejection> {
+/// What is asked before anything is set aside for the pod.
+pub fn preliminary(pod: &Pod, node: &Standing) -> Result<(), Rejection> {
     if node.shutting_down {
         let why = "Pod was rejected as the node is shutting down.";
         return Err(Rejection::new("NodeShutdown", why));
     }
     pressure(pod, node)?;
-    sysctls(pod, node)?;
+    sysctls(pod, node)
+}
+
+/// Takes the pod, or says why not. `others` is what the other pods of the node hold together.
+pub fn admit(pod: &Pod, node: &Standing, others: &Held) -> Result<(), Rejection> {
+    preliminary(pod, node)?;
     operating_system(pod, node)?;
     resources(&Held::of(pod), node, others)?;
     if !affinity(pod, node) {

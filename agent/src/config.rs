@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use proto::cri::{self, MountPropagation, NamespaceMode, security_profile::ProfileType};
 use proto::meta::Labels;
 
+use crate::cpu_manager::Cpus;
 use crate::cri::labels;
 use crate::environment::expand;
 use crate::plan::Retention;
@@ -51,6 +52,11 @@ pub struct Parts {
     pub image_user: Option<Result<i64, String>>,
     /// The id of the container whose processes an ephemeral one sees.
     pub target: Option<String>,
+    /// On what it runs, where that is not the kernel's to say.
+    pub cpus: Option<Cpus>,
+    /// For the runtime, from plugins of devices.
+    pub annotations: BTreeMap<String, String>,
+    pub cdi_devices: Vec<String>,
 }
 
 /// `CreateContainerConfigError`: the container's own settings contradict its image.
@@ -180,15 +186,23 @@ pub fn container(
     let mut labels_map = pod_labels(pod);
     labels_map.insert(labels::CONTAINER_NAME.into(), container.name.clone());
     let policy = container.termination_message_policy.as_deref().unwrap_or("File");
-    let annotations = HashMap::from([
+    let mut annotations: HashMap<String, String> = parts.annotations.into_iter().collect();
+    annotations.extend([
         (labels::HASH.to_string(), container.hash()),
         (labels::RESTART_COUNT.to_string(), parts.attempt.to_string()),
         (labels::MESSAGE_PATH.to_string(), container.termination_message_path().to_string()),
         (labels::MESSAGE_POLICY.to_string(), policy.to_string()),
         (labels::GRACE.to_string(), pod.grace().to_string()),
     ]);
+    let mut resources = container_resources(pod, container, node.memory);
+    if let Some(cpus) = &parts.cpus {
+        resources.cpuset_cpus = cpus.set.to_string();
+        if cpus.exclusive {
+            resources.cpu_quota = NO_QUOTA;
+        }
+    }
     let linux = cri::LinuxContainerConfig {
-        resources: Some(container_resources(pod, container, node.memory)),
+        resources: Some(resources),
         security_context: Some(security(node, pod, container, user, parts.target)),
     };
     let signal = container.lifecycle.stop_signal.as_deref();
@@ -208,6 +222,7 @@ pub fn container(
             .collect(),
         mounts: parts.mounts,
         devices: parts.devices,
+        cdi_devices: parts.cdi_devices.into_iter().map(|name| cri::CdiDevice { name }).collect(),
         labels: labels_map,
         annotations,
         log_path: format!("{}/{}.log", container.name, parts.attempt),
@@ -219,6 +234,9 @@ pub fn container(
         ..Default::default()
     })
 }
+
+/// As much time as there is.
+pub const NO_QUOTA: i64 = -1;
 
 /// A bind mount.
 pub fn mount(

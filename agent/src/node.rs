@@ -15,6 +15,7 @@ use proto::view::node::Taint;
 use serde_json::{Value, json};
 
 use crate::cri::{Info, Runtime};
+use crate::devices::{Devices, is_extended_resource};
 use crate::events::{Events, NORMAL, WARNING};
 use crate::eviction::{Limits, Pressure};
 use crate::shutdown::Shutdown;
@@ -62,6 +63,7 @@ pub struct Node {
     pub runtime: Arc<dyn Runtime>,
     pub identity: Identity,
     pub facts: Arc<dyn Facts>,
+    pub devices: Devices,
     pub shutdown: Shutdown,
     pub pressure: Pressure,
 }
@@ -122,10 +124,27 @@ impl Node {
                 }
                 let changes = Patch::Strategic(changes);
                 let entry = self.client.patch::<view::node::Node>("", name, "", &changes).await?;
+                self.forget_devices(&known.view).await?;
                 Ok(entry.view.metadata.uid)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// A node that has lost its memory has no devices until plugins say so, whatever its object says.
+    async fn forget_devices(&self, known: &view::node::Node) -> Result<(), client::Error> {
+        let status = &known.status;
+        let all = status.capacity.keys().chain(status.allocatable.keys());
+        let none: serde_json::Map<String, Value> = all
+            .filter(|name| is_extended_resource(name) && !self.devices.knows(name))
+            .map(|name| (name.clone(), "0".into()))
+            .collect();
+        if none.is_empty() || !self.devices.is_new() {
+            return Ok(());
+        }
+        let changes = Patch::Merge(json!({"status": {"capacity": none, "allocatable": none}}));
+        let name = &self.identity.name;
+        self.client.patch::<view::node::Node>("", name, "status", &changes).await.map(drop)
     }
 
     /// Reports the node's state for ever: when it changes, and every five minutes.
@@ -137,6 +156,7 @@ impl Node {
         let mut images: Option<(Vec<Image>, Time)> = None;
         let mut eager = EAGER;
         let mut pressures = self.pressure.changes();
+        let mut devices = self.devices.changes();
         self.events.node(name, NORMAL, "Starting", "Starting kubelet.");
         loop {
             let now = self.clock.now();
@@ -191,6 +211,7 @@ impl Node {
                 () = self.clock.sleep(pause) => {}
                 () = self.shutdown.changed() => {}
                 _ = pressures.changed() => {}
+                _ = devices.changed() => {}
             }
         }
     }
@@ -198,6 +219,7 @@ impl Node {
     fn seen(&self, runtime: Option<Info>, images: Vec<Image>) -> Seen {
         Seen {
             capacity: self.facts.capacity(),
+            devices: self.devices.amounts(self.clock.now()),
             machine: self.facts.info(),
             pressure: self.pressure.now(),
             runtime,

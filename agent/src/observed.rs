@@ -38,6 +38,8 @@ pub struct Container {
     pub user: Option<(i64, i64, Vec<i64>)>,
     /// What its cgroup has, where the runtime tells.
     pub applied: Option<Applied>,
+    /// The CPUs that it runs on, as the runtime was told; empty: any.
+    pub cpus: String,
 }
 
 /// The settings of a cgroup that a resize changes; 0: no limit.

@@ -8,6 +8,7 @@ use clap::ArgAction;
 use proto::meta::Labels;
 use proto::view::node::Taint;
 
+use crate::cpu_manager::{self, CpuSet};
 use crate::images::records::Policy as Verification;
 use crate::node::reserved::Reserved;
 use crate::{certificates, eviction};
@@ -97,6 +98,15 @@ pub struct Options {
     /// The same for what else runs on the machine.
     #[arg(long, value_name = "RESOURCE=QUANTITY,…", default_value = "")]
     pub system_reserved: Reserved,
+    /// Which CPUs are kept from pods; it takes the place of what the two above say of cpu.
+    #[arg(long, value_name = "CPUS")]
+    pub reserved_cpus: Option<CpuSet>,
+    /// Whether containers of Guaranteed pods have the whole CPUs that they ask for to themselves.
+    #[arg(long, value_name = "POLICY", value_enum, default_value = "none")]
+    pub cpu_manager_policy: cpu_manager::Policy,
+    /// Options of that policy; this agent knows none.
+    #[arg(long, value_name = "OPTION=VALUE,…", value_delimiter = ',', value_parser = policy_option)]
+    pub cpu_manager_policy_options: Vec<Unsupported>,
     /// Whether this node registers itself; else it waits until somebody has.
     #[arg(
         long,
@@ -192,6 +202,11 @@ const OWN_LABELS: [&str; 10] = [
     "topology.kubernetes.io/region",
     "topology.kubernetes.io/zone",
 ];
+
+/// What there is no value of.
+#[derive(Clone, Debug)]
+pub enum Unsupported {}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Runtime {
     Cri,
@@ -212,6 +227,11 @@ fn labels(text: &str) -> Result<Labels, String> {
         }
     });
     pairs.collect()
+}
+
+fn policy_option(text: &str) -> Result<Unsupported, String> {
+    let name = text.split('=').next().unwrap_or_default();
+    Err(format!("the CPU manager's policy option {name:?} is not supported by this agent"))
 }
 
 fn percent() -> clap::builder::RangedI64ValueParser<u8> {
@@ -311,6 +331,9 @@ mod tests {
             "--register-with-taints=a=b:Never",
             "--kube-reserved=gpu=1",
             "--node-status-max-images=-2",
+            "--reserved-cpus=1-",
+            "--cpu-manager-policy=dynamic",
+            "--cpu-manager-policy-options=full-pcpus-only=true",
         ] {
             assert!(read(&[bad]).is_err(), "{bad}");
         }

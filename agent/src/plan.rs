@@ -59,6 +59,11 @@ pub enum Step {
         sandbox: String,
         container: Option<String>,
     },
+    /// Let a running container run on these CPUs.
+    Pin {
+        id: String,
+        cpus: String,
+    },
     RemoveContainer {
         id: String,
     },
@@ -287,6 +292,9 @@ impl Work<'_> {
             let grace = probe.and_then(|probe| probe.termination_grace_period_seconds);
             plan.steps.push(kill(self.pod, run, &why, grace));
         } else {
+            if let Some(cpus) = self.memory.pin_due(run) {
+                plan.steps.push(Step::Pin { id: run.id.clone(), cpus });
+            }
             self.resize(plan, container, run);
         }
     }

@@ -136,6 +136,28 @@ impl Pods {
         }
     }
 
+    /// Lets the pods see, for ever, what becomes of their devices and of the CPUs that they share.
+    pub async fn follow_resources(&self) {
+        let (mut devices, mut cpus) = (self.context.devices.changes(), self.context.cpus.changes());
+        loop {
+            let of_all = tokio::select! {
+                _ = devices.changed() => false,
+                _ = cpus.changed() => true,
+            };
+            let holders = self.context.devices.holders();
+            let workers = self.workers.lock();
+            let concerned = workers.iter().filter(|(uid, _)| of_all || holders.contains(*uid));
+            concerned.for_each(|(_, worker)| worker.wake());
+        }
+    }
+
+    /// Frees what pods had that have gone while nobody looked.
+    pub fn forget_missing(&self) {
+        let is_there = |uid: &str| self.workers.lock().contains_key(uid);
+        self.context.devices.retain(is_there);
+        self.context.cpus.retain(is_there);
+    }
+
     /// The pods that would have to end before the machine does.
     pub fn endings(&self) -> Vec<Ending> {
         let workers = self.workers.lock();

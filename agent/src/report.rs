@@ -242,7 +242,21 @@ impl Work<'_> {
             json!({"linux": {"uid": uid, "gid": gid, "supplementalGroups": groups}})
         });
         status.volume_mounts = mounts(container);
+        status.allocated_resources_status = self.devices(container, previous);
         status
+    }
+
+    /// The container's devices, and how they are; or were, when it last had any.
+    fn devices(&self, container: &Container, previous: Option<&ContainerStatus>) -> Vec<Value> {
+        let of = |(resource, devices): (&String, &Vec<(String, &'static str)>)| {
+            let devices = devices.iter();
+            let devices = devices.map(|(id, health)| json!({"resourceID": id, "health": health}));
+            json!({"name": resource, "resources": devices.collect::<Vec<_>>()})
+        };
+        match self.memory.devices.get(&container.name) {
+            Some(own) => own.iter().map(of).collect(),
+            None => previous.map(|it| it.allocated_resources_status.clone()).unwrap_or_default(),
+        }
     }
 
     /// A container that the runtime does not know: not yet, or not any more.
@@ -286,6 +300,7 @@ impl Work<'_> {
             status.state = unknown();
         }
         status.volume_mounts = mounts(container);
+        status.allocated_resources_status = self.devices(container, previous);
         status
     }
 

@@ -54,6 +54,15 @@ pub fn before(pod: &Pod, told: &PodStatus) -> Pod {
     before
 }
 
+/// Does any container ask for another amount of cpu?
+pub fn moves_cpus(before: &Pod, asked: &Pod) -> bool {
+    let cpu = |pod: &Pod| -> Vec<Option<Quantity>> {
+        let containers = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+        containers.map(|it| it.resources.requests.get("cpu").copied()).collect()
+    };
+    cpu(before) != cpu(asked)
+}
+
 /// The pod as it may run now: where the node does not `grant` what it asks for, with what it has.
 pub fn settle(
     pod: &Arc<Pod>,
@@ -247,6 +256,17 @@ mod tests {
         let (settled, _) = settle(&pod, &told, |_| denied());
         let limits = &settled.level_resources().unwrap().limits;
         assert_eq!(limits["cpu"].to_string(), "1");
+    }
+
+    #[test]
+    fn who_asks_for_more_cpu() {
+        let asks = |cpu: &str, memory: &str| {
+            let amounts = json!({"cpu": cpu, "memory": memory});
+            pod(json!({"requests": amounts, "limits": amounts}), json!([]))
+        };
+        let before = asks("1", "1Mi");
+        assert!(moves_cpus(&before, &asks("2", "1Mi")));
+        assert!(!moves_cpus(&before, &asks("1000m", "2Mi")));
     }
 
     #[test]

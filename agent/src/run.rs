@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use client::error::chain;
 use client::{CancellationToken, Client, Clock, Informer, Informers, Recorder, Rng};
+use proto::quantity::Quantity;
 use proto::view;
 use proto::view::pod::Pod;
 use proto::view::service::Service;
 
 use crate::allocation::Allocations;
 use crate::config::NodeConfig;
+use crate::cpu_manager::{self, CpuManager, Topology};
 use crate::cri::Runtime;
 use crate::cri::grpc::{BadEndpoint, Grpc};
 use crate::cri::simulated::SimulatedRuntime;
 use crate::csi::{Plugins, Registration};
+use crate::devices::{Devices, Registrar};
 use crate::ended::Ended;
 use crate::events::Events;
 use crate::eviction::{self, Pressure};
@@ -27,9 +30,12 @@ use crate::logs::{self, Limits};
 use crate::manifest::folder::{self, Source};
 use crate::metrics::Metrics;
 use crate::net;
+use crate::node::reserved::Reserved;
 use crate::node::{Identity, Node, facts, lease};
 use crate::options::{self, Options};
 use crate::plan::Retention;
+use crate::plugins::Registry;
+use crate::pod_resources;
 use crate::pods::Pods;
 use crate::probe::{Network, Prober};
 use crate::report::Host;
@@ -71,6 +77,8 @@ pub enum Error {
     Manifests(#[from] folder::Error),
     #[error("{0}")]
     Eviction(String),
+    #[error(transparent)]
+    Cpus(#[from] cpu_manager::StartError),
     #[error("make {path}")]
     Folder { path: String, source: std::io::Error },
 }
@@ -100,6 +108,7 @@ pub async fn run(
             .map_err(|source| Error::Folder { path: folder.display().to_string(), source })?;
     }
     let pulls = pulls(&options, &clock)?;
+    let cpus = cpus(&options, &identity)?;
     let node = Node {
         client: client.clone(),
         clock: clock.clone(),
@@ -108,6 +117,7 @@ pub async fn run(
         runtime: runtime.clone(),
         identity,
         facts: Arc::new(facts::Machine::new(options.root_dir.clone())),
+        devices: devices(&options),
         shutdown: Shutdown::default(),
         pressure: Pressure::default(),
     };
@@ -115,7 +125,7 @@ pub async fn run(
     let manifests = manifests.map(|path| Source::open(path, &name, clock.clone())).transpose()?;
     let certificates = Certificates::new(&options, &node);
     let serving = certificates.serving();
-    let managed = Managed { eviction, metrics, manifests, serving };
+    let managed = Managed { eviction, metrics, manifests, serving, cpus };
     let work = async {
         let network = network(&options, &name, cidr, &informers, &clock, &rng);
         // Static pods run whether there is an API server or not: nothing waits for it here.
@@ -242,12 +252,15 @@ async fn pods(
         services: informers.of::<Service>(),
         allocations: Allocations::default(),
         ended: Ended::new(options.maximum_dead_containers),
+        devices: node.devices.clone(),
+        cpus: managed.cpus,
         own: Own {
             client: node.client.clone(),
             nodes: informers.filtered::<view::node::Node>(&format!("metadata.name={name}")),
             name: name.clone(),
             labels: node.labels(),
             allocatable: node.allocatable(),
+            devices: node.devices.clone(),
             unsafe_sysctls: options.allowed_unsafe_sysctls.clone(),
             shutdown: node.shutdown.clone(),
             pressure: node.pressure.clone(),
@@ -270,12 +283,13 @@ async fn pods(
             shutdown::follow(&pods, &node.shutdown, &periods, &node.events).await;
         }
     };
-    let storage = async {
-        if let Some(plugins) = ground.plugins {
-            storage(pods.context(), plugins).await;
+    let plugins = async {
+        if let Some(drivers) = ground.plugins {
+            plugins(&pods, drivers).await;
         }
     };
-    tokio::join!(statics, rest, pods.follow_runtime(), shutdown, storage, evict);
+    let follow = async { tokio::join!(pods.follow_runtime(), pods.follow_resources()) };
+    tokio::join!(statics, rest, follow, shutdown, plugins, evict);
 }
 
 /// What becomes of the pods' place on this node.
@@ -302,6 +316,7 @@ struct Managed {
     metrics: Arc<Metrics>,
     manifests: Option<Source>,
     serving: Option<Serving>,
+    cpus: CpuManager,
 }
 
 /// Runs what the files say, for ever.
@@ -337,6 +352,7 @@ async fn follow_api(
         Ok(known) => {
             pods.orphans(known);
             pods.orphans(pods.context().disk.pods().await);
+            pods.forget_missing();
         }
         Err(error) => tracing::warn!(%error, "cannot list the runtime's pods"),
     }
@@ -407,18 +423,48 @@ fn policy(options: &Options) -> Policy {
     }
 }
 
-/// Looks after what storage the node has for ever: drivers, and folders of its own disk.
-async fn storage(context: &Context, plugins: Plugins) {
+/// Looks for ever after what the node has of others: storage drivers and devices, and folders of its own
+/// disk; and tells who asks what its pods have of them.
+async fn plugins(pods: &Pods, drivers: Plugins) {
+    let context = pods.context();
     let (client, clock, own) = (&context.client, &context.clock, &context.own);
-    let registration = Registration {
-        plugins,
-        client: client.clone(),
+    let (root, devices) = (&context.config.root, context.devices.clone());
+    let drivers = Registration { plugins: drivers, client: client.clone(), node: own.name.clone() };
+    let registrar = Registrar { devices, clock: clock.clone() };
+    let registry = Registry {
         clock: clock.clone(),
-        node: own.name.clone(),
-        folder: context.config.root.join("plugins_registry"),
+        folder: root.join("plugins_registry"),
+        handlers: vec![Arc::new(drivers), Arc::new(registrar.clone())],
     };
     let folders = folders::keep(client.clone(), clock.clone(), &context.config, own.nodes.clone());
-    tokio::join!(registration.keep(), folders);
+    let told = root.join("pod-resources");
+    let tell = pod_resources::serve(&told, pods.clone());
+    tokio::join!(registry.keep(), registrar.serve(), folders, tell);
+}
+
+/// The node's devices; a simulated node has none.
+fn devices(options: &Options) -> Devices {
+    match options.runtime {
+        options::Runtime::Cri => Devices::open(&options.root_dir.join("device-plugins")),
+        options::Runtime::Simulated => Devices::default(),
+    }
+}
+
+/// Who hands out the CPUs; those of a simulated node are nobody's.
+fn cpus(options: &Options, identity: &Identity) -> Result<CpuManager, cpu_manager::StartError> {
+    let root = &options.root_dir;
+    match (options.runtime, options.cpu_manager_policy) {
+        (options::Runtime::Simulated, _) => Ok(CpuManager::default()),
+        (_, cpu_manager::Policy::None) => CpuManager::none(root),
+        (_, cpu_manager::Policy::Static) => {
+            let topology = Topology::read(Path::new(cpu_manager::SYS))
+                .map_err(cpu_manager::StartError::Topology)?;
+            let amount = |reserved: &Reserved| reserved.0.get("cpu").copied().unwrap_or_default();
+            let amount = amount(&identity.kube_reserved) + amount(&identity.system_reserved);
+            let reserved = options.reserved_cpus.clone().ok_or(amount);
+            CpuManager::fixed(root, topology, reserved)
+        }
+    }
 }
 
 fn endpoint(options: &Options, identity: &Identity) -> Endpoint {
@@ -500,6 +546,13 @@ fn identity(options: &Options) -> Result<Identity, Error> {
         Some(ip) => ip,
         None => route_address().map_err(Error::NodeIp)?,
     };
+    let (mut kube_reserved, mut system_reserved) =
+        (options.kube_reserved.clone(), options.system_reserved.clone());
+    if let Some(cpus) = &options.reserved_cpus {
+        let count = i64::try_from(cpus.len()).unwrap_or(i64::MAX);
+        kube_reserved.0.remove("cpu");
+        system_reserved.0.insert("cpu".into(), Quantity::new(count));
+    }
     Ok(Identity {
         name: node_name(options),
         ips: vec![ip.to_string()],
@@ -509,8 +562,8 @@ fn identity(options: &Options) -> Result<Identity, Error> {
         port: options.port,
         max_pods: options.max_pods,
         thresholds: options.eviction.hard.clone(),
-        kube_reserved: options.kube_reserved.clone(),
-        system_reserved: options.system_reserved.clone(),
+        kube_reserved,
+        system_reserved,
         most_images: usize::try_from(options.node_status_max_images).ok(),
         awaits_registration: !options.register_node,
     })

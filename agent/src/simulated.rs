@@ -17,7 +17,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::allocation::Allocations;
 use crate::config::NodeConfig;
+use crate::cpu_manager::CpuManager;
 use crate::cri::simulated::SimulatedRuntime;
+use crate::devices::Devices;
 use crate::ended::Ended;
 use crate::events::Events;
 use crate::eviction::Pressure;
@@ -193,6 +195,7 @@ impl Shared {
             runtime: Arc::new(runtime.clone()),
             identity,
             facts: Arc::new(Claims),
+            devices: Devices::default(),
             shutdown: Shutdown::default(),
             pressure: Pressure::default(),
         };
@@ -208,12 +211,15 @@ impl Shared {
             services: self.informers.of::<Service>(),
             allocations: Allocations::default(),
             ended: Ended::default(),
+            devices: Devices::default(),
+            cpus: CpuManager::default(),
             own: Own {
                 client: self.client.clone(),
                 nodes: self.informers.of::<view::node::Node>(),
                 name: name.clone(),
                 labels: node.labels(),
                 allocatable: node.allocatable(),
+                devices: Devices::default(),
                 unsafe_sysctls: Vec::new(),
                 shutdown: node.shutdown.clone(),
                 pressure: node.pressure.clone(),

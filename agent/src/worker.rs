@@ -11,24 +11,26 @@ use proto::time::Time;
 use proto::view;
 use tokio::sync::{Notify, watch};
 
-use crate::admission::Rejection;
 use crate::allocation::Allocations;
 use crate::backoff::{Backoff, RETRY};
 use crate::config::NodeConfig;
+use crate::cpu_manager::CpuManager;
 use crate::cri::{PodId, Runtime};
+use crate::devices::Devices;
 use crate::downward::Facts;
 use crate::ended::Ended;
 use crate::events::{Events, NORMAL, WARNING};
 use crate::metrics::Metrics;
 use crate::observed::Observed;
 use crate::plan::{End, Memory, Plan, cleanup, finished, plan};
-use crate::pod::{Pod, PodStatus};
+use crate::pod::{Pod, PodStatus, Qos};
 use crate::probe::{Prober, Probes};
 use crate::report::{Host, report};
-use crate::resize;
+use crate::resize::{self, Pending};
 use crate::resolv::Dns;
 use crate::volume::Disk;
 
+mod admit;
 mod claims;
 mod csi;
 mod execute;
@@ -58,12 +60,23 @@ pub struct Context {
     pub services: client::Informer<view::service::Service>,
     pub allocations: Allocations,
     pub ended: Ended,
+    pub devices: Devices,
+    pub cpus: CpuManager,
     pub own: Own,
     pub config: NodeConfig,
     pub dns: Dns,
     pub host: Host,
     pub allocatable: BTreeMap<String, Quantity>,
     pub metrics: Arc<Metrics>,
+}
+
+impl Context {
+    /// The pod holds nothing of the node any more.
+    fn release(&self, uid: &str) {
+        self.allocations.release(uid);
+        self.devices.release(uid);
+        self.cpus.release(uid);
+    }
 }
 
 /// The newest a worker is told of its pod.
@@ -229,7 +242,7 @@ impl Worker {
             if over && observed.running().next().is_none() {
                 // Nothing reads any of it any more.
                 watched = objects::Watched::default();
-                self.context.allocations.release(&self.id.uid);
+                self.context.release(&self.id.uid);
                 self.stopped.send_replace(true);
             } else {
                 watched.follow(&self.context.objects, &pod, &self.wake);
@@ -244,6 +257,12 @@ impl Worker {
             }
             self.memory.health = probes.follow(&pod, &observed);
             self.memory.excess = self.context.ended.put(&self.id.uid, &observed, &self.wake);
+            self.memory.cpus = self.context.cpus.of(&pod);
+            let devices = self.context.devices.health(&self.id.uid);
+            if !devices.is_empty() {
+                // Whoever asks why a pod has ended may ask for the devices that it had.
+                self.memory.devices = devices;
+            }
             let plan = plan(&pod, &observed, &self.memory, now);
             let status = self.report(&pod, &observed, &plan, now);
             if self.status.as_ref() != Some(&status) {
@@ -269,7 +288,7 @@ impl Worker {
         probes.stop();
         self.context.ended.forget(&self.id.uid);
         self.context.metrics.forget_pod(&self.id.namespace, &self.id.name);
-        self.context.allocations.release(&self.id.uid);
+        self.context.release(&self.id.uid);
         if let Err(error) = self.context.disk.remove(&self.id).await {
             tracing::warn!(pod = %self.id.name, %error, "cannot remove the folders of a pod");
         }
@@ -299,32 +318,6 @@ impl Worker {
         false
     }
 
-    /// Decides, once, whether the node takes the pod.
-    async fn admit(&mut self, observed: &Observed) {
-        let Some(pod) = self.asked.clone().filter(|_| !self.judged) else { return };
-        self.judged = true;
-        let (context, status) = (&self.context, &pod.status);
-        if status.phase.is_terminal() {
-            return;
-        }
-        if !observed.is_empty() || status.start_time.is_some() || pod.deleting() {
-            // It was taken before this agent was started, and has what it was given then.
-            return context.allocations.keep(&resize::before(&pod, status), &self.ender);
-        }
-        let mut verdict = context.allocations.admit(&pod, &context.own.standing(), &self.ender);
-        if verdict.as_ref().is_err_and(Rejection::depends_on_node)
-            && let Some(node) = context.own.fresh().await
-        {
-            verdict = context.allocations.admit(&pod, &node, &self.ender);
-        }
-        if let Err(Rejection { reason, message }) = verdict {
-            context.events.pod(&pod, None, WARNING, &reason, &message);
-            let message = format!("Pod was rejected: {message}");
-            self.memory.end = Some(End::failed(&reason, &message));
-            self.memory.rejected = true;
-        }
-    }
-
     /// Whether the pod is at its end, for whatever reason; from then on it stays there.
     fn ends(&mut self, pod: &Pod, observed: &Observed, now: Time) -> bool {
         if self.memory.end.is_none() {
@@ -349,7 +342,13 @@ impl Worker {
         let Some(asked) = self.asked.clone().filter(|_| self.judged && !ended) else { return };
         let told = self.status.as_ref().unwrap_or(&asked.status);
         let grant = |pod: &Pod| {
-            let Context { allocations, allocatable, .. } = &*self.context;
+            let Context { allocations, allocatable, cpus, .. } = &*self.context;
+            let guaranteed = cpus.is_static() && pod.qos() == Qos::Guaranteed;
+            if guaranteed && resize::moves_cpus(&resize::before(pod, told), pod) {
+                let message = "Resize is infeasible for Guaranteed Pods alongside CPU Manager \
+                               policy \"static\"";
+                return Some(Pending { reason: "Infeasible", message: message.into() });
+            }
             allocations.grant(pod, allocatable, now, &self.wake)
         };
         self.memory.resizing = resize::asked(&asked, told);

@@ -13,6 +13,7 @@ use agent::cri::PodId;
 use agent::csi::{Plugins, Registration, Wanted};
 use agent::downward::Facts;
 use agent::environment::Sources;
+use agent::plugins::Registry;
 use agent::pod::Pod;
 use agent::volume::{Bound, Disk, Machine};
 use bytes::Bytes;
@@ -292,12 +293,12 @@ impl Bench {
         let node = json!({"metadata": {"name": "n", "uid": "of-n", "resourceVersion": "1"}});
         api.objects.lock().insert(NODE.into(), node);
         let plugins = Plugins::default();
-        let registration = Registration {
-            plugins: plugins.clone(),
-            client: api.client(),
+        let registration =
+            Registration { plugins: plugins.clone(), client: api.client(), node: "n".into() };
+        let drivers = Registry {
             clock: Clock::system(),
-            node: "n".into(),
             folder: registry.clone(),
+            handlers: vec![Arc::new(registration)],
         };
         let serve = |path: &Path, router: tonic::transport::server::Router| {
             let listener = UnixListenerStream::new(UnixListener::bind(path).unwrap());
@@ -308,7 +309,7 @@ impl Bench {
         let nodes = NodeServer::new(driver.clone());
         let registers = RegistrationServer::new(driver.clone());
         let tasks = vec![
-            AbortOnDropHandle::new(tokio::spawn(registration.keep())),
+            AbortOnDropHandle::new(tokio::spawn(drivers.keep())),
             serve(&own, tonic::transport::Server::builder().add_service(nodes)),
             serve(&socket, tonic::transport::Server::builder().add_service(registers)),
         ];

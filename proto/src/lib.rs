@@ -1,5 +1,6 @@
 //! What two components must agree on, and nothing else: the kind table, metadata, quantities,
-//! selectors, time, schedules, Status errors and the messages of CRI and CSI. Anyone may use it; no I/O may happen here.
+//! selectors, time, schedules, Status errors and the messages of CRI, CSI and of the kubelet's own
+//! sockets. Anyone may use it; no I/O may happen here.
 
 /// The Container Runtime Interface v1 (`runtime.v1`), generated from `cri/`: messages, clients
 /// and servers.
@@ -18,6 +19,18 @@ pub mod csi {
 pub mod registration {
     #![allow(clippy::all, missing_docs)]
     tonic::include_proto!("pluginregistration");
+}
+
+/// How plugins offer a node's devices (device plugin API `v1beta1`).
+pub mod device_plugin {
+    #![allow(clippy::all, missing_docs)]
+    tonic::include_proto!("v1beta1");
+}
+
+/// What pods have of a node's devices and CPUs (pod resources API `v1`).
+pub mod pod_resources {
+    #![allow(clippy::all, missing_docs)]
+    tonic::include_proto!("v1");
 }
 
 pub mod cron;

@@ -150,3 +150,22 @@ fn sandboxes() {
     assert_eq!(options.pid, NamespaceMode::Node as i32);
     assert_eq!(options.ipc, NamespaceMode::Pod as i32);
 }
+
+#[test]
+fn cpus_and_what_plugins_ask_of_the_runtime() {
+    let limits = json!({"limits": {"cpu": "2", "memory": "1Mi"}});
+    let spec = json!({"containers": [{"name": "c", "resources": limits}]});
+    let made = |exclusive| {
+        let cpus = Some(Cpus { set: "1-2".parse().unwrap(), exclusive });
+        let annotations = [("a.b/c".to_string(), "d".to_string())].into();
+        let cdi_devices = vec!["e.com/c=d".to_string()];
+        made(spec.clone(), Parts { cpus, annotations, cdi_devices, ..Parts::default() }).unwrap()
+    };
+    let config = made(false);
+    assert_eq!(config.annotations["a.b/c"], "d");
+    assert_eq!(config.cdi_devices, [cri::CdiDevice { name: "e.com/c=d".into() }]);
+    for (exclusive, quota) in [(false, 200_000), (true, NO_QUOTA)] {
+        let resources = made(exclusive).linux.unwrap().resources.unwrap();
+        assert_eq!((resources.cpuset_cpus.as_str(), resources.cpu_quota), ("1-2", quota));
+    }
+}

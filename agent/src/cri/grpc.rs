@@ -416,6 +416,7 @@ fn observed(sandbox: String, status: cri::ContainerStatus) -> Container {
     };
     let restarts = status.annotations.get(labels::RESTART_COUNT).and_then(|n| n.parse().ok());
     let user = status.user.and_then(|user| user.linux);
+    let resources = status.resources.and_then(|it| it.linux);
     Container {
         state,
         sandbox,
@@ -427,7 +428,8 @@ fn observed(sandbox: String, status: cri::ContainerStatus) -> Container {
         image_ref: status.image_ref,
         log_path: status.log_path,
         user: user.map(|user| (user.uid, user.gid, user.supplemental_groups)),
-        applied: status.resources.and_then(|it| it.linux).map(|it| crate::config::observed(&it)),
+        applied: resources.as_ref().map(crate::config::observed),
+        cpus: resources.map(|it| it.cpuset_cpus).unwrap_or_default(),
     }
 }
 

@@ -224,7 +224,8 @@ impl Runtime for SimulatedRuntime {
             state: State::Created,
             log_path: String::new(),
             user: None,
-            applied: resources.map(|resources| crate::config::observed(&resources)),
+            applied: resources.as_ref().map(crate::config::observed),
+            cpus: resources.map(|resources| resources.cpuset_cpus).unwrap_or_default(),
         };
         let place = observed.containers.partition_point(|run| run.attempt > container.attempt);
         observed.containers.insert(place, container);

@@ -2,21 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use proto::csi::node_client::NodeClient;
 use proto::csi::node_service_capability::{Type, rpc};
 use proto::csi::{NodeGetCapabilitiesRequest, NodeGetInfoRequest};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 
-/// What the driver did not do. Worded as the kubelet's events are.
-#[derive(Debug, thiserror::Error)]
-#[error("rpc error: code = {:?} desc = {}", .0.code(), .0.message())]
-pub struct CallError(pub tonic::Status);
-
-/// As long as the kubelet waits for a driver.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::plugins::{CallError, channel};
 
 /// A driver that is known to the node.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,18 +55,4 @@ impl Driver {
 
 fn client(socket: &Path) -> NodeClient<Channel> {
     NodeClient::new(channel(socket))
-}
-
-/// Connects when it is first used.
-pub(super) fn channel(socket: &Path) -> Channel {
-    let socket = socket.to_path_buf();
-    let connect = tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move {
-            let stream = tokio::net::UnixStream::connect(socket).await?;
-            Ok::<_, std::io::Error>(TokioIo::new(stream))
-        }
-    });
-    // The authority is never resolved; HTTP/2 wants one.
-    Endpoint::from_static("http://localhost").timeout(PATIENCE).connect_with_connector_lazy(connect)
 }

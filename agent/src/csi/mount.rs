@@ -10,7 +10,8 @@ use proto::csi::node_service_capability::rpc;
 use proto::csi::{NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest};
 
 use super::volume::{Known, Places, unique_name};
-use super::{CallError, Driver, Plugins, Wanted};
+use super::{Driver, Plugins, Wanted};
+use crate::plugins::CallError;
 use crate::pod::Pod;
 
 #[derive(Debug, thiserror::Error)]

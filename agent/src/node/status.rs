@@ -22,6 +22,8 @@ const MOST_NAMES: usize = 5;
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub capacity: BTreeMap<String, Quantity>,
+    /// By resource: how many devices there are, and how many of them can be had.
+    pub devices: BTreeMap<String, (i64, i64)>,
     /// NodeSystemInfo without the versions of agent and runtime.
     pub machine: Value,
     pub pressure: BTreeSet<Condition>,
@@ -93,10 +95,15 @@ pub fn status(identity: &Identity, seen: &Seen, since: &Since, now: Time) -> Val
     addresses.push(json!({"type": "Hostname", "address": name}));
     let mut node_info = seen.machine.clone();
     node_info["kubeletVersion"] = VERSION.into();
-    let capacity = capacity(identity, &seen.capacity);
+    let mut capacity = capacity(identity, &seen.capacity);
+    let mut allocatable = allocatable_of(identity, &seen.capacity);
+    for (name, (all, can_be_had)) in &seen.devices {
+        capacity.insert(name.clone(), Quantity::new(*all));
+        allocatable.insert(name.clone(), Quantity::new(*can_be_had));
+    }
     let mut status = json!({
         "addresses": addresses,
-        "allocatable": allocatable_of(identity, &seen.capacity),
+        "allocatable": allocatable,
         "capacity": capacity,
         "conditions": conditions(seen, since, now),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
@@ -260,6 +267,7 @@ mod tests {
             cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() };
         Seen {
             capacity: [("cpu".to_string(), Quantity::new(2))].into(),
+            devices: [("example.com/x".to_string(), (3, 2))].into(),
             machine: json!({"bootID": "b"}),
             pressure: BTreeSet::new(),
             runtime: Some(Info {
@@ -277,7 +285,9 @@ mod tests {
     #[test]
     fn a_whole_status() {
         let status = status(&identity(), &seen(), &Since::new(), Time::from_unix(7));
-        assert_eq!(status["capacity"], json!({"cpu": "2", "pods": "110"}));
+        let amounts = |devices: &str| json!({"cpu": "2", "example.com/x": devices, "pods": "110"});
+        assert_eq!(status["capacity"], amounts("3"));
+        assert_eq!(status["allocatable"], amounts("2"));
         let images = &status["images"];
         assert_eq!(images[0]["names"], json!(["r@l", "r:0", "r:1", "r:2", "r:3"]));
         assert_eq!(

@@ -8,6 +8,7 @@ use proto::time::Time;
 use super::End;
 use crate::backoff::Backoff;
 use crate::config;
+use crate::cpu_manager::Cpus;
 use crate::observed::{Applied, Container as Run};
 use crate::pod::{Container, Pod};
 use crate::resize::{self, Due, Pending};
@@ -53,6 +54,12 @@ pub struct Memory {
     pub resized: BTreeMap<String, Applied>,
     /// The same of the pod as a whole.
     pub pod_resized: Option<Applied>,
+    /// By container: on what it is to run, where that is not the kernel's to say.
+    pub cpus: BTreeMap<String, Cpus>,
+    /// By container id: the CPUs that the runtime was told last, lest it is told for ever.
+    pub pinned: BTreeMap<String, String>,
+    /// By container and resource: its devices, and how they are.
+    pub devices: BTreeMap<String, BTreeMap<String, Vec<(String, &'static str)>>>,
     /// The final report has been handed over.
     pub finished: bool,
     /// Runs that have to go because the node has too many.
@@ -106,9 +113,32 @@ impl Memory {
 
     /// What is to be done to give a running container what it asks for.
     pub fn resize_due(&self, pod: &Pod, container: &Container, run: &Run) -> Option<Due> {
-        let told = self.resized.get(&container.name) == Some(&config::applied(pod, container));
+        let wanted = config::applied(pod, container);
+        let told = self.resized.get(&container.name) == Some(&wanted);
         let asked = self.resizing && run.is_running() && !told;
-        asked.then(|| resize::due(pod, container, run)).flatten()
+        if !asked || !self.has_own_cpus(&container.name) {
+            return asked.then(|| resize::due(pod, container, run)).flatten();
+        }
+        // It has no quota, whatever it asks for.
+        let applied = run.applied.map(|applied| Applied { quota: wanted.quota, ..applied });
+        resize::due(pod, container, &Run { applied, ..run.clone() })
+    }
+
+    /// Does the container have CPUs for itself?
+    pub fn has_own_cpus(&self, container: &str) -> bool {
+        self.cpus.get(container).is_some_and(|cpus| cpus.exclusive)
+    }
+
+    /// Does any of the pod's?
+    pub fn pod_has_own_cpus(&self) -> bool {
+        self.cpus.values().any(|cpus| cpus.exclusive)
+    }
+
+    /// The CPUs to which a running container is to be moved.
+    pub fn pin_due(&self, run: &Run) -> Option<String> {
+        let cpus = self.cpus.get(&run.name)?.set.to_string();
+        let told = self.pinned.get(&run.id).unwrap_or(&run.cpus);
+        (run.is_running() && *told != cpus).then_some(cpus)
     }
 
     /// Is the pod as a whole to be given something else?

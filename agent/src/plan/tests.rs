@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cpu_manager::Cpus;
 use crate::observed::{Applied, Exit, Sandbox};
 
 const NOW: i64 = 10_000;
@@ -39,6 +40,7 @@ fn run(name: &str, attempt: u32, state: State) -> Run {
         log_path: String::new(),
         user: None,
         applied: None,
+        cpus: String::new(),
     }
 }
 
@@ -76,6 +78,7 @@ fn short(plan: &Plan) -> String {
         Step::Kill { id, grace, after, .. } => {
             format!("kill {id} {}s after {}", grace.as_secs(), after.join("+"))
         }
+        Step::Pin { id, cpus } => format!("pin {id} {cpus}"),
         Step::StopSandbox { id } => format!("stop {id}"),
         Step::RemoveContainer { id } => format!("remove {id}"),
         Step::RemoveSandbox { id } => format!("remove sandbox {id}"),
@@ -92,6 +95,29 @@ fn short(plan: &Plan) -> String {
 
 fn planned(pod: &Pod, observed: &Observed, memory: &Memory) -> String {
     short(&plan(pod, observed, memory, at(0)))
+}
+
+#[test]
+fn containers_run_where_they_are_to() {
+    let pod = simple("Always");
+    let cpus = |set: &str| Cpus { set: set.parse().unwrap(), exclusive: false };
+    let wants = |set: &str| Memory { cpus: [("c".into(), cpus(set))].into(), ..mounted() };
+    let told = |set: &str| Memory { pinned: [("c0".into(), set.into())].into(), ..wants("0-1") };
+    let on =
+        |cpus: &str, state: State| observed(vec![Run { cpus: cpus.into(), ..run("c", 0, state) }]);
+    let table = [
+        (on("0-1", running()), wants("0-1"), ""),
+        (on("0-3", running()), wants("0-1"), "pin c0 0-1"),
+        (on("", running()), wants("0-1"), "pin c0 0-1"),
+        (on("0-3", running()), mounted(), ""),
+        // Not every runtime tells where its containers run.
+        (on("", running()), told("0-1"), ""),
+        (on("0-1", running()), told("0"), "pin c0 0-1"),
+        (on("0-3", exited(1, 0)), wants("0-1"), "start c1"),
+    ];
+    for (observed, memory, expected) in table {
+        assert_eq!(planned(&pod, &observed, &memory), expected, "{observed:?}");
+    }
 }
 
 #[test]
@@ -393,6 +419,22 @@ fn resizes_are_done_once() {
     ];
     for (pod, memory, expected) in table {
         assert_eq!(planned(pod, &observed, &memory), expected);
+    }
+}
+
+#[test]
+fn who_has_cpus_of_his_own_has_no_quota() {
+    let limits = json!({"cpu": "1", "memory": "2Mi"});
+    let policy = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+    let pod = pod(json!({"containers": [{"name": "c", "image": "i",
+        "resources": {"requests": limits, "limits": limits}, "resizePolicy": policy}]}));
+    let wanted = crate::config::applied(&pod, &pod.spec.containers[0]);
+    let cpus = Cpus { set: "1".parse().unwrap(), exclusive: true };
+    let memory = Memory { resizing: true, cpus: [("c".to_string(), cpus)].into(), ..mounted() };
+    for (memory_held, expected) in [(wanted.memory, ""), (1 << 20, "resize c")] {
+        let held = Applied { quota: 0, memory: memory_held, ..wanted };
+        let run = Run { applied: Some(held), cpus: "1".into(), ..run("c", 0, running()) };
+        assert_eq!(planned(&pod, &observed(vec![run]), &memory), expected);
     }
 }
 

@@ -120,6 +120,9 @@ pub struct ContainerStatus {
     pub allocated_resources: Option<BTreeMap<String, Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<Value>,
+    /// Its devices, and how they are.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
+    pub allocated_resources_status: Vec<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub volume_mounts: Vec<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]

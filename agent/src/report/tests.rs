@@ -29,6 +29,7 @@ fn run(name: &str, attempt: u32, state: State) -> Run {
         log_path: String::new(),
         user: None,
         applied: None,
+        cpus: String::new(),
     }
 }
 
@@ -298,4 +299,25 @@ fn disruptions_are_told() {
         (told.reason.as_str(), told.message.as_str()),
         ("TerminationByKubelet", "the node shuts down",)
     );
+}
+
+#[test]
+fn how_devices_are() {
+    let pod = pod(json!({"containers": [{"name": "c"}, {"name": "d"}]}));
+    let of_c = vec![("a".to_string(), "Healthy"), ("b".to_string(), "Unknown")];
+    let devices = [("c".to_string(), [("e.com/x".to_string(), of_c)].into())].into();
+    let memory = Memory { mounted: true, devices, ..Memory::default() };
+    let expected = json!([{"name": "e.com/x", "resources": [
+        {"resourceID": "a", "health": "Healthy"}, {"resourceID": "b", "health": "Unknown"}]}]);
+    for observed in [observed(vec![]), observed(vec![run("c", 0, running())])] {
+        let status = json!(reported(&pod, &observed, &memory));
+        let of = |index: usize| &status["containerStatuses"][index]["allocatedResourcesStatus"];
+        assert_eq!((of(0), of(1)), (&expected, &Value::Null));
+        // They are told of after their end, too.
+        let mut ended = pod.clone();
+        ended.status = serde_json::from_value(status.clone()).unwrap();
+        let status =
+            json!(reported(&ended, &observed, &Memory { mounted: true, ..Memory::default() }));
+        assert_eq!(status["containerStatuses"][0]["allocatedResourcesStatus"], expected);
+    }
 }

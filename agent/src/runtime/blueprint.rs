@@ -186,8 +186,9 @@ fn refuse_unsupported(
     context: &cri::LinuxContainerSecurityContext,
 ) -> Result<(), Error> {
     refuse_label(context.selinux_options.as_ref())?;
-    if !config.cdi_devices.is_empty() {
-        return Err(Error::Invalid("a CDI device is not supported".into()));
+    if let Some(device) = config.cdi_devices.first() {
+        let name = &device.name;
+        return Err(Error::Invalid(format!("the CDI device \"{name}\": CDI is not supported")));
     }
     let asked = context.namespace_options.as_ref().filter(|asked| asked.userns_options.is_some());
     if let Some(asked) = asked {

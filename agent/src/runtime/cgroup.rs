@@ -211,10 +211,16 @@ impl Cgroups {
                 "this machine's controllers are of cgroup v1, which has no unified settings",
             ));
         }
-        if limits.cpus.is_some() || limits.mems.is_some() {
+        let cpuset = limits.cpus.is_some() || limits.mems.is_some();
+        if cpuset {
             v1::make_cpuset(self.v1.get("cpuset"), path)?;
         }
-        v1::apply(&v1::settings(limits), |controller| self.v1_folder(controller, path))
+        v1::apply(&v1::settings(limits), |controller| self.v1_folder(controller, path))?;
+        if cpuset && let Some(folder) = self.v1_folder("cpuset", path) {
+            // Those that run already are where there was no such group when they began.
+            v1::bring_in(self.folders(path).first(), &folder)?;
+        }
+        Ok(())
     }
 
     /// How a process enters the group.

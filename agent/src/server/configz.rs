@@ -57,6 +57,8 @@ pub fn document(options: &Options) -> Value {
         "serverTLSBootstrap": options.certificates.rotate_server_certificates,
         "kubeReserved": options.kube_reserved,
         "systemReserved": options.system_reserved,
+        "cpuManagerPolicy": options.cpu_manager_policy,
+        "reservedSystemCPUs": options.reserved_cpus,
         "registerNode": options.register_node,
         "registerWithTaints": options.register_with_taints,
         "containerLogMaxSize": options.container_log_max_size.to_string(),

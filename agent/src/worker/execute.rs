@@ -17,7 +17,7 @@ use super::objects::Watched;
 use super::publish::Publisher;
 use super::{Context, claims, csi, hooks};
 use crate::backoff::{Backoff, CRASH, Limits, PULL, RETRY, VOLUME};
-use crate::config::{self, Parts};
+use crate::config::{self, NO_QUOTA, Parts};
 use crate::cri::{Error as RuntimeError, PodId};
 use crate::downward::Facts;
 use crate::environment::{Sources, environment, service_variables};
@@ -89,6 +89,7 @@ impl Executor<'_> {
                 self.resize_pod(&sandbox, container.as_deref()).await;
                 Ok(())
             }
+            Step::Pin { id, cpus } => self.pin(id, cpus).await,
             Step::StopSandbox { id } => runtime.stop_sandbox(&id).await,
             Step::RemoveSandbox { id } => runtime.remove_sandbox(&id).await,
             Step::RemoveContainer { id } => self.remove(&id).await,
@@ -227,6 +228,10 @@ impl Executor<'_> {
         if let Some(linux) = &mut config.linux {
             let security = linux.security_context.get_or_insert_default();
             userns::enter(&mut security.namespace_options, &users);
+            if self.memory.pod_has_own_cpus() {
+                // The CPUs bound what they are used for.
+                linux.resources.get_or_insert_default().cpu_quota = NO_QUOTA;
+            }
         }
         Ok(config)
     }
@@ -322,20 +327,41 @@ impl Executor<'_> {
         let (image, status) = pulled.map_err(|error| self.image_failed(name, error))?;
         let services = self.context.services.snapshot();
         let services = service_variables(pod, services.values().map(|entry| &entry.view));
-        let environment = environment(pod, container, &self.facts, &services, &sources)
+        let mut environment = environment(pod, container, &self.facts, &services, &sources)
             .map_err(|error| config_error(error.to_string()))?;
+        let (uid, clock) = (&pod.metadata.uid, &self.context.clock);
+        let devices = self.context.devices.given(uid, name, clock).await;
+        let devices = devices.map_err(|error| config_error(error.to_string()))?;
+        for (variable, value) in devices.environment {
+            // What the pod says itself counts.
+            environment.entry(variable).or_insert(value);
+        }
         let images = self.images(pod, container, &sources).await?;
         let facts = &self.facts;
         let run = Run { attempt, facts, environment: &environment, images: &images };
         let given = self.context.disk.container(pod, container, run).await;
-        let Given { mounts, devices } = given.map_err(|error| config_error(error.to_string()))?;
+        let mut given = given.map_err(|error| config_error(error.to_string()))?;
+        given.mounts.extend(devices.mounts);
+        given.devices.extend(devices.devices);
         let image_user = match (&status.uid, status.username.as_str()) {
             (Some(uid), _) => Some(Ok(uid.value)),
             (None, "") => None,
             (None, user) => Some(user.parse().map_err(|_| user.to_string())),
         };
         let target = self.target(container).map_err(config_error)?;
-        let parts = Parts { attempt, image, environment, mounts, devices, image_user, target };
+        let Given { mounts, devices: nodes } = given;
+        let parts = Parts {
+            attempt,
+            image,
+            environment,
+            mounts,
+            devices: nodes,
+            image_user,
+            target,
+            cpus: self.memory.cpus.get(name).cloned(),
+            annotations: devices.annotations,
+            cdi_devices: devices.cdi_devices,
+        };
         let mut config = config::container(pod, container, &self.context.config, parts)
             .map_err(|error| config_error(error.to_string()))?;
         let node = &self.context.config;
@@ -472,6 +498,7 @@ impl Executor<'_> {
 
     async fn remove(&mut self, id: &str) -> Result<(), RuntimeError> {
         self.context.runtime.remove(id).await?;
+        self.memory.pinned.remove(id);
         let run = self.observed.containers.iter().find(|run| run.id == *id);
         if let Some(run) = run.filter(|run| run.state != State::Created) {
             let highest = self.memory.attempts.entry(run.name.clone()).or_default();

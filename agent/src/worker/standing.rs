@@ -8,6 +8,7 @@ use proto::quantity::Quantity;
 use proto::view::node::Node;
 
 use crate::admission::Standing;
+use crate::devices::{Devices, is_extended_resource};
 use crate::eviction::Pressure;
 use crate::shutdown::Shutdown;
 
@@ -18,6 +19,7 @@ pub struct Own {
     pub name: String,
     pub labels: Labels,
     pub allocatable: BTreeMap<String, Quantity>,
+    pub devices: Devices,
     pub unsafe_sysctls: Vec<String>,
     pub shutdown: Shutdown,
     pub pressure: Pressure,
@@ -40,11 +42,17 @@ impl Own {
 
     fn of(&self, node: &Node) -> Standing {
         let known = !node.metadata.name.is_empty();
+        // What somebody else says that the node has; devices are counted by whoever hands them out.
+        let others = node.status.allocatable.iter();
+        let others =
+            others.filter(|(name, _)| is_extended_resource(name) && !self.devices.knows(name));
+        let mut allocatable = self.allocatable.clone();
+        allocatable.extend(others.map(|(name, amount)| (name.clone(), *amount)));
         Standing {
             name: self.name.clone(),
             labels: if known { &node.metadata.labels } else { &self.labels }.clone(),
             taints: node.spec.taints.clone(),
-            allocatable: self.allocatable.clone(),
+            allocatable,
             shutting_down: self.shutdown.is_near(),
             pressure: self.pressure.now(),
             unsafe_sysctls: self.unsafe_sysctls.clone(),

@@ -267,3 +267,34 @@ async fn a_pods_limits_change_as_a_whole() {
     assert_eq!(limit(), (129 << 20).to_string());
     lab.finish().await;
 }
+
+/// On cgroup v1 a container that may run anywhere has no cpuset of its own until it is given one.
+#[tokio::test]
+async fn a_running_container_moves_to_other_cpus() {
+    let Some(mut lab) = Lab::start().await else { return };
+    let pod = lab.sandbox("pod").await;
+    let id = lab.run(&pod, script("main", "sleep 1000 & sleep 1000")).await;
+    let allowed = |pid: i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
+        line.unwrap().to_owned()
+    };
+    let pid = lab.pid(&id).await;
+    let all = allowed(pid);
+    for cpus in ["0", &all] {
+        let request = cri::UpdateContainerResourcesRequest {
+            container_id: id.clone(),
+            linux: Some(cri::LinuxContainerResources {
+                cpuset_cpus: cpus.into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        lab.runtime.update_container_resources(request).await.unwrap();
+        assert_eq!(allowed(pid), cpus);
+        let new = lab.output(&id, "grep Cpus_allowed_list /proc/self/status").await;
+        assert_eq!(new, format!("Cpus_allowed_list:\t{cpus}"));
+        assert_eq!(lab.status(&id).await.resources.unwrap().linux.unwrap().cpuset_cpus, cpus);
+    }
+    lab.finish().await;
+}

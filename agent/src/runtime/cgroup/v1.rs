@@ -1,6 +1,6 @@
 //! The files of cgroup v1.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -84,6 +84,30 @@ pub fn make_cpuset(root: Option<&PathBuf>, path: &str) -> Result<(), CgroupError
             if own.trim().is_empty() {
                 let inherited = fs::read_to_string(parent.join(file)).unwrap_or_default();
                 write(&folder.join(file), inherited.trim())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Brings the processes of a group into its directory `to` of another hierarchy, until no new one
+/// appears in `from`.
+pub fn bring_in(from: Option<&PathBuf>, to: &Path) -> Result<(), CgroupError> {
+    let Some(from) = from else { return Ok(()) };
+    let processes = |folder: &Path| -> BTreeSet<String> {
+        let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        text.lines().map(String::from).collect()
+    };
+    for _ in 0..100 {
+        let missing = &processes(from) - &processes(to);
+        if missing.is_empty() {
+            break;
+        }
+        for process in missing {
+            match fs::write(to.join("cgroup.procs"), process) {
+                // It has ended meanwhile.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                result => result.map_err(failed("enter cgroup", to))?,
             }
         }
     }

@@ -1,9 +1,12 @@
-//! The executor's part of resizing in place.
+//! The executor's part of resizing in place, and of moving containers to other CPUs.
+
+use proto::cri::LinuxContainerResources;
 
 use super::{Executor, failure};
 use crate::backoff::RETRY;
-use crate::config;
+use crate::config::{self, NO_QUOTA};
 use crate::cri::Error;
+use crate::pod::Pod;
 
 impl Executor<'_> {
     /// Sets the limits of a running container and of its pod.
@@ -11,11 +14,14 @@ impl Executor<'_> {
         let Some(pod) = self.pod else { return };
         let Some(container) = pod.container(name) else { return };
         let runtime = &self.context.runtime;
-        let resources = config::container_resources(pod, container, self.context.config.memory);
+        let mut resources = config::container_resources(pod, container, self.context.config.memory);
+        if self.memory.has_own_cpus(name) {
+            resources.cpu_quota = NO_QUOTA;
+        }
         if let Some(refusal) = self.too_little(id, name, resources.memory_limit_in_bytes).await {
             return self.resize_failed(refusal);
         }
-        let of_pod = || config::pod_resources(pod);
+        let of_pod = || self.of_pod(pod);
         // A part cannot have more than the whole: which of them is first depends on the direction.
         let first = runtime.resize_sandbox(sandbox, of_pod()).await;
         let mut outcome = runtime.resize(id, resources).await;
@@ -36,7 +42,7 @@ impl Executor<'_> {
     /// Sets the limits of the pod, for itself or for a container that is about to be restarted.
     pub(super) async fn resize_pod(&mut self, sandbox: &str, container: Option<&str>) {
         let Some(pod) = self.pod else { return };
-        let resources = config::pod_resources(pod);
+        let resources = self.of_pod(pod);
         let outcome: Result<(), Error> =
             self.context.runtime.resize_sandbox(sandbox, resources).await;
         if let Err(error) = outcome {
@@ -48,6 +54,24 @@ impl Executor<'_> {
             let applied = config::applied(pod, container);
             self.memory.resized.insert(container.name.clone(), applied);
         }
+    }
+
+    /// What the pod's cgroup is to have: no quota where its CPUs bound what they are used for.
+    fn of_pod(&self, pod: &Pod) -> LinuxContainerResources {
+        let mut resources = config::pod_resources(pod);
+        if self.memory.pod_has_own_cpus() {
+            resources.cpu_quota = NO_QUOTA;
+        }
+        resources
+    }
+
+    /// Lets a running container run on these CPUs.
+    pub(super) async fn pin(&mut self, id: String, cpus: String) -> Result<(), Error> {
+        let cpuset_cpus = cpus.clone();
+        let resources = LinuxContainerResources { cpuset_cpus, ..Default::default() };
+        self.context.runtime.resize(&id, resources).await?;
+        self.memory.pinned.insert(id, cpus);
+        Ok(())
     }
 
     /// Memory that is in use is not taken away: the kernel would kill for it.

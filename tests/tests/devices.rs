@@ -1,0 +1,411 @@
+//! Devices and CPUs with real containers: a plugin's devices become the node's, containers have what was
+//! given to them and nobody else has it, whatever becomes of agent and plugin meanwhile; and who is
+//! guaranteed whole CPUs runs on them alone.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use agent::cpu_manager::{CpuSet, SYS, Topology};
+use agent::plugins::channel;
+use proto::device_plugin::{CdiDevice, ContainerAllocateResponse, DeviceSpec, Mount};
+use proto::pod_resources::pod_resources_lister_client::PodResourcesListerClient;
+use proto::pod_resources::{
+    AllocatableResourcesRequest, ContainerResources, GetPodResourcesRequest,
+    ListPodResourcesRequest,
+};
+use serde_json::{Value, json};
+use tests::program::{built, run};
+use tests::server::Server;
+use tests::wait::{patiently, until};
+use tests::{image, machine, needs};
+
+#[allow(dead_code)]
+#[path = "../../agent/tests/devices/plugin.rs"]
+mod plugin;
+
+use plugin::Plugin;
+
+const RESOURCE: &str = "example.com/thing";
+
+/// Ends with the test; the runtime with its containers.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A node of the test's own, without a pod network.
+struct Node {
+    server: Server,
+    folder: PathBuf,
+    /// The group below which its pods are.
+    cgroup: String,
+    tokio: tokio::runtime::Runtime,
+    _runtime: Daemon,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let groups = groups(&self.cgroup);
+        // After a failed assertion: ends what the test has made, and nothing else.
+        for group in &groups {
+            let _ = std::fs::write(group.join("cgroup.kill"), "1");
+        }
+        let gone = || groups.iter().filter(|group| !remove(group)).count() == 0;
+        if !patiently(10, gone) && !std::thread::panicking() {
+            panic!("groups of {} are left", self.cgroup);
+        }
+    }
+}
+
+/// The group's directories in all hierarchies.
+fn groups(cgroup: &str) -> Vec<PathBuf> {
+    let below = cgroup.trim_start_matches('/');
+    let mounts = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|it| it.path());
+    let folders = mounts.chain([PathBuf::from("/sys/fs/cgroup")]).map(|it| it.join(below));
+    folders.filter(|folder| folder.exists()).collect()
+}
+
+/// Removes a group with those below it, unless somebody is in it.
+fn remove(group: &Path) -> bool {
+    for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove(&entry.path());
+        }
+    }
+    std::fs::remove_dir(group).is_ok() || !group.exists()
+}
+
+fn daemon(folder: &Path, name: &str) -> Command {
+    let log = folder.join(format!("{name}.log"));
+    let log = std::fs::File::options().create(true).append(true).open(log).expect("a log file");
+    let mut command = Command::new(built("ctl"));
+    command.arg(name).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command
+}
+
+fn socket(folder: &Path) -> String {
+    format!("unix://{}", folder.join("runtime.sock").display())
+}
+
+impl Node {
+    fn start(folder: &Path) -> Node {
+        let server = Server::start(&["--disable-admission-plugins=ServiceAccount"]);
+        let busybox = machine::find("busybox").expect("it is there");
+        let archive = image::shell(folder, &busybox, &[]);
+        let mut load = Command::new(built("ctl"));
+        load.env("CORACLE_STATE_DIR", folder.join("state"));
+        run(load.args(["image", "load"]).arg(&archive)).ok();
+        let mut runtime = daemon(folder, "runtime");
+        runtime.arg("--root").arg(folder.join("runtime"));
+        runtime.arg("--listen").arg(socket(folder));
+        runtime.arg("--image-root").arg(folder.join("state/images"));
+        let cgroup = format!("/coracle-e2e-devices-{}", server.port);
+        runtime.args(["--cgroup-parent", &cgroup]);
+        let runtime = Daemon(runtime.spawn().expect("ctl starts"));
+        let tokio = tokio::runtime::Runtime::new().expect("threads");
+        Node { server, folder: folder.into(), cgroup, tokio, _runtime: runtime }
+    }
+
+    fn agent(&self, arguments: &[&str]) -> Daemon {
+        let folder = &self.folder;
+        let mut agent = daemon(folder, "agent");
+        agent.args(["--node-name", "alone", "--node-ip", "127.0.0.1"]);
+        agent.args(["--bind-address", "127.0.0.1", "--port", "0"]);
+        agent.arg("--kubeconfig").arg(self.server.kubeconfig());
+        agent.arg("--runtime-endpoint").arg(socket(folder));
+        agent.arg("--root-dir").arg(folder.join("kubelet"));
+        agent.arg("--pod-logs-dir").arg(folder.join("logs"));
+        // Whatever else fills the machine's disk.
+        agent.args(["--eviction-hard=memory.available<1Mi", "--image-gc-high-threshold=100"]);
+        agent.args(["--cgroup-root", &self.cgroup]).args(arguments);
+        Daemon(agent.spawn().expect("ctl starts"))
+    }
+
+    fn get(&self, arguments: &[&str]) -> Option<Value> {
+        let said = self.server.ctl(&[&["get"], arguments, &["-o", "json"]].concat());
+        (said.code == 0).then(|| serde_json::from_str(&said.out).expect("ctl prints JSON"))
+    }
+
+    #[track_caller]
+    fn until(&self, name: &str, what: &str, met: impl Fn(&Value) -> bool) -> Value {
+        let said = format!("pod {name} to be {what}, which is {:?}", self.get(&["pod", name]));
+        until(&said, 60, || self.get(&["pod", name]).filter(|pod| met(pod)))
+    }
+
+    /// Makes a pod of one container; `number` is its alone, and how it is found.
+    fn create(&self, name: &str, number: u32, limits: Value, more: Value) {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"hostNetwork": true, "terminationGracePeriodSeconds": 1,
+                // Without a pod network the node is not ready.
+                "tolerations": [{"operator": "Exists"}], "containers": [
+                {"name": "c", "image": "test/shell:1", "command": ["sleep", seconds(number)],
+                 "resources": {"limits": limits}}]}});
+        for (key, value) in more.as_object().expect("fields of a spec") {
+            pod["spec"][key] = value.clone();
+        }
+        self.server.ctl_with(&["apply", "-f", "-"], &pod.to_string()).ok();
+    }
+
+    fn runs(&self, name: &str, number: u32) -> u32 {
+        self.until(name, "running", |pod| pod["status"]["phase"] == "Running");
+        let line = format!("sleep\0{}\0", seconds(number));
+        until("its process", 20, || machine::processes(&line).first().copied())
+    }
+
+    /// The message with which a pod is not taken.
+    fn refused(&self, name: &str) -> String {
+        let pod = self.until(name, "refused", |pod| pod["status"]["phase"] == "Failed");
+        assert_eq!(pod["status"]["reason"], "UnexpectedAdmissionError");
+        pod["status"]["message"].as_str().unwrap().into()
+    }
+
+    fn counts(&self, capacity: &str, allocatable: &str) {
+        let said = format!("the node to have {allocatable} of {capacity} things");
+        until(&said, 60, || {
+            let status = self.get(&["node", "alone"])?["status"].clone();
+            let of = |list: &str| status[list][RESOURCE].as_str().map(String::from);
+            let found = (of("capacity"), of("allocatable"));
+            (found == (Some(capacity.into()), Some(allocatable.into()))).then_some(())
+        });
+    }
+
+    /// The node's plugin, as a program would be that was just started.
+    fn plugin(&self, devices: &str) -> Plugin {
+        let folder = self.folder.join("kubelet/device-plugins");
+        let agent = folder.join("kubelet.sock");
+        until("the agent's socket", 60, || agent.exists().then_some(()));
+        let _ = std::fs::remove_file(folder.join("thing.sock"));
+        let plugin = Plugin::start(&folder, "thing.sock", devices);
+        let files = self.folder.join("things");
+        std::fs::create_dir_all(&files).unwrap();
+        std::fs::write(files.join("manual"), "read me").unwrap();
+        plugin.answers(move |ids| {
+            Ok(ContainerAllocateResponse {
+                envs: [("THINGS".to_string(), ids.join(","))].into(),
+                mounts: vec![Mount {
+                    container_path: "/things".into(),
+                    host_path: files.display().to_string(),
+                    read_only: true,
+                }],
+                devices: vec![DeviceSpec {
+                    container_path: "/dev/thing".into(),
+                    host_path: "/dev/full".into(),
+                    permissions: "rw".into(),
+                }],
+                ..Default::default()
+            })
+        });
+        // The socket of an agent that was killed is there until the next one comes.
+        until("the plugin to be taken", 60, || {
+            self.tokio.block_on(plugin.register(&agent, RESOURCE)).ok()
+        });
+        plugin
+    }
+
+    fn health(&self, name: &str, devices: &str, health: &str) {
+        let resources: Vec<Value> =
+            devices.split(',').map(|id| json!({"resourceID": id, "health": health})).collect();
+        let expected = json!([{"name": RESOURCE, "resources": resources}]);
+        self.until(name, health, |pod| {
+            pod["status"]["containerStatuses"][0]["allocatedResourcesStatus"] == expected
+        });
+    }
+
+    /// What the pod resources API says of every pod's container.
+    fn listed(&self) -> BTreeMap<String, ContainerResources> {
+        let socket = self.folder.join("kubelet/pod-resources/kubelet.sock");
+        self.tokio.block_on(async {
+            let mut client = PodResourcesListerClient::new(channel(&socket));
+            let list = client.list(ListPodResourcesRequest {}).await.unwrap().into_inner();
+            let pods = list.pod_resources.into_iter();
+            pods.map(|mut pod| (pod.name, pod.containers.remove(0))).collect()
+        })
+    }
+
+    fn runs_on(&self, pid: u32, cpus: &CpuSet) {
+        let said = format!("{pid} to run on {cpus}");
+        until(&said, 60, || (allowed(pid) == *cpus).then_some(()));
+    }
+}
+
+/// For how long a container sleeps: no other of any test does for as long.
+fn seconds(number: u32) -> String {
+    format!("{number}{:06}", std::process::id())
+}
+
+fn variable(pid: u32, name: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+    text.split('\0').find_map(|line| line.strip_prefix(&format!("{name}="))).map(String::from)
+}
+
+fn allowed(pid: u32) -> CpuSet {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
+    line.unwrap().parse().unwrap()
+}
+
+#[test]
+fn devices_are_given_once() {
+    needs!(root);
+    needs!("busybox");
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path());
+    let agent = node.agent(&[]);
+    let plugin = node.plugin("one two -three");
+    node.counts("3", "2");
+    // The scheduler finds the only node that has any.
+    let thing = |count: u32| json!({ RESOURCE: count.to_string() });
+    node.create("first", 1, thing(1), json!({}));
+    let first = node.runs("first", 1);
+    assert_eq!(variable(first, "THINGS").unwrap(), "one");
+    let inside = PathBuf::from(format!("/proc/{first}/root"));
+    assert_eq!(std::fs::read_to_string(inside.join("things/manual")).unwrap(), "read me");
+    let (made, known) = (inside.join("dev/thing"), Path::new("/dev/full"));
+    assert_eq!(made.metadata().unwrap().rdev(), known.metadata().unwrap().rdev());
+    node.health("first", "one", "Healthy");
+    plugin.offer("-one two three four");
+    node.counts("4", "3");
+    node.health("first", "one", "Unhealthy");
+    // Who names the node himself asks the node.
+    node.create("greedy", 2, thing(4), json!({"nodeName": "alone"}));
+    let few = format!(
+        "Pod was rejected: Allocate failed due to requested number of devices unavailable for \
+         {RESOURCE}. Requested: 4, Available: 3, which is unexpected"
+    );
+    assert_eq!(node.refused("greedy"), few);
+
+    drop(agent);
+    let _agent = node.agent(&[]);
+    node.counts("0", "0");
+    node.health("first", "one", "Unknown");
+    node.create("early", 3, thing(1), json!({"nodeName": "alone"}));
+    let none = format!(
+        "Pod was rejected: Allocate failed due to no healthy devices present; cannot allocate \
+         unhealthy devices {RESOURCE}, which is unexpected"
+    );
+    assert_eq!(node.refused("early"), none);
+    drop(plugin);
+    let plugin = node.plugin("one two");
+    node.counts("2", "2");
+    node.create("second", 4, thing(1), json!({}));
+    let second = node.runs("second", 4);
+    assert_eq!(variable(second, "THINGS").unwrap(), "two", "the other is taken");
+    assert_eq!(node.runs("first", 1), first, "containers do not notice");
+    what_is_told(&node);
+    drop(plugin);
+    node.counts("2", "0");
+    node.health("second", "two", "Unknown");
+    // What a pod had is free when it has gone.
+    node.server.ctl(&["delete", "pod", "second", "first", "--wait=true"]).ok();
+    let plugin = node.plugin("one two three");
+    node.counts("3", "3");
+    node.create("third", 5, thing(2), json!({}));
+    assert_eq!(variable(node.runs("third", 5), "THINGS").unwrap(), "one,three");
+    // What the runtime cannot do is said.
+    plugin.answers(|_| {
+        let cdi_devices = vec![CdiDevice { name: "example.com/thing=two".into() }];
+        Ok(ContainerAllocateResponse { cdi_devices, ..Default::default() })
+    });
+    node.create("other", 6, thing(1), json!({}));
+    let other = node.until("other", "waiting", |pod| {
+        let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+        waiting["reason"] == "CreateContainerError"
+    });
+    let waiting = &other["status"]["containerStatuses"][0]["state"]["waiting"];
+    let refused = "the CDI device \"example.com/thing=two\": CDI is not supported";
+    assert_eq!(waiting["message"], refused);
+    node.server.ctl(&["delete", "pods", "--all", "--wait=true"]).ok();
+}
+
+fn what_is_told(node: &Node) {
+    let listed = node.listed();
+    let devices = |name: &str| -> Vec<(&str, String)> {
+        let devices = listed[name].devices.iter();
+        devices.map(|it| (it.resource_name.as_str(), it.device_ids.join(","))).collect()
+    };
+    assert_eq!(devices("first"), [(RESOURCE, "one".to_string())]);
+    assert_eq!(devices("second"), [(RESOURCE, "two".to_string())]);
+    assert!(!listed.contains_key("greedy"), "it is not active");
+    let socket = node.folder.join("kubelet/pod-resources/kubelet.sock");
+    node.tokio.block_on(async {
+        let mut client = PodResourcesListerClient::new(channel(&socket));
+        let request = |name: &str| GetPodResourcesRequest {
+            pod_name: name.into(),
+            pod_namespace: "default".into(),
+        };
+        let one = client.get(request("first")).await.unwrap().into_inner();
+        assert_eq!(one.pod_resources.unwrap().containers, [listed["first"].clone()]);
+        let status = client.get(request("nobody")).await.unwrap_err();
+        assert_eq!(status.message(), "pod nobody in namespace default not found");
+        let all = client.get_allocatable_resources(AllocatableResourcesRequest {}).await.unwrap();
+        let all = all.into_inner();
+        let ids: Vec<&String> = all.devices.iter().flat_map(|one| &one.device_ids).collect();
+        assert_eq!(ids, ["one", "two"]);
+        assert!(all.cpu_ids.is_empty(), "nobody has any for himself");
+    });
+}
+
+#[test]
+fn guaranteed_cpus_are_ones_own() {
+    needs!(root);
+    needs!("busybox");
+    let all = Topology::read(Path::new(SYS)).unwrap().all();
+    if all.len() < 2 {
+        eprintln!("SKIPPED: this test needs two CPUs");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path());
+    let fixed = ["--cpu-manager-policy=static", "--reserved-cpus=0"];
+    let agent = node.agent(&fixed);
+    until("the node to be registered", 60, || node.get(&["node", "alone"]));
+    let here = || json!({"nodeName": "alone"});
+    node.create("any", 11, json!({}), here());
+    let any = node.runs("any", 11);
+    assert_eq!(allowed(any), all);
+    let limits = |cpu: usize| json!({"cpu": cpu.to_string(), "memory": "32Mi"});
+    node.create("own", 12, limits(1), here());
+    let own = node.runs("own", 12);
+    let its = allowed(own);
+    assert!(its.len() == 1 && !its.contains(0), "{its}");
+    let quota = machine::cgroup_value(own, &["cpu.cfs_quota_us", "cpu.max"]);
+    assert!(quota == "-1" || quota.starts_with("max"), "{quota}");
+    // Those that run already make room.
+    node.runs_on(any, &all.without(&its));
+    assert_eq!(node.listed()["own"].cpu_ids, [i64::from(*its.0.first().unwrap())]);
+    assert!(node.listed()["any"].cpu_ids.is_empty());
+    node.create("many", 14, limits(all.len()), here());
+    let few = format!(
+        "Pod was rejected: Allocate failed due to not enough cpus available to satisfy request: \
+         requested={}, available={}, which is unexpected",
+        all.len(),
+        all.len() - 2
+    );
+    assert_eq!(node.refused("many"), few);
+
+    drop(agent);
+    let mut other = node.agent(&["--cpu-manager-policy=none"]);
+    let ended = until("an agent of another policy to end", 60, || other.0.try_wait().unwrap());
+    assert!(!ended.success());
+    let log = std::fs::read_to_string(folder.path().join("agent.log")).unwrap();
+    let why = "configured policy \"none\" differs from state checkpoint policy \"static\"";
+    assert!(log.contains(why) || log.contains(&why.replace('"', "\\\"")), "{log}");
+    let _agent = node.agent(&fixed);
+    node.create("late", 15, json!({}), here());
+    assert_eq!(allowed(node.runs("late", 15)), all.without(&its), "nothing is forgotten");
+    assert_eq!(allowed(own), its);
+    node.server.ctl(&["delete", "pod", "own", "--wait=true"]).ok();
+    node.runs_on(any, &all);
+    // Less than one CPU is nobody's own.
+    let half = json!({"cpu": "100m", "memory": "32Mi"});
+    node.create("half", 13, half, here());
+    assert_eq!(allowed(node.runs("half", 13)), all);
+    node.server.ctl(&["delete", "pods", "--all", "--wait=true"]).ok();
+}

@@ -28,6 +28,7 @@ mod plugin;
 use plugin::Plugin;
 
 const RESOURCE: &str = "example.com/thing";
+const UNEXPECTED: &str = "UnexpectedAdmissionError";
 
 /// Ends with the test; the runtime with its containers.
 struct Daemon(Child);
@@ -159,11 +160,11 @@ impl Node {
         until("its process", 20, || machine::processes(&line).first().copied())
     }
 
-    /// The message with which a pod is not taken.
-    fn refused(&self, name: &str) -> String {
+    /// A pod is not taken, with this reason and message.
+    fn refuses(&self, name: &str, reason: &str, message: &str) {
         let pod = self.until(name, "refused", |pod| pod["status"]["phase"] == "Failed");
-        assert_eq!(pod["status"]["reason"], "UnexpectedAdmissionError");
-        pod["status"]["message"].as_str().unwrap().into()
+        assert_eq!(pod["status"]["reason"], reason);
+        assert_eq!(pod["status"]["message"], format!("Pod was rejected: {message}"));
     }
 
     fn counts(&self, capacity: &str, allocatable: &str) {
@@ -276,21 +277,21 @@ fn devices_are_given_once() {
     // Who names the node himself asks the node.
     node.create("greedy", 2, thing(4), json!({"nodeName": "alone"}));
     let few = format!(
-        "Pod was rejected: Allocate failed due to requested number of devices unavailable for \
+        "Allocate failed due to requested number of devices unavailable for \
          {RESOURCE}. Requested: 4, Available: 3, which is unexpected"
     );
-    assert_eq!(node.refused("greedy"), few);
+    node.refuses("greedy", UNEXPECTED, &few);
 
     drop(agent);
-    let _agent = node.agent(&[]);
+    let agent = node.agent(&[]);
     node.counts("0", "0");
     node.health("first", "one", "Unknown");
     node.create("early", 3, thing(1), json!({"nodeName": "alone"}));
     let none = format!(
-        "Pod was rejected: Allocate failed due to no healthy devices present; cannot allocate \
+        "Allocate failed due to no healthy devices present; cannot allocate \
          unhealthy devices {RESOURCE}, which is unexpected"
     );
-    assert_eq!(node.refused("early"), none);
+    node.refuses("early", UNEXPECTED, &none);
     drop(plugin);
     let plugin = node.plugin("one two");
     node.counts("2", "2");
@@ -322,6 +323,11 @@ fn devices_are_given_once() {
     let refused = "the CDI device \"example.com/thing=two\": CDI is not supported";
     assert_eq!(waiting["message"], refused);
     node.server.ctl(&["delete", "pods", "--all", "--wait=true"]).ok();
+    // A node that has lost its memory has nothing until somebody offers it.
+    drop((agent, plugin));
+    std::fs::remove_dir_all(node.folder.join("kubelet/device-plugins")).unwrap();
+    let _agent = node.agent(&[]);
+    node.counts("0", "0");
 }
 
 fn what_is_told(node: &Node) {
@@ -383,12 +389,12 @@ fn guaranteed_cpus_are_ones_own() {
     assert!(node.listed()["any"].cpu_ids.is_empty());
     node.create("many", 14, limits(all.len()), here());
     let few = format!(
-        "Pod was rejected: Allocate failed due to not enough cpus available to satisfy request: \
+        "Allocate failed due to not enough cpus available to satisfy request: \
          requested={}, available={}, which is unexpected",
         all.len(),
         all.len() - 2
     );
-    assert_eq!(node.refused("many"), few);
+    node.refuses("many", UNEXPECTED, &few);
 
     drop(agent);
     let mut other = node.agent(&["--cpu-manager-policy=none"]);

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use client::Clock;
 use proto::device_plugin::device_plugin_client::DevicePluginClient;
 use proto::device_plugin::registration_server::{Registration, RegistrationServer};
-use proto::device_plugin::{DevicePluginOptions, Empty, RegisterRequest};
+use proto::device_plugin::{Empty, RegisterRequest};
 use proto::registration::PluginInfo;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -66,7 +66,6 @@ impl Registrar {
         // It waits for the lock that is held here before it says anything.
         let task = AbortOnDropHandle::new(tokio::spawn(listener.follow(socket.clone())));
         let known = state.resources.entry(resource.to_string()).or_default();
-        known.options = DevicePluginOptions::default();
         known.plugin = Some(Plugin { number, socket, _task: task });
         tracing::info!(resource, "device plugin registered");
     }

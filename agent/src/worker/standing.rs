@@ -42,20 +42,46 @@ impl Own {
 
     fn of(&self, node: &Node) -> Standing {
         let known = !node.metadata.name.is_empty();
-        // What somebody else says that the node has; devices are counted by whoever hands them out.
-        let others = node.status.allocatable.iter();
-        let others =
-            others.filter(|(name, _)| is_extended_resource(name) && !self.devices.knows(name));
-        let mut allocatable = self.allocatable.clone();
-        allocatable.extend(others.map(|(name, amount)| (name.clone(), *amount)));
         Standing {
             name: self.name.clone(),
             labels: if known { &node.metadata.labels } else { &self.labels }.clone(),
             taints: node.spec.taints.clone(),
-            allocatable,
+            allocatable: with_others(&self.allocatable, node, &self.devices),
             shutting_down: self.shutdown.is_near(),
             pressure: self.pressure.now(),
             unsafe_sysctls: self.unsafe_sysctls.clone(),
         }
+    }
+}
+
+/// With what somebody else says that the node has; devices are counted by whoever hands them out.
+fn with_others(
+    own: &BTreeMap<String, Quantity>,
+    node: &Node,
+    devices: &Devices,
+) -> BTreeMap<String, Quantity> {
+    let others = node.status.allocatable.iter();
+    let others = others.filter(|(name, _)| is_extended_resource(name) && !devices.knows(name));
+    let mut all = own.clone();
+    all.extend(others.map(|(name, amount)| (name.clone(), *amount)));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_somebody_wrote_into_the_node_is_the_nodes() {
+        let allocatable = json!({"cpu": "64", "example.com/word": "2", "kubernetes.io/x": "1"});
+        let node: Node =
+            serde_json::from_value(json!({"status": {"allocatable": allocatable}})).unwrap();
+        let own = [("cpu".to_string(), Quantity::new(2))].into();
+        let all = with_others(&own, &node, &Devices::default());
+        let all: Vec<(&str, i64)> =
+            all.iter().map(|(name, amount)| (name.as_str(), amount.value())).collect();
+        assert_eq!(all, [("cpu", 2), ("example.com/word", 2)]);
     }
 }

@@ -9,7 +9,7 @@ mod mount;
 mod plugins;
 mod volume;
 
-pub use driver::{CallError, Driver};
+pub use driver::Driver;
 pub use mount::{Error, Mounted, grow, in_use, mount, unmount};
 pub use plugins::{Plugins, Registration};
 pub use volume::{Attachment, Wanted, attachment_name, inline_handle, unique_name};

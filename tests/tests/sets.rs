@@ -13,6 +13,7 @@ use proto::view::persistent_volume::PersistentVolume;
 use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::pod::Pod;
 use proto::view::replication_controller::ReplicationController;
+use proto::view::resource_quota::ResourceQuota;
 use proto::view::stateful_set::StatefulSet;
 use serde_json::{Value, json};
 use tests::world::World;
@@ -519,4 +520,62 @@ async fn replication_controllers_adopt_release_and_scale() {
     until(&world, "four", four).await;
     patch::<ReplicationController>(&world, "web", "", json!({"spec": {"replicas": 0}})).await;
     until(&world, "none", || pods(&world).is_empty() && status().replicas == 0).await;
+}
+
+/// The whole way from what a user writes to a revision's name is that of Kubernetes 1.34: defaults,
+/// what is left out, the order of keys and the hash.
+#[tokio::test(start_paused = true)]
+async fn revisions_are_named_as_kubernetes_names_them() {
+    let world = world(41, 1).await;
+    let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "test"},
+        "spec": {"selector": {"matchLabels": {"app": "foo"}},
+            "template": {
+                "metadata": {"labels": {"app": "foo"}, "annotations": {"test": "value"}},
+                "spec": {"containers": [{"name": "test", "image": "test"}]}}}});
+    world.client.create::<StatefulSet>("default", &set).await.unwrap();
+    until(&world, "a revision", || !all::<ControllerRevision>(&world).is_empty()).await;
+    let revision = all::<ControllerRevision>(&world).remove(0);
+    assert_eq!(revision.metadata.name, "test-776999688b");
+    assert_eq!(revision.metadata.labels["controller.kubernetes.io/hash"], "776999688b");
+}
+
+/// A daemon that failed is replaced, whoever said so.
+#[tokio::test(start_paused = true)]
+async fn failed_daemons_are_replaced() {
+    let world = world(42, 2).await;
+    let set = workload("DaemonSet", "apps/v1", json!({}));
+    world.client.create::<DaemonSet>("default", &set).await.unwrap();
+    until(&world, "two pods", || ready(&world).len() == 2).await;
+    let (name, pod) = pods(&world).pop_first().unwrap();
+    patch::<Pod>(&world, &name, "status", json!({"status": {"phase": "Failed"}})).await;
+    let replaced = || ready(&world).len() == 2 && !pods(&world).contains_key(&name);
+    until(&world, "another in its place", replaced).await;
+    let beside = |other: &&Arc<Entry<Pod>>| other.spec.node_name == pod.spec.node_name;
+    assert_eq!(pods(&world).values().filter(beside).count(), 1);
+    let failed = world.client.document("/api/v1/namespaces/default/events").await.unwrap();
+    let failed = failed["items"].as_array().unwrap().iter();
+    assert_eq!(failed.filter(|event| event["reason"] == "FailedDaemonPod").count(), 1);
+}
+
+/// What a quota refuses is in the status until less is wanted.
+#[tokio::test(start_paused = true)]
+async fn replication_controllers_tell_why_pods_are_missing() {
+    let world = world(43, 1).await;
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"},
+        "spec": {"hard": {"pods": "2"}}});
+    world.client.create::<ResourceQuota>("default", &quota).await.unwrap();
+    world.clock.sleep(Duration::from_secs(10)).await;
+    let controller = json!({"apiVersion": "v1", "kind": "ReplicationController",
+        "metadata": {"name": "web"},
+        "spec": {"replicas": 3, "template": template("i:1", json!({}))}});
+    world.client.create::<ReplicationController>("default", &controller).await.unwrap();
+    let failure = || {
+        let found = world.informers.of::<ReplicationController>().get("default", "web")?;
+        let failure = proto::view::Condition::find(&found.status.conditions, "ReplicaFailure")?;
+        Some((failure.status.clone(), failure.reason.clone()))
+    };
+    let told = || failure() == Some(("True".into(), "FailedCreate".into()));
+    until(&world, "the reason", || told() && ready(&world).len() == 2).await;
+    patch::<ReplicationController>(&world, "web", "scale", json!({"spec": {"replicas": 2}})).await;
+    until(&world, "no reason", || failure().is_none()).await;
 }

@@ -372,7 +372,7 @@ mod tests {
             ("@monthly", Some("2024-03-01T00:00:00Z")),
             ("0 0 2 1 *", Some("2024-01-02T00:00:00Z")),
             ("0 0 1 1 *", None),
-            ("@every 7h", Some("2024-03-01T08:00:00Z")),
+            ("@every 7h", Some("2024-03-01T09:00:00Z")),
         ] {
             let last = Schedule::parse(schedule).unwrap().last(after, until, &Zone::UTC);
             assert_eq!(last, expected.map(read), "{schedule}");

@@ -1,7 +1,6 @@
 //! What the controllers cost: the CPU time of their thread while a Deployment of a thousand pods
-//! comes up on a hundred simulated nodes, and while it idles; the same for other workloads, and
-//! for a change of each node. The API server, the scheduler and the nodes run on other threads, so
-//! that only the controllers are counted.
+//! comes up on a hundred simulated nodes, and while it idles. The API server, the scheduler and
+//! the nodes run on other threads, so that only the controllers are counted.
 //!
 //! `cargo bench -p tests --bench controllers`
 
@@ -10,19 +9,12 @@ use std::time::Duration;
 
 use agent::simulated::Simulated;
 use bytes::Bytes;
-use client::{
-    Body, BoxError, CancellationToken, Client, Clock, Informers, Object, Patch, Rng, Service,
-};
+use client::{Body, BoxError, CancellationToken, Client, Clock, Informers, Rng, Service};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use proto::user::User;
-use proto::view::daemon_set::DaemonSet;
 use proto::view::deployment::Deployment;
-use proto::view::node::Node;
-use proto::view::pod::Pod;
-use proto::view::replication_controller::ReplicationController;
-use proto::view::stateful_set::StatefulSet;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tower::ServiceExt;
@@ -134,76 +126,6 @@ async fn measure(sender: mpsc::UnboundedSender<Call>) {
         "controllers: {each:.0} µs of CPU per pod ({:.2} of the 100 they may take)",
         each / 100.0
     );
-
-    let run = Run { admin, informers, clock };
-    let mut set = workload("StatefulSet", "apps/v1", json!({"matchLabels": {"app": "web"}}));
-    set["spec"]["podManagementPolicy"] = "Parallel".into();
-    run.comes_up::<StatefulSet>("set", &set, PODS).await;
-    let controller = workload("ReplicationController", "v1", json!({"app": "web"}));
-    run.comes_up::<ReplicationController>("old", &controller, PODS).await;
-    let mut daemons = workload("DaemonSet", "apps/v1", json!({"matchLabels": {"app": "web"}}));
-    daemons["spec"].as_object_mut().expect("a spec").remove("replicas");
-    run.comes_up::<DaemonSet>("log", &daemons, NODES).await;
-    run.nodes_change().await;
-}
-
-/// A cluster with its controllers.
-struct Run {
-    admin: Client,
-    informers: Informers,
-    clock: Clock,
-}
-
-impl Run {
-    /// Creates the workload and waits until so many of its pods are ready.
-    async fn comes_up<T: Object>(&self, name: &str, object: &Value, count: usize) {
-        let mut object = object.clone();
-        object["metadata"]["name"] = name.into();
-        for labels in
-            ["/spec/selector/matchLabels", "/spec/selector", "/spec/template/metadata/labels"]
-        {
-            if let Some(app) = object.pointer_mut(labels).and_then(|labels| labels.get_mut("app")) {
-                *app = name.into();
-            }
-        }
-        let pods = self.informers.of::<Pod>();
-        let mut changes = pods.changes();
-        let before = cpu();
-        self.admin.create::<T>("default", &object).await.expect("the workload is made");
-        let mut ready = 0;
-        while ready < count {
-            let change = changes.next().await;
-            let is_ready = |pod: &Option<std::sync::Arc<client::Entry<Pod>>>| {
-                pod.as_ref().is_some_and(|pod| pod.is_ready() && pod.metadata.labels["app"] == name)
-            };
-            ready += usize::from(is_ready(&change.new) && !is_ready(&change.old));
-        }
-        // What follows the last pod, such as the status, counts too.
-        self.clock.sleep(Duration::from_secs(1)).await;
-        let each = (cpu() - before).as_secs_f64() * 1e6 / count as f64;
-        println!("{}: {each:.0} µs of CPU per pod of {count}", T::row().kind);
-    }
-
-    /// A label that means nothing to any DaemonSet.
-    async fn nodes_change(&self) {
-        let before = cpu();
-        for number in 1..=NODES {
-            let patch = Patch::Merge(json!({"metadata": {"labels": {"changed": "yes"}}}));
-            let name = format!("simulated-{number}");
-            self.admin.patch::<Node>("", &name, "", &patch).await.expect("the node is there");
-        }
-        self.clock.sleep(Duration::from_secs(1)).await;
-        let each = (cpu() - before).as_secs_f64() * 1e6 / NODES as f64;
-        println!("a change of a node: {each:.0} µs of CPU");
-    }
-}
-
-fn workload(kind: &str, version: &str, selector: Value) -> Value {
-    let mut object = deployment();
-    object["kind"] = kind.into();
-    object["apiVersion"] = version.into();
-    object["spec"]["selector"] = selector;
-    object
 }
 
 fn deployment() -> Value {

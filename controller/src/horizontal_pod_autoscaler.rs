@@ -233,10 +233,6 @@ impl Worker {
     }
 
     /// The target's pods; or why they cannot be told: reason, error and the condition's message.
-    #[expect(
-        clippy::type_complexity,
-        reason = "three texts that are told apart where they are used"
-    )]
     fn pods(
         &self,
         autoscaler: &HorizontalPodAutoscaler,

@@ -200,7 +200,7 @@ impl<'a> Round<'a> {
         plan.steps.append(&mut self.pods_steps);
         plan.steps.append(&mut self.events.steps);
         let finished = self.status.conditions.len() != self.job.status.conditions.len()
-            && self.status.conditions.iter().any(|condition| finish::is_final(condition));
+            && self.status.conditions.iter().any(finish::is_final);
         if claimed {
             // Who adopts has to see what came of it.
             self.look_again(self.now.plus(Jobs::BATCH));

@@ -50,7 +50,6 @@ impl Round<'_> {
 
     /// Active pods that cannot be counted any more, whose index there is not or is already worked
     /// on; and the others.
-    #[expect(clippy::type_complexity, reason = "two lists of the same")]
     fn misplaced(
         &self,
         active: Vec<Arc<Entry<Pod>>>,

@@ -54,10 +54,12 @@ async fn a_lost_node_is_replaced() {
     assert_eq!(world.running().get(lost), None, "its pods run elsewhere");
 }
 
-/// No node runs these pods: the test says how they end, one in twenty badly.
+/// No node runs these pods: the test says how they end, one in twenty badly. `cargo xtask soak` asks
+/// for ten thousand completions.
 #[tokio::test(start_paused = true)]
-async fn ten_thousand_completions_are_counted() {
-    const COMPLETIONS: i64 = 10_000;
+async fn a_thousand_completions_are_counted() {
+    let wanted = std::env::var("CORACLE_COMPLETIONS").ok().and_then(|text| text.parse().ok());
+    let completions: usize = wanted.unwrap_or(1000);
     let seed = match std::env::var("SEED") {
         Ok(text) => text.parse().unwrap(),
         Err(_) => Rng::from_os().below(1_000_000),
@@ -66,7 +68,7 @@ async fn ten_thousand_completions_are_counted() {
     let (world, rng) = (World::new(seed, 0).await, Rng::seeded(seed));
     let job = json!({
         "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "many"},
-        "spec": {"completions": COMPLETIONS, "parallelism": 500, "backoffLimit": 1_000_000,
+        "spec": {"completions": completions, "parallelism": 500, "backoffLimit": 1_000_000,
             "completionMode": "Indexed", "template": {"spec": {"restartPolicy": "Never",
                 "schedulerName": "nobody", "containers": [{"name": "c", "image": "i"}]}}},
     });
@@ -96,19 +98,19 @@ async fn ten_thousand_completions_are_counted() {
     let status = jobs.get("default", "many").unwrap().status.clone();
     let count =
         |phase: &str| pods.snapshot().values().filter(|pod| pod.status.phase == phase).count();
-    assert_eq!(status.completed_indexes, "0-9999", "SEED={seed}");
-    assert_eq!(status.succeeded as usize, COMPLETIONS as usize, "SEED={seed}");
-    assert_eq!(count("Succeeded"), COMPLETIONS as usize, "SEED={seed}");
+    assert_eq!(status.completed_indexes, format!("0-{}", completions - 1), "SEED={seed}");
+    assert_eq!(status.succeeded as usize, completions, "SEED={seed}");
+    assert_eq!(count("Succeeded"), completions, "SEED={seed}");
     assert_eq!(status.failed as usize, count("Failed"), "SEED={seed}");
-    assert!(count("Failed") > 100, "one in twenty fails (SEED={seed})");
+    assert!(count("Failed") > completions / 100, "one in twenty fails (SEED={seed})");
     assert!(pods.snapshot().values().all(|pod| pod.metadata.finalizers.is_empty()), "SEED={seed}");
 }
 
 /// The night in which New York's clocks go back, on a cluster with nodes.
 #[tokio::test(start_paused = true)]
 async fn a_cron_job_lives_through_the_end_of_summer_time() {
-    let evening = "2026-10-31T22:00:00Z".parse().unwrap();
-    let world = World::with(Clock::simulated(evening), Rng::seeded(3), 2).await;
+    let night = "2026-11-01T04:30:00Z".parse().unwrap();
+    let world = World::with(Clock::simulated(night), Rng::seeded(3), 2).await;
     let cron = |name: &str, schedule: &str| -> Value {
         json!({
             "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name},
@@ -125,7 +127,7 @@ async fn a_cron_job_lives_through_the_end_of_summer_time() {
     }
     let jobs = world.informers.of::<Job>();
     jobs.synced().await;
-    world.clock.sleep(Duration::from_secs(40 * 3600)).await;
+    world.clock.sleep(Duration::from_secs(9 * 3600)).await;
     let meant = |name: &str| -> Vec<String> {
         let mut times: Vec<String> = jobs
             .snapshot()
@@ -139,8 +141,6 @@ async fn a_cron_job_lives_through_the_end_of_summer_time() {
         times.sort();
         times
     };
-    let night =
-        ["2026-11-01T01:30:00-04:00", "2026-11-01T01:30:00-05:00", "2026-11-02T01:30:00-05:00"];
-    assert_eq!(meant("night"), night);
-    assert_eq!(meant("morning"), ["2026-11-01T08:00:00-05:00", "2026-11-02T08:00:00-05:00"]);
+    assert_eq!(meant("night"), ["2026-11-01T01:30:00-04:00", "2026-11-01T01:30:00-05:00"]);
+    assert_eq!(meant("morning"), ["2026-11-01T08:00:00-05:00"]);
 }

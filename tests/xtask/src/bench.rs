@@ -44,6 +44,7 @@ const LONG_RUNS: &[LongRun] = &[
     ("leaks", &[], &[("CORACLE_LIVES", "100")]),
     ("churn", &[], &[("CORACLE_KILLS", "200")]),
     ("runtime", &["random"], &[("CORACLE_CALLS", "10000")]),
+    ("virtual_time", &["completions"], &[("CORACLE_COMPLETIONS", "10000")]),
     (
         "runtime",
         &["an_image_of_two_gigabytes", "many_files"],
@@ -51,8 +52,8 @@ const LONG_RUNS: &[LongRun] = &[
     ),
 ];
 
-/// A hundred cluster lives, two hundred deaths of a node's daemons, ten thousand calls of the
-/// runtime, large images: all, or those of the test files named. The environment may say otherwise
+/// A hundred cluster lives, two hundred deaths of a node's daemons, ten thousand completions of a Job,
+/// ten thousand calls of the runtime, large images: all, or those of the test files named. The environment may say otherwise
 /// how long each is.
 pub fn soak(names: &[String]) -> Result<(), String> {
     machine::install(&[machine::TO_BUILD, machine::TO_RUN, machine::TO_TEST])?;

@@ -43,6 +43,7 @@ type Long = &'static [(&'static str, &'static str)];
 const LONG_RUNS: &[LongRun] = &[
     ("leaks", &[], &[("CORACLE_LIVES", "100")]),
     ("churn", &[], &[("CORACLE_KILLS", "200")]),
+    ("oracle", &[], &[("CORACLE_CLUSTERS", "50000")]),
     ("runtime", &["random"], &[("CORACLE_CALLS", "10000")]),
     ("virtual_time", &["completions"], &[("CORACLE_COMPLETIONS", "10000")]),
     (

@@ -248,21 +248,8 @@ impl Worker {
                 watched.follow(&self.context.objects, &pod, &self.wake);
             }
             let changed = watched.take_changed() | std::mem::take(&mut self.relabelled);
-            if let Some(due) = self.memory.growth.as_mut().filter(|_| changed) {
-                *due = now;
-            }
-            if let Some(failure) = self.memory.setup.as_mut().filter(|_| changed) {
-                // What was missing may be there now.
-                failure.retry_at = now;
-            }
             self.memory.health = probes.follow(&pod, &observed);
-            self.memory.excess = self.context.ended.put(&self.id.uid, &observed, &self.wake);
-            self.memory.cpus = self.context.cpus.of(&pod);
-            let devices = self.context.devices.health(&self.id.uid);
-            if !devices.is_empty() {
-                // Whoever asks why a pod has ended may ask for the devices that it had.
-                self.memory.devices = devices;
-            }
+            self.remember(&pod, &observed, changed, now);
             let plan = plan(&pod, &observed, &self.memory, now);
             let status = self.report(&pod, &observed, &plan, now);
             if self.status.as_ref() != Some(&status) {
@@ -291,6 +278,24 @@ impl Worker {
         self.context.release(&self.id.uid);
         if let Err(error) = self.context.disk.remove(&self.id).await {
             tracing::warn!(pod = %self.id.name, %error, "cannot remove the folders of a pod");
+        }
+    }
+
+    /// What others know of the pod, for the next plan; `changed` is what is mounted of the API.
+    fn remember(&mut self, pod: &Pod, observed: &Observed, changed: bool, now: Time) {
+        if let Some(due) = self.memory.growth.as_mut().filter(|_| changed) {
+            *due = now;
+        }
+        if let Some(failure) = self.memory.setup.as_mut().filter(|_| changed) {
+            // What was missing may be there now.
+            failure.retry_at = now;
+        }
+        self.memory.excess = self.context.ended.put(&self.id.uid, observed, &self.wake);
+        self.memory.cpus = self.context.cpus.of(pod);
+        let devices = self.context.devices.health(&self.id.uid);
+        if !devices.is_empty() {
+            // Whoever asks why a pod has ended may ask for the devices that it had.
+            self.memory.devices = devices;
         }
     }
 

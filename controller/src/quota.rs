@@ -66,8 +66,8 @@ impl Controller for Quotas {
                 () if known(&kind::ENDPOINTS) => watches.counts::<Endpoints>(row, of),
                 () if known(&kind::JOB) => watches.counts::<Job>(row, of),
                 () if known(&kind::CRON_JOB) => watches.counts::<CronJob>(row, of),
-                () if known(&kind::HORIZONTAL_POD_AUTOSCALER_V1) => {
-                    watches.counts::<HorizontalPodAutoscaler>(&kind::HORIZONTAL_POD_AUTOSCALER, of)
+                () if known(&kind::HORIZONTAL_POD_AUTOSCALER) => {
+                    watches.counts::<HorizontalPodAutoscaler>(row, of)
                 }
                 () if known(&kind::LEASE) => watches.counts::<Lease>(row, of),
                 () => watches.counts::<Meta>(row, of),

@@ -399,8 +399,9 @@ pub static ROWS: &[&Row] = &[
     &SELF_SUBJECT_ACCESS_REVIEW,
     &SELF_SUBJECT_RULES_REVIEW,
     &SUBJECT_ACCESS_REVIEW,
-    &HORIZONTAL_POD_AUTOSCALER_V1,
+    // The first version of a group is the one that clients are told to prefer.
     &HORIZONTAL_POD_AUTOSCALER,
+    &HORIZONTAL_POD_AUTOSCALER_V1,
     &CRON_JOB,
     &JOB,
     &CERTIFICATE_SIGNING_REQUEST,

@@ -253,13 +253,13 @@ fn workloads() -> Vec<Life> {
         ),
         with_status(&kind::STATEFUL_SET, json!({"spec": replicated()}), patient, ready),
         with_status(
-            &kind::HORIZONTAL_POD_AUTOSCALER_V1,
+            &kind::HORIZONTAL_POD_AUTOSCALER,
             scaler.clone(),
             json!({"spec": {"maxReplicas": 4}}),
             counted.clone(),
         ),
         with_status(
-            &kind::HORIZONTAL_POD_AUTOSCALER,
+            &kind::HORIZONTAL_POD_AUTOSCALER_V1,
             scaler,
             json!({"spec": {"maxReplicas": 4}}),
             counted,

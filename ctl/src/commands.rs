@@ -72,7 +72,7 @@ pub enum Ask {
     Proxy(proxy::Proxy),
     /// Show what nodes and pods use at the moment
     Top(top::Top),
-    /// Follow, undo, restart or hold the rollout of a Deployment
+    /// Follow, undo, restart or hold rollouts
     Rollout(rollout::Rollout),
     /// Tell why a pod is on its node, or on none
     Why(why::Why),

@@ -52,6 +52,32 @@ spec:
     args: ["80"]
 "#;
 
+/// A StatefulSet and a DaemonSet.
+const SETS: &str = r#"
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: state}
+spec:
+  serviceName: state
+  selector: {matchLabels: {app: state}}
+  template:
+    metadata: {labels: {app: state}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: hello, image: "my-app:latest", imagePullPolicy: Never}]
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: everywhere}
+spec:
+  selector: {matchLabels: {app: everywhere}}
+  template:
+    metadata: {labels: {app: everywhere}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: hello, image: "my-app:latest", imagePullPolicy: Never}]
+"#;
+
 /// A pod with something on every line of its description.
 const RICH: &str = r#"
 apiVersion: v1
@@ -292,6 +318,13 @@ fn deletes_with_ctl(cluster: &Cluster) {
 /// What only reads says the same with both, to the letter.
 fn reads_as_with_kubectl(cluster: &Cluster, kubectl: &Kubectl) {
     cluster.ctl_with(&["apply", "-f", "-"], RICH).ok();
+    cluster.ctl_with(&["apply", "-f", "-"], SETS).ok();
+    for set in ["statefulset/state", "daemonset/everywhere"] {
+        cluster.ctl(&["rollout", "status", set, "--timeout=60s"]).ok();
+        let said = cluster.ctl(&["rollout", "restart", set]).ok();
+        assert!(said.contains("restarted"), "{said}");
+        cluster.ctl(&["rollout", "status", set, "--timeout=60s"]).ok();
+    }
     cluster.ctl(&["wait", "--for=condition=Ready", "pod/rich", "--timeout=30s"]).ok();
     let pods = cluster.ctl(&["get", "pods", "-l", "app=my-app", "-o", "name"]).ok();
     let pod = pods.lines().next().unwrap();
@@ -316,6 +349,12 @@ fn reads_as_with_kubectl(cluster: &Cluster, kubectl: &Kubectl) {
         "describe service my-app-service",
         "rollout status deployment/my-app-deployment",
         "rollout history deployment/my-app-deployment",
+        "get statefulsets -o wide",
+        "get daemonsets -o wide",
+        "rollout status statefulset/state",
+        "rollout status daemonset/everywhere",
+        "rollout history statefulset/state",
+        "rollout history daemonset/everywhere",
         "scale deployment/my-app-deployment --replicas=3",
         "logs POD",
         "exec POD -- /hello get localhost 80",
@@ -335,6 +374,10 @@ fn reads_as_with_kubectl(cluster: &Cluster, kubectl: &Kubectl) {
         assert!(ours.out == theirs.out, "{line}\nctl:\n{}\nkubectl:\n{}", ours.out, theirs.out);
         assert_eq!(ours.err, theirs.err, "{line}");
     }
+    let said = cluster.ctl(&["rollout", "undo", "daemonset/everywhere"]).ok();
+    assert_eq!(said.trim(), "daemonset.apps/everywhere rolled back");
+    cluster.ctl(&["rollout", "status", "daemonset/everywhere", "--timeout=60s"]).ok();
+    cluster.ctl(&["delete", "statefulset/state", "daemonset/everywhere"]).ok();
     cluster.ctl(&["delete", "pod", "rich", "--grace-period=1"]).ok();
 }
 

@@ -1,4 +1,7 @@
-//! `ctl rollout`: what a Deployment is about to run, ran before, and how far it is.
+//! `ctl rollout`: what a Deployment, StatefulSet or DaemonSet is about to run, ran before, and how far
+//! it is.
+
+mod progress;
 
 use std::time::Duration;
 
@@ -85,9 +88,9 @@ impl Rollout {
             return Err(Failure::said("required resource not specified"));
         }
         for (target, object) in &objects {
-            if target.row.kind != "Deployment" {
+            if !matches!(&*target.row.kind, "Deployment" | "StatefulSet" | "DaemonSet") {
                 return Err(Failure::said(format!(
-                    "{} has no rollouts: only Deployments have",
+                    "{} has no rollouts: only Deployments, StatefulSets and DaemonSets have",
                     target.title()
                 )));
             }
@@ -117,7 +120,7 @@ async fn status(session: &Session, target: &Target, watch: bool, timeout: Durati
         let Some(object) = object else {
             return Err(Failure::said("object has been deleted"));
         };
-        let (said, done) = progress(&target.name, object)?;
+        let (said, done) = progress::of(&target.row.kind, &target.name, object)?;
         if said != last {
             anstream::println!("{said}");
             last = said;
@@ -130,106 +133,93 @@ async fn status(session: &Session, target: &Target, watch: bool, timeout: Durati
     })
 }
 
-/// How far a rollout is, in kubectl's words, and whether that is the end of it.
-fn progress(name: &str, deployment: &Value) -> Result<(String, bool)> {
-    let (spec, status) = (&deployment["spec"], &deployment["status"]);
-    let number = |value: &Value| value.as_i64().unwrap_or(0);
-    let observed = number(&status["observedGeneration"]);
-    if number(&deployment["metadata"]["generation"]) > observed {
-        return Ok(("Waiting for deployment spec update to be observed...".into(), false));
-    }
-    let exceeded = items(&status["conditions"]).any(|condition| {
-        condition["type"] == "Progressing" && condition["reason"] == "ProgressDeadlineExceeded"
-    });
-    if exceeded {
-        return Err(Failure::said(format!("deployment {name:?} exceeded its progress deadline")));
-    }
-    let wanted = spec["replicas"].as_i64().unwrap_or(1);
-    let (updated, all) = (number(&status["updatedReplicas"]), number(&status["replicas"]));
-    let available = number(&status["availableReplicas"]);
-    let waiting = |what: String| {
-        (format!("Waiting for deployment {name:?} rollout to finish: {what}..."), false)
-    };
-    Ok(if updated < wanted {
-        waiting(format!("{updated} out of {wanted} new replicas have been updated"))
-    } else if all > updated {
-        waiting(format!("{} old replicas are pending termination", all - updated))
-    } else if available < updated {
-        waiting(format!("{available} of {updated} updated replicas are available"))
-    } else {
-        (format!("deployment {name:?} successfully rolled out"), true)
-    })
+/// A template that an object had, or has.
+struct Version {
+    number: u64,
+    template: Value,
+    cause: String,
 }
 
-/// The ReplicaSets of a Deployment by revision.
-async fn revisions(
-    session: &Session,
-    target: &Target,
-    deployment: &Value,
-) -> Result<Vec<(u64, Value)>> {
-    let list = session.get(&kind::REPLICA_SET.path(&target.namespace, "")).await?;
-    let uid = &deployment["metadata"]["uid"];
-    let owned = items(&list["items"])
-        .filter(|set| items(&set["metadata"]["ownerReferences"]).any(|owner| owner["uid"] == *uid));
-    let revision = |set: &Value| text(&set["metadata"]["annotations"][REVISION]).parse().ok();
-    let mut found: Vec<(u64, Value)> =
-        owned.filter_map(|set| Some((revision(set)?, set.clone()))).collect();
-    found.sort_by_key(|(revision, _)| *revision);
+/// The versions of an object's template, the present one last: a Deployment's are in ReplicaSets, the
+/// others' in ControllerRevisions.
+async fn versions(session: &Session, target: &Target, object: &Value) -> Result<Vec<Version>> {
+    let by_sets = target.row.kind == "Deployment";
+    let row = if by_sets { &kind::REPLICA_SET } else { &kind::CONTROLLER_REVISION };
+    let list = session.get(&row.path(&target.namespace, "")).await?;
+    let uid = &object["metadata"]["uid"];
+    let owned = items(&list["items"]).filter(|kept| {
+        items(&kept["metadata"]["ownerReferences"]).any(|owner| owner["uid"] == *uid)
+    });
+    let version = |kept: &Value| {
+        let annotations = &kept["metadata"]["annotations"];
+        let (number, mut template) = match by_sets {
+            true => (text(&annotations[REVISION]).parse().ok()?, kept["spec"]["template"].clone()),
+            false => (kept["revision"].as_u64()?, kept["data"]["spec"]["template"].clone()),
+        };
+        if let Some(template) = template.as_object_mut() {
+            template.remove("$patch");
+        }
+        Some(Version { number, template, cause: text(&annotations[CAUSE]).to_string() })
+    };
+    let mut found: Vec<Version> = owned.filter_map(version).collect();
+    found.sort_by_key(|version| version.number);
     Ok(found)
 }
 
 async fn history(
     session: &Session,
     target: &Target,
-    deployment: &Value,
+    object: &Value,
     revision: Option<u64>,
 ) -> Result<()> {
-    let revisions = revisions(session, target, deployment).await?;
+    let versions = versions(session, target, object).await?;
     if let Some(wanted) = revision {
-        let set = revisions.iter().find(|(revision, _)| *revision == wanted);
-        let (_, set) = set.ok_or_else(|| {
+        let version = versions.iter().find(|version| version.number == wanted);
+        let version = version.ok_or_else(|| {
             Failure::said(format!("unable to find the specified revision {wanted}"))
         })?;
         anstream::println!("{} with revision #{wanted}", target.title());
         anstream::println!("Pod Template:");
-        let template = output::yaml(&set["spec"]["template"])?;
+        let template = output::yaml(&version.template)?;
         template.lines().for_each(|line| anstream::println!("  {line}"));
         return Ok(());
     }
     anstream::println!("{} ", target.title());
     let mut sheet = Sheet::default();
     sheet.row(&["REVISION", "CHANGE-CAUSE"]);
-    for (revision, set) in revisions {
-        let cause = text(&set["metadata"]["annotations"][CAUSE]);
-        let cause = if cause.is_empty() { "<none>" } else { cause };
-        sheet.row(&[&revision.to_string(), cause]);
+    for Version { number, cause, .. } in versions {
+        let cause = if cause.is_empty() { "<none>" } else { &cause };
+        sheet.row(&[&number.to_string(), cause]);
     }
     anstream::println!("{}", sheet.text());
     Ok(())
 }
 
-async fn undo(session: &Session, target: &Target, deployment: &Value, to: u64) -> Result<()> {
-    if deployment["spec"]["paused"] == true {
+async fn undo(session: &Session, target: &Target, object: &Value, to: u64) -> Result<()> {
+    if object["spec"]["paused"] == true {
         return Err(Failure::said(format!(
             "cannot rollback a paused deployment; resume it first with 'ctl rollout resume' and try again \
              ({})",
             target.title()
         )));
     }
-    let revisions = revisions(session, target, deployment).await?;
+    let versions = versions(session, target, object).await?;
     let chosen = match to {
-        0 => revisions.len().checked_sub(2).and_then(|at| revisions.get(at)),
-        to => revisions.iter().find(|(revision, _)| *revision == to),
+        0 => versions.len().checked_sub(2).and_then(|at| versions.get(at)),
+        to => versions.iter().find(|version| version.number == to),
     };
-    let (_, set) = chosen.ok_or_else(|| match to {
-        0 => Failure::said(format!("no rollout history found for deployment {:?}", target.name)),
+    let chosen = chosen.ok_or_else(|| match to {
+        0 => Failure::said(format!(
+            "no rollout history found for {} {:?}",
+            target.row.singular, target.name
+        )),
         to => Failure::said(format!("unable to find specified revision {to} in history")),
     })?;
-    let mut template = set["spec"]["template"].clone();
+    let mut template = chosen.template.clone();
     if let Some(labels) = template["metadata"]["labels"].as_object_mut() {
         labels.remove(HASH);
     }
-    if template == deployment["spec"]["template"] {
+    if template == object["spec"]["template"] {
         anstream::println!(
             "{} skipped rollback (current template already matches revision {to})",
             target.title()
@@ -279,6 +269,13 @@ async fn set_paused(
     deployment: &Value,
     paused: bool,
 ) -> Result<()> {
+    if target.row.kind != "Deployment" {
+        let what = if paused { "pausing" } else { "resuming" };
+        return Err(Failure::said(format!(
+            "{}.{} {:?} {what} is not supported",
+            target.row.resource, target.row.group, target.name
+        )));
+    }
     let now = deployment["spec"]["paused"].as_bool().unwrap_or(false);
     if now == paused {
         let state = if paused { "already paused" } else { "not paused" };
@@ -288,50 +285,4 @@ async fn set_paused(
     patch_merge(session, target, "ctl-rollout", &patch).await?;
     anstream::println!("{} {}", target.title(), if paused { "paused" } else { "resumed" });
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_in_kubectls_words() {
-        let at = |generation: i64, status: Value| json!({"metadata": {"generation": generation}, "spec": {"replicas": 3}, "status": status});
-        for (deployment, said, done) in [
-            (
-                at(2, json!({"observedGeneration": 1})),
-                "Waiting for deployment spec update to be observed...",
-                false,
-            ),
-            (
-                at(1, json!({"observedGeneration": 1, "updatedReplicas": 1, "replicas": 3})),
-                "Waiting for deployment \"web\" rollout to finish: 1 out of 3 new replicas have been updated...",
-                false,
-            ),
-            (
-                at(1, json!({"observedGeneration": 1, "updatedReplicas": 3, "replicas": 4})),
-                "Waiting for deployment \"web\" rollout to finish: 1 old replicas are pending termination...",
-                false,
-            ),
-            (
-                at(
-                    1,
-                    json!({"observedGeneration": 1, "updatedReplicas": 3, "replicas": 3, "availableReplicas": 2}),
-                ),
-                "Waiting for deployment \"web\" rollout to finish: 2 of 3 updated replicas are available...",
-                false,
-            ),
-            (
-                at(
-                    1,
-                    json!({"observedGeneration": 1, "updatedReplicas": 3, "replicas": 3, "availableReplicas": 3}),
-                ),
-                "deployment \"web\" successfully rolled out",
-                true,
-            ),
-        ] {
-            let (words, end) = progress("web", &deployment).unwrap();
-            assert_eq!((words.as_str(), end), (said, done));
-        }
-    }
 }

@@ -84,8 +84,29 @@ use crate::storage_protection::{ClaimProtection, VolumeProtection};
 use crate::taint_eviction::TaintEviction;
 use crate::ttl_after_finished::TtlAfterFinished;
 
-/// The name of the Lease, of the writer of fields and of the source of events.
+/// The name of the Lease and of the writer of fields.
 const COMPONENT: &str = "kube-controller-manager";
+
+/// Controllers whose events come from another name than their own.
+const SOURCES: &[(&str, &str)] = &[
+    (AttachDetach::NAME, "attachdetach-controller"),
+    (Disruption::NAME, "controllermanager"),
+    (EndpointSliceMirroring::NAME, "endpoint-slice-mirroring-controller"),
+    (EndpointSlices::NAME, "endpoint-slice-controller"),
+    (EndpointsOfServices::NAME, "endpoint-controller"),
+    (EphemeralVolumes::NAME, "ephemeral_volume"),
+    (LoadBalancers::NAME, "service-controller"),
+    (NodeIpam::NAME, "cidrAllocator"),
+    (NodeLifecycle::NAME, "node-controller"),
+    (ReplicationControllers::NAME, "replication-controller"),
+    (horizontal_pod_autoscaler::NAME, "horizontal-pod-autoscaler"),
+    (persistent_volume::NAME, "persistentvolume-controller"),
+];
+
+/// From whom a controller's events are.
+fn source(controller: &'static str) -> &'static str {
+    SOURCES.iter().find(|(name, _)| *name == controller).map_or(controller, |(_, source)| source)
+}
 
 /// Why the controllers do not run, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -213,12 +234,15 @@ pub async fn run(
     let enabled = options.enabled(&names).map_err(|source| RunError::Controllers { source })?;
     let client = client.named(COMPONENT);
     let work = |shutdown: CancellationToken| {
-        let (client, clock) = (client.clone(), clock.clone());
-        let recorder = Recorder::new(client.clone(), clock.clone(), rng.clone(), COMPONENT, "");
-        let setup = Setup { client, informers, clock, recorder };
+        let setup = |name| Setup {
+            client: client.clone(),
+            informers: informers.clone(),
+            clock: clock.clone(),
+            recorder: Recorder::new(client.clone(), clock.clone(), rng.clone(), source(name), ""),
+        };
         let enabled = CONTROLLERS.iter().filter(|(name, _)| enabled.contains(name));
         let tasks: Result<Vec<Option<Task>>, RunError> =
-            enabled.map(|(_, start)| start(&options, setup.clone())).collect();
+            enabled.map(|(name, start)| start(&options, setup(name))).collect();
         async move {
             tokio::select! {
                 _ = futures::future::join_all(tasks?.into_iter().flatten()) => {}

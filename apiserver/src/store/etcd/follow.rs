@@ -90,15 +90,25 @@ async fn session(
     }
 }
 
-/// A response holds whole revisions. One without events tells of progress, behind all events
-/// that came before it.
 fn receive(response: &WatchResponse, seen: &mut Revision, sink: &dyn Sink) {
     let events: Vec<Event> = response.events().iter().filter_map(event).collect();
-    let last = events.last().map_or_else(|| revision_of(response.header()), |event| event.revision);
-    if last > *seen {
+    if let Some((events, last)) = new(events, revision_of(response.header()), *seen) {
         *seen = last;
         sink.apply(&events, last);
     }
+}
+
+/// What a response says that is new, and up to which revision. It holds whole revisions; one without
+/// events tells of progress, behind all events that came before it. A member that is behind when a
+/// watch begins may tell of what was before that (etcd before 3.4.36 and 3.5.18): done again, it would
+/// undo what has come since.
+fn new(events: Vec<Event>, now: Revision, seen: Revision) -> Option<(Vec<Event>, Revision)> {
+    if events.is_empty() {
+        return (now > seen).then_some((events, now));
+    }
+    let new: Vec<Event> = events.into_iter().filter(|event| event.revision > seen).collect();
+    let last = new.last()?.revision;
+    Some((new, last))
 }
 
 fn event(event: &etcd_client::Event) -> Option<Event> {
@@ -113,4 +123,36 @@ fn event(event: &etcd_client::Event) -> Option<Event> {
         )),
     };
     Some(Event { key, revision, change })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_is_not_done_again() {
+        let event = |revision| {
+            let key: Arc<str> = "/registry/x".into();
+            let item = KeyValue {
+                key: key.clone(),
+                value: Default::default(),
+                create_revision: 1,
+                mod_revision: revision,
+            };
+            Event { key, revision, change: Change::Put(item) }
+        };
+        let told = |revisions: &[Revision], now, seen| {
+            let events = revisions.iter().map(|revision| event(*revision)).collect();
+            new(events, now, seen).map(|(events, last)| {
+                (events.iter().map(|event| event.revision).collect::<Vec<_>>(), last)
+            })
+        };
+        assert_eq!(told(&[6, 7], 9, 5), Some((vec![6, 7], 7)));
+        // Of before the watch began, from a member that is behind.
+        assert_eq!(told(&[3, 5, 6], 9, 5), Some((vec![6], 6)));
+        assert_eq!(told(&[3, 5], 9, 5), None);
+        // Progress.
+        assert_eq!(told(&[], 9, 5), Some((vec![], 9)));
+        assert_eq!(told(&[], 5, 5), None);
+    }
 }

@@ -30,6 +30,8 @@ enum Retry {
     Failed(Status),
     /// Someone else was faster; the cache has what they wrote.
     Again,
+    /// It has happened, or may have: it must not happen twice.
+    Uncertain(Status),
 }
 
 impl From<Status> for Retry {
@@ -82,6 +84,7 @@ impl Registry {
             };
             match self.attempt(call, options, way, make, &entry).await {
                 Ok(answer) => return Ok(answer),
+                Err(Retry::Uncertain(status)) => return Err(status),
                 // What was refused may have been the past: another server may have written since.
                 Err(Retry::Failed(status)) if self.is_current(call, &entry).await? => {
                     return Err(status);
@@ -254,13 +257,13 @@ impl Registry {
             txn.ops = vec![Op::Delete { key: entry.key.clone() }];
         }
         let _turns = write::join(&mut txn, reservation);
-        match self.transact(txn).await? {
+        match self.transact(txn).await.map_err(Retry::Uncertain)? {
             Outcome::Committed(revision) if gone => {
                 object::meta_mut(&mut object).set("resourceVersion", revision.to_string());
                 Ok(Answer { warnings, ..Answer::ok(Content::Object(object)) })
             }
             Outcome::Committed(revision) => {
-                let entry = self.written(call, &entry.key, revision)?;
+                let entry = self.written(call, &entry.key, revision).map_err(Retry::Uncertain)?;
                 Ok(Answer { warnings, ..Answer::ok(Content::Entry(entry)) })
             }
             Outcome::Conflict { found, .. }

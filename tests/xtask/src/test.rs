@@ -3,7 +3,7 @@
 //! ships.
 
 use crate::step::{Beside, cargo, command, find, is_root, run};
-use crate::{clients, image, machine};
+use crate::{clients, image, machine, up};
 
 /// Arguments, if any, are names of tests to run instead of all.
 pub fn test(names: &[String]) -> Result<(), String> {
@@ -11,35 +11,33 @@ pub fn test(names: &[String]) -> Result<(), String> {
     if !is_root() {
         eprintln!("!! not root: the tests that start containers or networks will be skipped");
     }
-    if names.is_empty() {
-        run("format", cargo(&["fmt", "--all", "--check"]))?;
-        deny()?;
-        run("clippy", {
-            let mut clippy = cargo(&["clippy", "--workspace", "--all-targets", "--quiet"]);
-            clippy.args(["--", "--deny", "warnings"]);
-            clippy
-        })?;
-    }
-    clients::install();
     let image = image::build()?;
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     tests.env("CORACLE_HELLO_IMAGE", &image);
     if !names.is_empty() {
+        clients::install();
         tests.arg("--").args(names);
         return run("test", tests);
     }
-    run("build the tests", cargo(&["test", "--workspace", "--no-run"]))?;
     let programs = programs()?;
+    run("format", cargo(&["fmt", "--all", "--check"]))?;
+    deny()?;
+    run("clippy", {
+        let mut clippy = cargo(&["clippy", "--workspace", "--all-targets", "--quiet"]);
+        clippy.args(["--", "--deny", "warnings"]);
+        clippy
+    })?;
+    clients::install();
+    run("build the tests", cargo(&["test", "--workspace", "--no-run"]))?;
     run("test", tests)?;
     programs.finish()
 }
 
-/// What ships, built while the tests run: these wait more than they compute. The test of the
-/// README's commands needs it.
+/// What ships, for the test of the README's commands: built from the start with the time that the
+/// checks and tests leave, which wait for one crate, or for a container, as often as they compute.
 fn programs() -> Result<Beside, String> {
     let mut build = command("nice", &["-n", "19"]);
-    build.arg(cargo(&[]).get_program());
-    build.args(["build", "--release", "--workspace", "--bins", "--quiet"]);
+    build.arg(cargo(&[]).get_program()).args(up::BUILD).arg("--quiet");
     Beside::start("build the programs in release", build)
 }
 

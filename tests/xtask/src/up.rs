@@ -21,9 +21,11 @@ pub fn down() -> Result<(), String> {
     run("delete the cluster", ctl(&["cluster", "delete"]))
 }
 
-/// The programs, in release.
+/// `ctl`, which contains every program, in release.
+pub const BUILD: &[&str] = &["build", "--release", "--package", "ctl"];
+
 pub fn build() -> Result<(), String> {
-    run("build", cargo(&["build", "--release", "--workspace", "--bins"]))
+    run("build", cargo(BUILD))
 }
 
 /// The CLI that was just built; it goes through sudo where it must be root, keeping $HOME so that

@@ -25,7 +25,7 @@ use crate::{
     node::{Nodes, Usage},
     pki::{Pki, PkiError},
     registry::Registry,
-    store::{StoreError, encrypted::ConfigError},
+    store::{Store, StoreError, encrypted::ConfigError},
 };
 
 mod backend;
@@ -39,7 +39,6 @@ pub mod tls;
 pub use crate::http::Check;
 pub use options::Options;
 
-use backend::Backend;
 use tls::{Tls, TlsError};
 
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +102,29 @@ impl Server {
         rng: Rng,
         checks: Vec<Check>,
     ) -> Result<Server, ServerError> {
+        let (of, time) = (options.clone(), clock.clone());
+        let opened = async move { backend::open(&of, &time).await };
+        Server::start_over(opened, options, clock, rng, checks).await
+    }
+
+    /// Over a store of the caller's; what the options say of a store does not count, but for
+    /// encryption.
+    pub async fn start_on(
+        store: Arc<dyn Store>,
+        options: Options,
+        clock: Clock,
+        rng: Rng,
+    ) -> Result<Server, ServerError> {
+        Server::start_over(async { Ok(store) }, options, clock, rng, Vec::new()).await
+    }
+
+    async fn start_over(
+        store: impl Future<Output = Result<Arc<dyn Store>, ServerError>>,
+        options: Options,
+        clock: Clock,
+        rng: Rng,
+        checks: Vec<Check>,
+    ) -> Result<Server, ServerError> {
         let (on, off) = (&options.enable_admission_plugins, &options.disable_admission_plugins);
         let admission = admission::Chain::choose(on, off)?;
         tracing::debug!(plugins = admission.names().join(","), "admission");
@@ -116,7 +138,8 @@ impl Server {
         let stop = CancellationToken::new();
         let flow = Flow::new(options.seats(), clock.clone());
         let audit = options.audit()?;
-        let Backend { store, raw } = backend::open(&options, &clock, &rng).await?;
+        let raw = store.await?;
+        let store = backend::encrypt(&options, raw.clone(), &rng).await?;
         let pool = options.pool(store.clone());
         pool.repair(clock.now(), rng.u64()).await.map_err(ServerError::Store)?;
         let rules = (admission, &*options.authorization_mode);

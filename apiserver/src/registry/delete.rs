@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     Answer, Call, Content, Kind, List, Registry, Selection, list, object,
-    write::{self, ATTEMPTS},
+    write::{self, ATTEMPTS, Retry},
 };
 use crate::{
     admission::Operation,
@@ -108,23 +108,25 @@ impl Registry {
                 return Err(call.not_found());
             };
             match self.attempt_deletion(call, options, &entry, dry).await {
-                Ok(Some(answer)) => return Ok(answer),
+                Ok(answer) => return Ok(answer),
+                Err(Retry::Uncertain(status)) => return Err(status),
                 // What was refused may have been the past: another server may have written since.
-                Err(status) if self.is_current(call, &entry).await? => return Err(status),
-                Ok(None) | Err(_) => {}
+                Err(Retry::Failed(status)) if self.is_current(call, &entry).await? => {
+                    return Err(status);
+                }
+                Err(Retry::Failed(_) | Retry::Again) => {}
             }
         }
         Err(call.modified())
     }
 
-    /// `None` where someone else was faster.
     async fn attempt_deletion(
         &self,
         call: &Call<'_>,
         options: &DeleteOptions,
         entry: &Arc<Entry>,
         dry: bool,
-    ) -> Result<Option<Answer>, Status> {
+    ) -> Result<Answer, Retry> {
         check_preconditions(call, options, entry)?;
         let old = object::decode(entry)?;
         // An eviction was admitted as such.
@@ -135,12 +137,11 @@ impl Registry {
         let context = call.context(self.random());
         let step = plan(call.kind, &old, options, &context);
         match dry {
-            true => Ok(Some(self.dry_deletion(call, entry, old, step))),
+            true => Ok(self.dry_deletion(call, entry, old, step)),
             false => self.step(call, options, entry, &old, step).await,
         }
     }
 
-    /// `None` where someone else was faster.
     async fn step(
         &self,
         call: &Call<'_>,
@@ -148,7 +149,7 @@ impl Registry {
         entry: &Arc<Entry>,
         old: &Value,
         step: Step,
-    ) -> Result<Option<Answer>, Status> {
+    ) -> Result<Answer, Retry> {
         let key = &entry.key;
         let guard = Guard { key: key.clone(), expected: entry.revision };
         let mut txn = Txn { guards: vec![guard], ops: Vec::new() };
@@ -156,10 +157,10 @@ impl Registry {
         match &step {
             Step::Wait => {
                 if !self.is_current(call, entry).await? {
-                    return Ok(None);
+                    return Err(Retry::Again);
                 }
                 let content = Content::Entry(entry.clone());
-                return Ok(Some(Answer { code: accepted(options), content, warnings: Vec::new() }));
+                return Ok(Answer { code: accepted(options), content, warnings: Vec::new() });
             }
             Step::Remove => {
                 let context = call.context(self.random());
@@ -173,16 +174,17 @@ impl Registry {
                 txn.ops.push(Op::Put { key: key.clone(), value });
             }
         }
-        let outcome = self.transact(txn).await?;
+        let outcome = self.transact(txn).await.map_err(Retry::Uncertain)?;
         drop(turns);
-        let Outcome::Committed(revision) = outcome else { return Ok(None) };
-        Ok(Some(match step {
+        let Outcome::Committed(revision) = outcome else { return Err(Retry::Again) };
+        Ok(match step {
             Step::Remove => removed(call, entry, old, Some(revision)),
             _ => {
-                let content = Content::Entry(self.written(call, key, revision)?);
+                let entry = self.written(call, key, revision).map_err(Retry::Uncertain)?;
+                let content = Content::Entry(entry);
                 Answer { code: accepted(options), content, warnings: Vec::new() }
             }
-        }))
+        })
     }
 
     fn dry_deletion(&self, call: &Call, entry: &Arc<Entry>, old: Value, step: Step) -> Answer {

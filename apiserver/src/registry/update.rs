@@ -10,7 +10,7 @@ use super::{
     Answer, Call, Content, Registry, object,
     render::typed,
     store_status,
-    write::{self, ATTEMPTS, Draft, Managed, Way},
+    write::{self, ATTEMPTS, Draft, Managed, Retry, Way},
 };
 use crate::{
     admission::Operation,
@@ -24,21 +24,6 @@ use crate::{
 /// What a maker is given: the object as it is, in the shape of the request's group, with its
 /// resourceVersion. `None` where there is none.
 pub(super) type Make<'a> = dyn Fn(Option<&Value>) -> Result<Draft, Status> + Send + Sync + 'a;
-
-/// Why an attempt came to nothing.
-enum Retry {
-    Failed(Status),
-    /// Someone else was faster; the cache has what they wrote.
-    Again,
-    /// It has happened, or may have: it must not happen twice.
-    Uncertain(Status),
-}
-
-impl From<Status> for Retry {
-    fn from(status: Status) -> Retry {
-        Retry::Failed(status)
-    }
-}
 
 impl Registry {
     pub async fn update(&self, call: &Call<'_>, body: Bytes) -> Result<Answer, Status> {

@@ -26,6 +26,21 @@ const MEDIA: &str = "application/json, application/yaml, application/vnd.kuberne
 /// How often a write that may be repeated meets a conflict before it gives up.
 pub(super) const ATTEMPTS: usize = 8;
 
+/// Why an attempt came to nothing.
+pub(super) enum Retry {
+    Failed(Status),
+    /// Someone else was faster; the cache has what they wrote.
+    Again,
+    /// It has happened, or may have: it must not happen twice.
+    Uncertain(Status),
+}
+
+impl From<Status> for Retry {
+    fn from(status: Status) -> Retry {
+        Retry::Failed(status)
+    }
+}
+
 /// What a write makes of an object.
 pub(super) struct Draft {
     /// In the shape of the request's group.

@@ -13,32 +13,21 @@ use crate::store::{
     memory::MemoryStore,
 };
 
-pub(super) async fn open(
+/// What is written through it is encrypted where the options say so. The store below is what backups
+/// are made of.
+pub(super) async fn encrypt(
     options: &Options,
-    clock: &Clock,
+    store: Arc<dyn Store>,
     rng: &Rng,
-) -> Result<Backend, ServerError> {
-    let encryption = options.encryption_provider_config.as_deref().map(Encryption::read);
-    let encryption = encryption.transpose().map_err(ServerError::Encryption)?;
-    let raw = plain(options, clock).await?;
-    let store: Arc<dyn Store> = match encryption {
-        Some(encryption) => {
-            let store = EncryptedStore::new(raw.clone(), encryption, rng.clone());
-            store.verify().await.map_err(ServerError::Store)?;
-            Arc::new(store)
-        }
-        None => raw.clone(),
-    };
-    Ok(Backend { store, raw })
+) -> Result<Arc<dyn Store>, ServerError> {
+    let Some(config) = options.encryption_provider_config.as_deref() else { return Ok(store) };
+    let encryption = Encryption::read(config).map_err(ServerError::Encryption)?;
+    let store = EncryptedStore::new(store, encryption, rng.clone());
+    store.verify().await.map_err(ServerError::Store)?;
+    Ok(Arc::new(store))
 }
 
-pub(super) struct Backend {
-    pub store: Arc<dyn Store>,
-    /// The same below encryption.
-    pub raw: Arc<dyn Store>,
-}
-
-async fn plain(options: &Options, clock: &Clock) -> Result<Arc<dyn Store>, ServerError> {
+pub(super) async fn open(options: &Options, clock: &Clock) -> Result<Arc<dyn Store>, ServerError> {
     if options.ephemeral {
         return Ok(Arc::new(MemoryStore::new()));
     }

@@ -7,6 +7,7 @@ pub mod authz;
 pub mod cache;
 pub mod codec;
 pub mod discovery;
+mod doze;
 pub mod flow;
 pub mod http;
 pub mod kinds;

@@ -32,6 +32,7 @@ mod backend;
 mod bootstrap;
 mod dangling;
 mod descriptors;
+mod gather;
 mod network;
 mod options;
 pub mod tls;

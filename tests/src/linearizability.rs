@@ -2,7 +2,7 @@
 //! in which each happens at one moment between its call and its return (Wing and Gong's search,
 //! with Lowe's memory of the states that were tried).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 pub mod lists;
 
@@ -42,6 +42,15 @@ pub enum Answer {
 type State = Option<u64>;
 
 impl Operation {
+    /// The value that its client knows to be, or to have been, there.
+    fn told(&self) -> Option<u64> {
+        match (self.ask, self.answer) {
+            (_, Answer::Value(value)) => Some(value),
+            (Ask::Replace(value, _), Answer::Done | Answer::Conflict) => Some(value),
+            _ => None,
+        }
+    }
+
     /// The state after it, where its answer fits the state before.
     fn step(&self, state: State) -> Option<State> {
         if let (Ask::Write(_), Answer::Conflict, Some(_)) = (self.ask, self.answer, state) {
@@ -61,19 +70,29 @@ impl Operation {
             (Ask::Replace(..), Some(_)) => (Answer::Conflict, state),
             (Ask::Delete, Some(_)) => (Answer::Done, None),
         };
-        (self.answer == Answer::Unknown || self.answer == expected).then_some(after)
+        match self.answer {
+            // It may as well not have happened.
+            Answer::Unknown if after == state => None,
+            Answer::Unknown => Some(after),
+            answer => (answer == expected).then_some(after),
+        }
     }
 }
 
 /// Nothing, or the operations that no order explains: those that were left where the search came
 /// furthest. The object is absent at first.
 pub fn check(history: &[Operation]) -> Result<(), Vec<Operation>> {
-    let mut history: Vec<&Operation> = history.iter().collect();
+    let mut history = without_difference(history);
     history.sort_by_key(|operation| operation.called);
+    let mut unanswered = vec![0; history.len().div_ceil(64)];
+    for (index, _) in history.iter().enumerate().filter(|(_, it)| it.answer == Answer::Unknown) {
+        unanswered[index / 64] |= 1 << (index % 64);
+    }
     let mut search = Search {
-        done: vec![0; history.len().div_ceil(64)],
+        done: vec![0; unanswered.len()],
         history,
-        tried: HashSet::new(),
+        unanswered,
+        tried: HashMap::new(),
         furthest: Vec::new(),
         most: 0,
     };
@@ -83,16 +102,40 @@ pub fn check(history: &[Operation]) -> Result<(), Vec<Operation>> {
     }
 }
 
-struct Search<'a> {
-    history: Vec<&'a Operation>,
+/// A value that nobody was told of.
+const UNSEEN: u64 = u64::MAX;
+
+/// The history with fewer differences, or those without an answer would have to be tried in every
+/// combination: reads among them say nothing, and values that nobody was told of are one value.
+fn without_difference(history: &[Operation]) -> Vec<Operation> {
+    let told: HashSet<u64> = history.iter().filter_map(Operation::told).collect();
+    let said = history.iter().filter(|it| (it.ask, it.answer) != (Ask::Read, Answer::Unknown));
+    let known = |value: u64| if told.contains(&value) { value } else { UNSEEN };
+    let less = said.map(|operation| {
+        let ask = match operation.ask {
+            Ask::Create(value) => Ask::Create(known(value)),
+            Ask::Write(value) => Ask::Write(known(value)),
+            Ask::Replace(old, value) => Ask::Replace(known(old), known(value)),
+            ask @ (Ask::Read | Ask::Delete) => ask,
+        };
+        Operation { ask, ..operation.clone() }
+    });
+    less.collect()
+}
+
+struct Search {
+    history: Vec<Operation>,
     /// A bit per operation that has its place.
     done: Vec<u64>,
-    tried: HashSet<(Vec<u64>, State)>,
+    /// A bit per operation without an answer.
+    unanswered: Vec<u64>,
+    /// For the answered ones that had their place and the state, which of the others had been used.
+    tried: HashMap<(Vec<u64>, State), Vec<Vec<u64>>>,
     furthest: Vec<Operation>,
     most: usize,
 }
 
-impl Search<'_> {
+impl Search {
     /// Depth first, without recursion: histories are long.
     fn run(&mut self) -> bool {
         // What was placed, the state before it, and the candidates not yet tried there.
@@ -113,7 +156,7 @@ impl Search<'_> {
             };
             let Some(after) = self.history[index].step(state) else { continue };
             self.done[index / 64] |= 1 << (index % 64);
-            if self.tried.insert((self.done.clone(), after)) {
+            if self.is_new(after) {
                 path.push((index, state));
                 state = after;
                 self.remember(path.len());
@@ -122,6 +165,21 @@ impl Search<'_> {
                 self.done[index / 64] &= !(1 << (index % 64));
             }
         }
+    }
+
+    /// Whether nothing of the kind was tried: who has come as far with less used up has every choice
+    /// that is left here.
+    fn is_new(&mut self, state: State) -> bool {
+        let done = self.done.iter().zip(&self.unanswered);
+        let (answered, used): (Vec<u64>, Vec<u64>) =
+            done.map(|(done, unanswered)| (done & !unanswered, done & unanswered)).unzip();
+        let tried = self.tried.entry((answered, state)).or_default();
+        let within = |less: &Vec<u64>| less.iter().zip(&used).all(|(less, used)| less & !used == 0);
+        if tried.iter().any(within) {
+            return false;
+        }
+        tried.push(used);
+        true
     }
 
     fn has_place(&self, index: usize) -> bool {
@@ -139,7 +197,14 @@ impl Search<'_> {
                 break;
             }
             first_return = first_return.min(operation.returned);
-            found.push(index);
+            // Of those that do the same and have no answer, the first stands for all.
+            let same = |other: &usize| {
+                let other = &self.history[*other];
+                (other.ask, other.answer) == (operation.ask, Answer::Unknown)
+            };
+            if operation.answer != Answer::Unknown || !found.iter().any(same) {
+                found.push(index);
+            }
         }
         // Popped from the end: those with answers are tried in the order of their calls first.
         found.sort_by_key(|index| std::cmp::Reverse(self.history[*index].returned));
@@ -157,7 +222,7 @@ impl Search<'_> {
             self.most = placed;
             let rest = self.history.iter().enumerate();
             let rest = rest.filter(|(index, _)| !self.has_place(*index));
-            self.furthest = rest.take(12).map(|(_, operation)| (*operation).clone()).collect();
+            self.furthest = rest.take(12).map(|(_, operation)| operation.clone()).collect();
         }
     }
 }
@@ -176,6 +241,31 @@ mod tests {
             returned: *returned,
         };
         operations.iter().map(operation).collect()
+    }
+
+    /// A minute without answers, as on a machine that is too busy: a search that tries every choice
+    /// among them has no end.
+    #[test]
+    fn many_without_an_answer() {
+        const NEVER: u64 = u64::MAX;
+        let mut operations = Vec::new();
+        for turn in 0..100 {
+            let (time, value) = (turn * 10, turn * 4 + 1);
+            operations.extend([
+                (Create(value), Unknown, time, NEVER),
+                (Write(value + 1), Unknown, time + 1, NEVER),
+                (Delete, Unknown, time + 2, NEVER),
+                (Replace(value.saturating_sub(4), value + 2), Unknown, time + 3, NEVER),
+                (Read, Unknown, time + 4, NEVER),
+            ]);
+            if turn % 20 == 19 {
+                operations.push((Read, Value(value - 4), time + 5, time + 6));
+                operations.push((Read, NotFound, time + 7, time + 8));
+            }
+        }
+        assert!(check(&history(&operations)).is_ok());
+        operations.push((Read, Value(3_000), 1_000, 1_001));
+        assert!(check(&history(&operations)).is_err());
     }
 
     #[test]

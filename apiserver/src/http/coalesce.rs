@@ -12,6 +12,8 @@ use axum::{body::Body, response::Response};
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 
+use crate::doze::Doze;
+
 /// What is gathered before it is sent on, and the room for it: pieces are smaller than the rest.
 const ENOUGH: usize = 48 << 10;
 const ROOM: usize = 64 << 10;
@@ -21,7 +23,10 @@ pub fn response(response: Response) -> Response {
     if response.extensions().get::<Pieces>().is_none() {
         return response;
     }
-    response.map(|body| Body::new(Coalesced { body, ready: None, ended: false }))
+    response.map(|body| {
+        let doze = Doze::default();
+        Body::new(Coalesced { body, doze, ready: None, ended: false })
+    })
 }
 
 /// Marks a response whose body comes in many pieces.
@@ -88,6 +93,7 @@ impl http_body::Body for Joined {
 
 struct Coalesced {
     body: Body,
+    doze: Doze,
     /// A frame or an error that was met while gathering, to be passed on next.
     ready: Option<Result<Frame<Bytes>, axum::Error>>,
     ended: bool,
@@ -110,7 +116,8 @@ impl http_body::Body for Coalesced {
         let mut first: Option<Bytes> = None;
         let mut gathered = BytesMut::new();
         loop {
-            match Pin::new(&mut self.body).poll_frame(cx) {
+            let Coalesced { body, doze, .. } = &mut *self;
+            match doze.poll(cx, |cx| Pin::new(body).poll_frame(cx)) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => match first.take() {
                         None if gathered.is_empty() && data.len() < ENOUGH => first = Some(data),

@@ -12,6 +12,7 @@ use super::name;
 use super::path::Path;
 use super::pod::{placement, resources};
 
+mod capacity;
 pub mod claim;
 pub mod slice;
 

@@ -1,7 +1,7 @@
 //! WATCH: a cursor into a kind's history, rendered frame by frame. Nothing is queued for a
 //! watcher; one that falls behind the history ends with 410.
 
-use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, future::BoxFuture, stream};
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     cache::{Entry, Gone, Watcher},
+    doze::Doze,
     http::query::Query,
     store::Revision,
 };
@@ -50,7 +51,8 @@ impl Registry {
             Some(seconds) if seconds > 0 => Duration::from_secs(seconds as u64),
             _ => self.0.rng.jitter(LIFETIME, 1.0),
         };
-        let mut watch = Watch {
+        // In a box: the stream moves it for every frame.
+        let mut watch = Box::new(Watch {
             registry: self.clone(),
             selection,
             renderer,
@@ -63,8 +65,9 @@ impl Registry {
             told: 0,
             deadline: self.0.clock.instant() + lifetime,
             alarm: Box::pin(std::future::pending()),
+            doze: Doze::default(),
             ended: false,
-        };
+        });
         watch.set_alarm();
         watch.begin(call, start).await?;
         Ok(stream::unfold(watch, |mut watch| async move {
@@ -98,6 +101,8 @@ struct Watch {
     /// Rings at the next bookmark, at the deadline, and when the server stops. It is kept over
     /// changes: to set it takes locks that all watches share.
     alarm: BoxFuture<'static, Rang>,
+    /// The alarm's: it is not asked for every change.
+    doze: Doze,
     ended: bool,
 }
 
@@ -156,10 +161,13 @@ impl Watch {
             self.ended = true;
             return;
         };
+        let (alarm, doze) = (&mut self.alarm, &self.doze);
         let changes = tokio::select! {
             biased;
             changes = watcher.next() => changes,
-            rang = self.alarm.as_mut() => return self.rung(rang),
+            rang = poll_fn(|cx| doze.poll(cx, |cx| alarm.as_mut().poll(cx))) => {
+                return self.rung(rang);
+            }
         };
         match changes {
             Err(gone) => self.expire(gone),
@@ -185,6 +193,7 @@ impl Watch {
             true => self.deadline.min(clock.instant() + BOOKMARK),
             false => self.deadline,
         };
+        self.doze = Doze::default();
         self.alarm = Box::pin(async move {
             tokio::select! {
                 () = stop.cancelled() => Rang::Stop,

@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
+use super::gather::Gather;
 use crate::{
     authn,
     http::{Source, coalesce},
@@ -188,9 +189,11 @@ async fn connection(
         request.map(axum::body::Body::new)
     });
     let service = service.map_response(coalesce::response);
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let stream = TokioIo::new(Gather::new(stream, is_http2));
     let builder = builder();
-    let connection = builder
-        .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+    let connection =
+        builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

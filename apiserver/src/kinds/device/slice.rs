@@ -6,6 +6,7 @@ use proto::status::FieldError;
 use proto::time::Time;
 use serde_json::Value;
 
+use super::capacity::policy;
 use super::{EFFECTS, attribute, binding, node_selector, pool};
 use crate::kinds::check::{self, Errors};
 use crate::kinds::described;
@@ -199,13 +200,10 @@ fn device(path: &Path, device: &Value, each: bool, errors: &mut Errors) {
         value_of(&path_attributes.key(key), value, errors);
     }
     let path_capacity = path.field("capacity");
+    let shared = device.flag("allowMultipleAllocations") == Some(true);
     for (key, capacity) in device.pairs("capacity") {
         attribute(&path_capacity, key, errors);
-        if capacity.has("requestPolicy") && device.flag("allowMultipleAllocations") != Some(true) {
-            let path = path_capacity.key(key);
-            let detail = "allowMultipleAllocations must be true";
-            errors.push(FieldError::forbidden(path.field("requestPolicy"), detail));
-        }
+        policy(&path_capacity.key(key), capacity, shared, errors);
     }
     taints(&path.field("taints"), device.items("taints"), errors);
     let consumed = device.items("consumesCounters");

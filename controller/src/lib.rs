@@ -45,6 +45,7 @@ pub mod storage_protection;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
 pub mod view;
+pub mod volume_expansion;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -83,6 +84,7 @@ use crate::stateful_set::StatefulSets;
 use crate::storage_protection::{ClaimProtection, VolumeProtection};
 use crate::taint_eviction::TaintEviction;
 use crate::ttl_after_finished::TtlAfterFinished;
+use crate::volume_expansion::VolumeExpansion;
 
 /// The name of the Lease and of the writer of fields.
 const COMPONENT: &str = "kube-controller-manager";
@@ -99,6 +101,7 @@ const SOURCES: &[(&str, &str)] = &[
     (NodeIpam::NAME, "cidrAllocator"),
     (NodeLifecycle::NAME, "node-controller"),
     (ReplicationControllers::NAME, "replication-controller"),
+    (VolumeExpansion::NAME, "volume_expand"),
     (horizontal_pod_autoscaler::NAME, "horizontal-pod-autoscaler"),
     (persistent_volume::NAME, "persistentvolume-controller"),
 ];
@@ -165,6 +168,7 @@ static CONTROLLERS: &[Start] = &[
     (persistent_volume::NAME, |_, setup| Ok(Some(Box::pin(persistent_volume::run(setup))))),
     (AttachDetach::NAME, |_, setup| Ok(start(AttachDetach, setup))),
     (EphemeralVolumes::NAME, |_, setup| Ok(start(EphemeralVolumes, setup))),
+    (VolumeExpansion::NAME, |_, setup| Ok(start(VolumeExpansion, setup))),
     (host_path::NAME, |_, setup| Ok(Some(Box::pin(host_path::run(setup))))),
     (RootCa::NAME, |options, setup| {
         let Some(certificates) = root_ca(options)? else { return Ok(None) };

@@ -361,6 +361,23 @@ async fn version_3_is_for_ever_where_its_hash_is_named() {
     }
 }
 
+/// What was written with `<` is served as Go's encoder writes it: controllers compare such bytes.
+#[tokio::test]
+async fn text_is_escaped_as_go_does() {
+    let api = Api::start().await;
+    let revisions = "/apis/apps/v1/namespaces/default/controllerrevisions";
+    let object = json!({"metadata": {"name": "a"}, "revision": 1, "data": {"x": "<&>\u{2028}é"}});
+    let escaped = r#""data":{"x":"\u003c\u0026\u003e\u2028é"}"#;
+    let created = api.post(revisions, object.clone()).await;
+    let read = api.get(&format!("{revisions}/a")).await;
+    let list = api.get(revisions).await;
+    for reply in [created, read, list] {
+        assert!(reply.text().contains(escaped), "{}", reply.text());
+    }
+    let data = api.get(&format!("{revisions}/a")).await.expect(200)["data"].clone();
+    assert_eq!(data, object["data"]);
+}
+
 #[tokio::test]
 async fn watches_over_websocket() {
     let dir = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use client::{Entry, Object};
+use proto::json::as_go;
 use proto::kind::CONTROLLER_REVISION;
 use proto::meta::Labels;
 use proto::selector::Selector;
@@ -254,16 +255,7 @@ fn data(template: &Value) -> String {
     let mut template = template.clone();
     template["$patch"] = "replace".into();
     let text = json!({ "spec": { "template": template } }).to_string();
-    let mut data = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-                data.push_str(&format!("\\u{:04x}", u32::from(letter)));
-            }
-            other => data.push(other),
-        }
-    }
-    data
+    as_go(&text).into_owned()
 }
 
 /// FNV-1 (32 bits) of the data and the number of collisions in decimal, in letters that make no

@@ -36,6 +36,7 @@ pub mod pod_resources {
 pub mod cron;
 pub mod exposition;
 pub mod indexes;
+pub mod json;
 pub mod kind;
 pub mod meta;
 pub mod quantity;

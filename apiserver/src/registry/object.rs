@@ -1,7 +1,9 @@
 //! Objects as JSON values: reading them from entries and writing them for the store.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
-use proto::{kind::Row, status::Status, time::Time};
+use proto::{json::as_go, kind::Row, status::Status, time::Time};
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 
@@ -16,7 +18,8 @@ pub fn decode(entry: &Entry) -> Result<Value, Status> {
         .map_err(|error| Status::internal(format!("a stored object is damaged: {error}")))
 }
 
-/// The bytes to store: kind and apiVersion first, as everyone who reads them expects, and no
+/// The bytes to store, as an upstream server writes and serves them (a ControllerRevision's data is
+/// compared byte by byte): kind and apiVersion first, as everyone who reads them expects, and no
 /// resourceVersion. A row that shares another's storage stores that one's kind.
 pub fn encode(row: &Row, object: &Value) -> Bytes {
     let row = kinds::strategy(row).conversion().map_or(row, |conversion| conversion.stored);
@@ -36,7 +39,11 @@ pub fn encode(row: &Row, object: &Value) -> Bytes {
         map.end()
     })();
     written.expect("JSON values always serialize into memory");
-    bytes.into()
+    let text = String::from_utf8(bytes).expect("JSON is written in UTF-8");
+    match as_go(&text) {
+        Cow::Borrowed(_) => text.into(),
+        Cow::Owned(escaped) => escaped.into(),
+    }
 }
 
 /// Metadata without its resourceVersion.

@@ -105,21 +105,21 @@ impl Server {
     ) -> Result<Server, ServerError> {
         let (of, time) = (options.clone(), clock.clone());
         let opened = async move { backend::open(&of, &time).await };
-        Server::start_over(opened, options, clock, rng, checks).await
+        Server::assemble(opened, options, clock, rng, checks).await
     }
 
     /// Over a store of the caller's; what the options say of a store does not count, but for
     /// encryption.
-    pub async fn start_on(
+    pub async fn start_over(
         store: Arc<dyn Store>,
         options: Options,
         clock: Clock,
         rng: Rng,
     ) -> Result<Server, ServerError> {
-        Server::start_over(async { Ok(store) }, options, clock, rng, Vec::new()).await
+        Server::assemble(async { Ok(store) }, options, clock, rng, Vec::new()).await
     }
 
-    async fn start_over(
+    async fn assemble(
         store: impl Future<Output = Result<Arc<dyn Store>, ServerError>>,
         options: Options,
         clock: Clock,

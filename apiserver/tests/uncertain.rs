@@ -77,7 +77,7 @@ async fn start() -> (Api, Arc<Breaking>, String) {
     let store = Arc::new(Breaking { inner: MemoryStore::new(), fate: Mutex::new(None) });
     let folder = tempfile::tempdir().unwrap();
     let options = api::options(folder.path(), &[]);
-    let server = Server::start_on(store.clone(), options, Clock::system(), Rng::seeded(7)).await;
+    let server = Server::start_over(store.clone(), options, Clock::system(), Rng::seeded(7)).await;
     let api = Api::of(server.unwrap());
     api.post(CONFIG_MAPS, config_map("a")).await.expect(201);
     (api, store, format!("{CONFIG_MAPS}/a"))

@@ -25,7 +25,7 @@ use crate::{
     node::{Nodes, Usage},
     pki::{Pki, PkiError},
     registry::Registry,
-    store::{StoreError, encrypted::ConfigError},
+    store::{Store, StoreError, encrypted::ConfigError},
 };
 
 mod backend;
@@ -103,6 +103,27 @@ impl Server {
         rng: Rng,
         checks: Vec<Check>,
     ) -> Result<Server, ServerError> {
+        Server::assemble(options, clock, rng, checks, None).await
+    }
+
+    /// The same over a store that is open already, whatever the options say of stores: whoever holds
+    /// on to it may watch what is written.
+    pub async fn start_over(
+        store: Arc<dyn Store>,
+        options: Options,
+        clock: Clock,
+        rng: Rng,
+    ) -> Result<Server, ServerError> {
+        Server::assemble(options, clock, rng, Vec::new(), Some(store)).await
+    }
+
+    async fn assemble(
+        options: Options,
+        clock: Clock,
+        rng: Rng,
+        checks: Vec<Check>,
+        store: Option<Arc<dyn Store>>,
+    ) -> Result<Server, ServerError> {
         let (on, off) = (&options.enable_admission_plugins, &options.disable_admission_plugins);
         let admission = admission::Chain::choose(on, off)?;
         tracing::debug!(plugins = admission.names().join(","), "admission");
@@ -116,7 +137,7 @@ impl Server {
         let stop = CancellationToken::new();
         let flow = Flow::new(options.seats(), clock.clone());
         let audit = options.audit()?;
-        let Backend { store, raw } = backend::open(&options, &clock, &rng).await?;
+        let Backend { store, raw } = backend::open(store, &options, &clock, &rng).await?;
         let pool = options.pool(store.clone());
         pool.repair(clock.now(), rng.u64()).await.map_err(ServerError::Store)?;
         let rules = (admission, &*options.authorization_mode);

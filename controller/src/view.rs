@@ -343,9 +343,13 @@ impl<T: Object> Cache<T> {
         if written.is_empty() {
             return objects;
         }
-        objects.retain(|entry| match written.get(&Key::of(entry.meta())) {
-            Some(write) => !write.hides(entry.meta()),
-            None => true,
+        // Of the many objects few were written just now: looking them up must not cost a key each.
+        let names = written.iter().map(|(key, write)| ((&*key.namespace, &*key.name), write));
+        let names: HashMap<(&str, &str), &Written<T>> = names.collect();
+        objects.retain(|entry| {
+            let meta = entry.meta();
+            let write = names.get(&(&*meta.namespace, &*meta.name));
+            write.is_none_or(|write| !write.hides(meta))
         });
         for write in written.values() {
             if let Written::Put(entry) = write

@@ -1,5 +1,8 @@
 //! Clusters larger and days longer than a test has: many nodes and pods in one process.
 
+#[path = "virtual_time/chaos.rs"]
+mod chaos;
+
 use std::time::Duration;
 
 use client::{Clock, Patch, Rng};

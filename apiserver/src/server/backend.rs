@@ -13,11 +13,16 @@ use crate::store::{
     memory::MemoryStore,
 };
 
+/// One that is open already stays as it is.
 pub(super) async fn open(
+    opened: Option<Arc<dyn Store>>,
     options: &Options,
     clock: &Clock,
     rng: &Rng,
 ) -> Result<Backend, ServerError> {
+    if let Some(store) = opened {
+        return Ok(Backend { store: store.clone(), raw: store });
+    }
     let encryption = options.encryption_provider_config.as_deref().map(Encryption::read);
     let encryption = encryption.transpose().map_err(ServerError::Encryption)?;
     let raw = plain(options, clock).await?;

@@ -5,6 +5,7 @@
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use client::{Entry, Informer, Key, Object, in_namespace};
@@ -16,6 +17,7 @@ use proto::time::Time;
 use proto::view::pod::Pod;
 use serde_json::{Value, json};
 
+use crate::failed_pods::BackOff;
 use crate::plan::{Patch, Step, Target, controller_reference};
 
 /// The caches of one controller.
@@ -28,6 +30,8 @@ pub struct View {
     started: Option<Time>,
     /// Why the last attempt at an object failed.
     failures: Mutex<HashMap<Key, Failure>>,
+    /// When sets may replace the pods that failed.
+    pub(crate) back_off: Arc<BackOff>,
     /// Kinds of which only the number matters, by their qualified names.
     counted: HashMap<String, Box<dyn Counter>>,
     /// Which revision of an object a plan met last, and when first.
@@ -130,6 +134,12 @@ impl View {
             None => failures.remove(key),
         };
         before != failure
+    }
+
+    /// Nothing is remembered of an object that is no more.
+    pub(crate) fn gone(&self, key: &Key) {
+        self.failures.lock().remove(key);
+        self.back_off.forget(key);
     }
 
     fn cache<T: Object>(&self) -> Option<Arc<Cache<T>>> {
@@ -238,6 +248,19 @@ impl View {
         self.failures.lock().get(&Key::of(meta)).cloned()
     }
 
+    /// When this pod of a set, which failed, may be replaced: the more have failed in its place (a
+    /// node, an ordinal) the later, `longest` after the last one at most.
+    pub fn replaceable(
+        &self,
+        set: &ObjectMeta,
+        place: &str,
+        failed: &ObjectMeta,
+        longest: Duration,
+        now: Time,
+    ) -> Time {
+        self.back_off.due(&Key::of(set), place, &failed.uid, longest, now)
+    }
+
     /// What `owner` controls: what names it as controller and matches, and the matching orphans,
     /// which it adopts. What no longer matches is released. An owner that is being deleted takes
     /// and releases nothing. Entries come by their names.
@@ -343,9 +366,13 @@ impl<T: Object> Cache<T> {
         if written.is_empty() {
             return objects;
         }
-        objects.retain(|entry| match written.get(&Key::of(entry.meta())) {
-            Some(write) => !write.hides(entry.meta()),
-            None => true,
+        // Of the many objects few were written just now: looking them up must not cost a key each.
+        let names = written.iter().map(|(key, write)| ((&*key.namespace, &*key.name), write));
+        let names: HashMap<(&str, &str), &Written<T>> = names.collect();
+        objects.retain(|entry| {
+            let meta = entry.meta();
+            let write = names.get(&(&*meta.namespace, &*meta.name));
+            write.is_none_or(|write| !write.hides(meta))
         });
         for write in written.values() {
             if let Written::Put(entry) = write

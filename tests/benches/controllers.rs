@@ -1,5 +1,5 @@
-//! What the controllers cost: the CPU time of their thread while a Deployment of a thousand pods
-//! comes up on a hundred simulated nodes, and while it idles. The API server, the scheduler and
+//! What the controllers cost: the CPU time of their thread while workloads of each kind come up on a
+//! hundred simulated nodes, and while nothing happens. The API server, the scheduler and
 //! the nodes run on other threads, so that only the controllers are counted.
 //!
 //! `cargo bench -p tests --bench controllers`
@@ -9,18 +9,27 @@ use std::time::Duration;
 
 use agent::simulated::Simulated;
 use bytes::Bytes;
-use client::{Body, BoxError, CancellationToken, Client, Clock, Informers, Rng, Service};
+use client::{
+    Body, BoxError, CancellationToken, Client, Clock, DeleteOptions, Informer, Informers,
+    Propagation, Rng, Service,
+};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use proto::user::User;
+use proto::view::daemon_set::DaemonSet;
 use proto::view::deployment::Deployment;
+use proto::view::job::Job;
+use proto::view::pod::Pod;
+use proto::view::stateful_set::StatefulSet;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tower::ServiceExt;
 
 const PODS: usize = 1000;
 const NODES: usize = 100;
+/// Of the set that waits for each pod before it makes the next.
+const ORDERED: usize = 200;
 
 type Call = (Request<Full<Bytes>>, oneshot::Sender<Response<Body>>);
 
@@ -83,6 +92,13 @@ fn body_of(mut frames: mpsc::UnboundedReceiver<Result<Frame<Bytes>, BoxError>>) 
     StreamBody::new(stream).boxed_unsync()
 }
 
+/// The process of the controllers, as the benchmark sees it.
+struct Measured {
+    admin: Client,
+    informers: Informers,
+    clock: Clock,
+}
+
 async fn measure(sender: mpsc::UnboundedSender<Call>) {
     let service = tower::service_fn(move |request: Request<Full<Bytes>>| {
         let sender = sender.clone();
@@ -108,37 +124,80 @@ async fn measure(sender: mpsc::UnboundedSender<Call>) {
     println!("idle, {NODES} nodes: {:.3} % of a core", idle.as_secs_f64() * 10.0);
 
     let admin = Client::in_process(service, User::new("admin", &["system:masters"]));
-    let (before, start) = (cpu(), clock.instant());
-    admin.create::<Deployment>("default", &deployment()).await.expect("the Deployment is made");
-    let deployments = informers.of::<Deployment>();
-    let mut changes = deployments.changes();
-    let available = || {
-        let deployment = deployments.get("default", "web");
-        deployment.map_or(0, |deployment| deployment.status.available_replicas)
-    };
-    while available() < PODS as i32 {
-        changes.next().await;
-    }
-    let (spent, took) = (cpu() - before, clock.instant() - start);
-    let each = spent.as_secs_f64() * 1e6 / PODS as f64;
-    println!("{PODS} pods available after {:.2} s", took.as_secs_f64());
-    println!(
-        "controllers: {each:.0} µs of CPU per pod ({:.2} of the 100 they may take)",
-        each / 100.0
-    );
+    let measured = Measured { admin, informers, clock };
+    let available = |deployment: &Deployment| deployment.status.available_replicas;
+    let web = set("Deployment", "apps/v1", json!({"replicas": PODS}));
+    measured.run::<Deployment>(&web, PODS, available).await;
+
+    let available = |set: &StatefulSet| set.status.available_replicas;
+    let spec = json!({"replicas": PODS, "podManagementPolicy": "Parallel"});
+    measured.run::<StatefulSet>(&set("StatefulSet", "apps/v1", spec), PODS, available).await;
+    let ordered = set("StatefulSet", "apps/v1", json!({"replicas": ORDERED}));
+    measured.run::<StatefulSet>(&ordered, ORDERED, available).await;
+
+    let available = |set: &DaemonSet| set.status.number_available;
+    let everywhere = set("DaemonSet", "apps/v1", json!({}));
+    measured.run::<DaemonSet>(&everywhere, NODES, available).await;
+
+    // Those that have succeeded are told by the last change, that of its condition.
+    let completed = |job: &Job| if job.is_complete() { job.status.succeeded } else { 0 };
+    measured.run::<Job>(&job(), PODS, completed).await;
 }
 
-fn deployment() -> Value {
+impl Measured {
+    /// Brings a workload up until so many of its pods are counted as they should be, prints what
+    /// that cost, and takes it away again.
+    async fn run<T: client::Object>(&self, object: &Value, pods: usize, counted: fn(&T) -> i32) {
+        let (before, start) = (cpu(), self.clock.instant());
+        self.admin.create::<T>("default", object).await.expect("it is made");
+        let informer = self.informers.of::<T>();
+        let up = || informer.get("default", "web").is_some_and(|it| counted(&it) >= pods as i32);
+        follow(&informer, up).await;
+        let (spent, took) = (cpu() - before, self.clock.instant() - start);
+        let each = spent.as_secs_f64() * 1e6 / pods as f64;
+        let what = match object["spec"]["podManagementPolicy"].as_str() {
+            Some(policy) => format!("{} ({policy})", T::row().kind),
+            None => T::row().kind.to_string(),
+        };
+        println!(
+            "{what}, {pods} pods: {:.2} s; controllers: {each:.0} µs of CPU per pod ({:.2} of the \
+             100 they may take)",
+            took.as_secs_f64(),
+            each / 100.0
+        );
+        let options =
+            DeleteOptions { propagation: Some(Propagation::Background), ..Default::default() };
+        self.admin.delete::<T>("default", "web", &options).await.expect("it is deleted");
+        let pods = self.informers.of::<Pod>();
+        follow(&pods, || pods.snapshot().is_empty()).await;
+    }
+}
+
+/// Waits until something is met that follows from the objects of a kind.
+async fn follow<T: client::Object>(informer: &Informer<T>, met: impl Fn() -> bool) {
+    let mut changes = informer.changes();
+    while !met() {
+        changes.next().await;
+        while changes.try_next().is_some() {}
+    }
+}
+
+fn set(kind: &str, version: &str, mut spec: Value) -> Value {
+    spec["selector"] = json!({"matchLabels": {"app": "web"}});
+    spec["template"] = json!({
+        "metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "web", "image": "web:1"}]},
+    });
+    json!({"apiVersion": version, "kind": kind, "metadata": {"name": "web"}, "spec": spec})
+}
+
+fn job() -> Value {
     json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
-        "spec": {
-            "replicas": PODS,
-            "selector": {"matchLabels": {"app": "web"}},
-            "template": {
-                "metadata": {"labels": {"app": "web"}},
-                "spec": {"containers": [{"name": "web", "image": "web:1"}]},
-            },
-        },
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "web"},
+        "spec": {"completions": PODS, "parallelism": PODS, "template": {
+            "metadata": {"annotations": {"simulated.coracle/exit-after-seconds": "0.1"}},
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "web", "image": "web:1"}]},
+        }},
     })
 }
 

@@ -24,7 +24,7 @@ pub struct World {
 }
 
 /// Any fixed moment.
-const START: i64 = 1_780_000_000;
+pub(crate) const START: i64 = 1_780_000_000;
 
 impl World {
     /// A cluster with this many ready nodes.
@@ -109,13 +109,13 @@ impl Drop for World {
 
 /// The API server's flags as its command line has them.
 #[derive(clap::Parser)]
-struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     options: apiserver::Options,
 }
 
 impl Arguments {
-    fn parse(flags: &[&str], data_dir: &std::path::Path) -> apiserver::Options {
+    pub(crate) fn parse(flags: &[&str], data_dir: &std::path::Path) -> apiserver::Options {
         let data_dir = format!("--data-dir={}", data_dir.display());
         let all = ["apiserver", &data_dir].into_iter().chain(flags.iter().copied());
         <Arguments as clap::Parser>::parse_from(all).options

@@ -64,6 +64,20 @@ impl SimulatedRuntime {
         self.state.lock().pods.values().map(|(pod, _)| pod.clone()).collect()
     }
 
+    /// Every pod that has a container running, and its containers.
+    pub fn at_work(&self) -> Vec<(PodId, Vec<String>)> {
+        let inside = self.state.lock();
+        let running = |observed: &Observed| -> Vec<String> {
+            let runs = observed.containers.iter();
+            let runs = runs.filter(|run| matches!(run.state, State::Running { .. }));
+            runs.map(|run| run.id.clone()).collect()
+        };
+        let pods = inside.pods.values().map(|(pod, observed)| (pod.clone(), running(observed)));
+        let mut pods: Vec<_> = pods.filter(|(_, containers)| !containers.is_empty()).collect();
+        pods.sort_by(|(one, _), (other, _)| one.uid.cmp(&other.uid));
+        pods
+    }
+
     /// Ends a running container, as a crash would.
     pub fn exit(&self, id: &str, code: i32) {
         self.end(id, code, "", "");

@@ -80,7 +80,8 @@ impl Task {
                         delay = FIRST_DELAY;
                         break;
                     }
-                    Err(error) if error.is_not_found() || error.is_conflict() => break,
+                    Err(error) if error.is_not_found() => break,
+                    Err(error) if error.is_conflict() && self.is_another().await => break,
                     Err(error) => {
                         tracing::warn!(pod = %self.id.name, %error, "cannot report a pod's status");
                         self.context.clock.sleep(delay).await;
@@ -88,6 +89,16 @@ impl Task {
                     }
                 }
             }
+        }
+    }
+
+    /// Whether the name is another pod's by now. A conflict alone does not say so: others may only
+    /// have written to the same object, too often for the server.
+    async fn is_another(&self) -> bool {
+        let PodId { uid, namespace, name } = &self.id;
+        match self.context.client.get::<view::pod::Pod>(namespace, name).await {
+            Ok(entry) => entry.metadata.uid != *uid,
+            Err(error) => error.is_not_found(),
         }
     }
 

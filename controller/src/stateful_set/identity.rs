@@ -52,8 +52,10 @@ pub fn ordinal_of(pod: &str) -> Option<i32> {
 
 /// The ordinal of a pod that is named as one of the set's.
 pub fn ordinal(set: &ObjectMeta, pod: &ObjectMeta) -> Option<i32> {
-    let ordinal = ordinal_of(&pod.name)?;
-    (pod.name == name(set, ordinal)).then_some(ordinal)
+    let digits = pod.name.strip_prefix(set.name.as_str())?.strip_prefix('-')?;
+    // As it is written when the pod is named: 07 is nobody's.
+    let plain = digits == "0" || !digits.starts_with('0');
+    ordinal_of(&pod.name).filter(|_| plain && !digits.contains('-'))
 }
 
 pub fn name(set: &ObjectMeta, ordinal: i32) -> String {

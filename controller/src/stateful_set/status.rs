@@ -3,7 +3,6 @@
 use client::Entry;
 use proto::kind::STATEFUL_SET;
 use proto::time::Time;
-use proto::view::pod::Pod;
 use proto::view::stateful_set::{StatefulSet, StatefulSetStatus};
 
 use super::{Pods, is_running_and_ready, revision};
@@ -46,12 +45,16 @@ pub(super) fn write(
 }
 
 fn count(status: &mut StatefulSetStatus, pods: &Pods, min_ready_seconds: i64, now: Time) {
-    let count = |test: &dyn Fn(&Pod) -> bool| pods.values().filter(|pod| test(pod)).count() as i32;
-    let living = |pod: &Pod, name: &str| !pod.is_terminating() && revision(pod) == name;
-    let available = |pod: &Pod| pod.is_available(min_ready_seconds, now);
     status.replicas = pods.len() as i32;
-    status.ready_replicas = count(&is_running_and_ready);
-    status.available_replicas = count(&|pod| is_running_and_ready(pod) && available(pod));
-    status.current_replicas = count(&|pod| living(pod, &status.current_revision));
-    status.updated_replicas = count(&|pod| living(pod, &status.update_revision));
+    let [mut ready, mut available, mut current, mut updated] = [0; 4];
+    for pod in pods.values() {
+        let well = is_running_and_ready(pod);
+        ready += i32::from(well);
+        available += i32::from(well && pod.is_available(min_ready_seconds, now));
+        let living = |name: &str| i32::from(!pod.is_terminating() && revision(pod) == name);
+        current += living(&status.current_revision);
+        updated += living(&status.update_revision);
+    }
+    [status.ready_replicas, status.available_replicas] = [ready, available];
+    [status.current_replicas, status.updated_replicas] = [current, updated];
 }

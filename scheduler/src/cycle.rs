@@ -218,17 +218,20 @@ impl Search<'_> {
             refused.preemption = Some(attempt.run());
             let mut plugins = self.profile.plugins.iter();
             let looks = plugins.any(|own| own.plugin.name() == "DynamicResources");
-            refused.devices_back = looks.then(|| devices_back(self.pod, self.cluster));
+            refused.devices_back = looks.then(|| {
+                let own = refused.plugins.contains_key("DynamicResources");
+                devices_back(self.pod, self.cluster, own)
+            });
         }
         refused
     }
 }
 
-/// As kube-scheduler words it.
-fn devices_back(pod: &PodInfo, cluster: &Snapshot) -> &'static str {
+/// As kube-scheduler words it. Where devices are has to have been the reason for a rejection.
+fn devices_back(pod: &PodInfo, cluster: &Snapshot, rejected: bool) -> &'static str {
     match pod.object.spec.resource_claims.is_empty() {
         true => "no new claims to deallocate",
-        false if cluster.devices.misplaced(pod, cluster).is_some() => DEALLOCATED,
+        false if rejected && cluster.devices.misplaced(pod, cluster).is_some() => DEALLOCATED,
         false => "still not schedulable",
     }
 }

@@ -50,7 +50,7 @@ struct Assumed {
 #[derive(Clone, Debug)]
 pub struct Grant {
     pub claim: Claim,
-    /// None: it has one.
+    /// None: it has one, which is to be reserved or waited for.
     pub allocation: Option<Allocation>,
 }
 
@@ -212,7 +212,9 @@ impl Devices {
                 grants.push(Grant { claim: claim.clone(), allocation: Some(made) });
             }
         }
-        let reserve = had.into_iter().filter(|claim| !claim.is_reserved_for(&pod.object));
+        let reserve = had.into_iter().filter(|claim| {
+            !claim.is_reserved_for(&pod.object) || readiness(claim) != Readiness::Ready
+        });
         grants.extend(reserve.map(|claim| Grant { claim: claim.clone(), allocation: None }));
         Ok(grants)
     }

@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "csi/csi.proto",
         "csi/registration.proto",
         "kubelet/device_plugin.proto",
+        "kubelet/dra.proto",
         "kubelet/pod_resources.proto",
     ];
     let files = protox::compile(all, ["."])?;

@@ -16,6 +16,7 @@ pub mod cri;
 pub mod csi;
 pub mod devices;
 pub mod downward;
+pub mod dra;
 pub mod ended;
 pub mod environment;
 pub mod events;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use proto::meta::{Labels, ObjectMeta, or_default};
 use proto::quantity::Quantity;
 use proto::view::pod::{Affinity, Toleration};
+use proto::view::resource_claim::NamedClaim;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -30,6 +31,9 @@ pub struct Pod {
     /// annotations.
     #[serde(skip)]
     pub is_static: bool,
+    /// Its ResourceClaims, as spec and status name them; none where one is not made yet.
+    #[serde(skip)]
+    pub resource_claims: Option<Vec<NamedClaim>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -11,9 +11,10 @@ use proto::pod_resources::pod_resources_lister_server::{
     PodResourcesLister, PodResourcesListerServer,
 };
 use proto::pod_resources::{
-    AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices,
-    ContainerResources, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest,
-    ListPodResourcesResponse, NumaNode, PodResources, TopologyInfo,
+    AllocatableResourcesRequest, AllocatableResourcesResponse, CdiDevice, ClaimResource,
+    ContainerDevices, ContainerResources, DynamicResource, GetPodResourcesRequest,
+    GetPodResourcesResponse, ListPodResourcesRequest, ListPodResourcesResponse, NumaNode,
+    PodResources, TopologyInfo,
 };
 use proto::view;
 use tokio::net::UnixListener;
@@ -67,6 +68,7 @@ impl Lister {
             name: container.name.clone(),
             devices: context.devices.held(&uid, &container.name).into_iter().map(device).collect(),
             cpu_ids: numbers(&context.cpus.exclusive(&uid, &container.name)),
+            dynamic_resources: self.claimed(pod, &uid, container),
             ..ContainerResources::default()
         };
         PodResources {
@@ -74,6 +76,40 @@ impl Lister {
             namespace: pod.metadata.namespace.clone(),
             containers: sidecars.chain(&pod.spec.containers).map(container).collect(),
         }
+    }
+}
+
+impl Lister {
+    /// What the container has by ResourceClaims: each claim once, with its devices.
+    fn claimed(
+        &self,
+        pod: &view::pod::Pod,
+        uid: &str,
+        container: &view::pod::Container,
+    ) -> Vec<DynamicResource> {
+        let uses = container.resources.claims.iter();
+        let uses: Vec<(String, String)> =
+            uses.map(|used| (used.name.clone(), used.request.clone())).collect();
+        let named = pod.resource_claims().unwrap_or_default();
+        let mut all: Vec<DynamicResource> = Vec::new();
+        for (held, driver_name, device) in self.pods.context().dra.used(uid, named.iter(), &uses) {
+            let resource = ClaimResource {
+                cdi_devices: device.cdi.into_iter().map(|name| CdiDevice { name }).collect(),
+                driver_name,
+                pool_name: device.pool,
+                device_name: device.device,
+            };
+            match all.iter_mut().find(|known| known.claim_name == held.name) {
+                Some(known) => known.claim_resources.push(resource),
+                None => all.push(DynamicResource {
+                    claim_name: held.name,
+                    claim_namespace: held.namespace,
+                    claim_resources: vec![resource],
+                    ..DynamicResource::default()
+                }),
+            }
+        }
+        all
     }
 }
 

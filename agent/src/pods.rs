@@ -156,6 +156,10 @@ impl Pods {
         let is_there = |uid: &str| self.workers.lock().contains_key(uid);
         self.context.devices.retain(is_there);
         self.context.cpus.retain(is_there);
+        for gone in self.context.dra.holders().into_iter().filter(|uid| !is_there(uid)) {
+            let (dra, clock) = (self.context.dra.clone(), self.context.clock.clone());
+            tokio::spawn(crate::dra::forget(dra, clock, gone));
+        }
     }
 
     /// The pods that would have to end before the machine does.

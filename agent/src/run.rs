@@ -20,6 +20,7 @@ use crate::cri::grpc::{BadEndpoint, Grpc};
 use crate::cri::simulated::SimulatedRuntime;
 use crate::csi::{Plugins, Registration};
 use crate::devices::{Devices, Registrar};
+use crate::dra::{self, Dra};
 use crate::ended::Ended;
 use crate::events::Events;
 use crate::eviction::{self, Pressure};
@@ -253,6 +254,7 @@ async fn pods(
         allocations: Allocations::default(),
         ended: Ended::new(options.maximum_dead_containers),
         devices: node.devices.clone(),
+        dra: dra(&options),
         cpus: managed.cpus,
         own: Own {
             client: node.client.clone(),
@@ -431,10 +433,16 @@ async fn plugins(pods: &Pods, drivers: Plugins) {
     let (root, devices) = (&context.config.root, context.devices.clone());
     let drivers = Registration { plugins: drivers, client: client.clone(), node: own.name.clone() };
     let registrar = Registrar { devices, clock: clock.clone() };
+    let resources = dra::Registrar {
+        dra: context.dra.clone(),
+        client: client.clone(),
+        clock: clock.clone(),
+        node: own.name.clone(),
+    };
     let registry = Registry {
         clock: clock.clone(),
         folder: root.join("plugins_registry"),
-        handlers: vec![Arc::new(drivers), Arc::new(registrar.clone())],
+        handlers: vec![Arc::new(drivers), Arc::new(registrar.clone()), Arc::new(resources)],
     };
     let folders = folders::keep(client.clone(), clock.clone(), &context.config, own.nodes.clone());
     let told = root.join("pod-resources");
@@ -447,6 +455,14 @@ fn devices(options: &Options) -> Devices {
     match options.runtime {
         options::Runtime::Cri => Devices::open(&options.root_dir.join("device-plugins")),
         options::Runtime::Simulated => Devices::default(),
+    }
+}
+
+/// The node's claims; a simulated node has nothing to get ready.
+fn dra(options: &Options) -> Dra {
+    match options.runtime {
+        options::Runtime::Cri => Dra::open(&options.root_dir.join("dra_manager_state")),
+        options::Runtime::Simulated => Dra::default(),
     }
 }
 

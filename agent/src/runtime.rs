@@ -6,6 +6,7 @@
 mod apparmor;
 mod blueprint;
 mod capabilities;
+mod cdi;
 pub(crate) mod cgroup;
 mod container;
 mod engine;

@@ -20,6 +20,7 @@ use crate::config::NodeConfig;
 use crate::cpu_manager::CpuManager;
 use crate::cri::simulated::SimulatedRuntime;
 use crate::devices::Devices;
+use crate::dra::Dra;
 use crate::ended::Ended;
 use crate::events::Events;
 use crate::eviction::Pressure;
@@ -212,6 +213,7 @@ impl Shared {
             allocations: Allocations::default(),
             ended: Ended::default(),
             devices: Devices::default(),
+            dra: Dra::default(),
             cpus: CpuManager::default(),
             own: Own {
                 client: self.client.clone(),

@@ -18,6 +18,7 @@ use crate::cpu_manager::CpuManager;
 use crate::cri::{PodId, Runtime};
 use crate::devices::Devices;
 use crate::downward::Facts;
+use crate::dra::{self, Dra};
 use crate::ended::Ended;
 use crate::events::{Events, NORMAL, WARNING};
 use crate::metrics::Metrics;
@@ -61,6 +62,7 @@ pub struct Context {
     pub allocations: Allocations,
     pub ended: Ended,
     pub devices: Devices,
+    pub dra: Dra,
     pub cpus: CpuManager,
     pub own: Own,
     pub config: NodeConfig,
@@ -229,7 +231,9 @@ impl Worker {
                 match (plan.steps.is_empty(), plan.again) {
                     (false, _) => self.execute(plan, &observed, &publisher, &watched).await,
                     (true, Some(again)) => self.wait(Some(again)).await,
-                    (true, None) => break,
+                    // Nothing of the pod runs: its devices may be taken down.
+                    (true, None) if dra::ended(&self.context.dra, &self.id).await => break,
+                    (true, None) => self.wait(Some(now.plus(RETRY.max))).await,
                 }
                 continue;
             };
@@ -243,6 +247,11 @@ impl Worker {
                 // Nothing reads any of it any more.
                 watched = objects::Watched::default();
                 self.context.release(&self.id.uid);
+                // Once it is reported that the pod has ended, its devices may be given to another.
+                if !dra::ended(&self.context.dra, &self.id).await {
+                    self.wait(Some(now.plus(RETRY.max))).await;
+                    continue;
+                }
                 self.stopped.send_replace(true);
             } else {
                 watched.follow(&self.context.objects, &pod, &self.wake);
@@ -312,6 +321,7 @@ impl Worker {
         match serde_json::from_slice::<Pod>(&entry.bytes) {
             Ok(mut pod) => {
                 pod.is_static = self.mirror.is_some();
+                pod.resource_claims = entry.view.resource_claims();
                 let shown =
                     |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
                 self.relabelled |= self.pod.as_ref().is_some_and(|old| shown(old) != shown(&pod));

@@ -10,6 +10,7 @@ pub mod cluster_role;
 pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
+pub mod device_taint_eviction;
 pub mod discovery;
 pub mod disruption;
 pub mod endpoint_slice;
@@ -34,6 +35,7 @@ pub mod pod_gc;
 pub mod quota;
 pub mod replica_set;
 pub mod replication_controller;
+pub mod resource_claim;
 pub mod revisions;
 pub mod root_ca;
 pub mod run;
@@ -61,6 +63,7 @@ use crate::cluster_role::Aggregation;
 use crate::cron_job::CronJobs;
 use crate::daemon_set::DaemonSets;
 use crate::deployment::Deployments;
+use crate::device_taint_eviction::DeviceTaintEviction;
 use crate::disruption::Disruption;
 use crate::endpoint_slice::EndpointSlices;
 use crate::endpoint_slice_mirroring::EndpointSliceMirroring;
@@ -92,6 +95,7 @@ const COMPONENT: &str = "kube-controller-manager";
 /// Controllers whose events come from another name than their own.
 const SOURCES: &[(&str, &str)] = &[
     (AttachDetach::NAME, "attachdetach-controller"),
+    (DeviceTaintEviction::NAME, "device_taint_eviction"),
     (Disruption::NAME, "controllermanager"),
     (EndpointSliceMirroring::NAME, "endpoint-slice-mirroring-controller"),
     (EndpointSlices::NAME, "endpoint-slice-controller"),
@@ -104,6 +108,7 @@ const SOURCES: &[(&str, &str)] = &[
     (VolumeExpansion::NAME, "volume_expand"),
     (horizontal_pod_autoscaler::NAME, "horizontal-pod-autoscaler"),
     (persistent_volume::NAME, "persistentvolume-controller"),
+    (resource_claim::NAME, "resource_claim"),
 ];
 
 /// From whom a controller's events are.
@@ -152,6 +157,7 @@ static CONTROLLERS: &[Start] = &[
         Ok(start(NodeLifecycle { grace: options.node_monitor_grace_period }, setup))
     }),
     (TaintEviction::NAME, |_, setup| Ok(start(TaintEviction, setup))),
+    (DeviceTaintEviction::NAME, |_, setup| Ok(start(DeviceTaintEviction, setup))),
     (PodGc::NAME, |options, setup| {
         Ok(start(PodGc { threshold: options.terminated_pod_gc_threshold }, setup))
     }),
@@ -169,6 +175,7 @@ static CONTROLLERS: &[Start] = &[
     (AttachDetach::NAME, |_, setup| Ok(start(AttachDetach, setup))),
     (EphemeralVolumes::NAME, |_, setup| Ok(start(EphemeralVolumes, setup))),
     (VolumeExpansion::NAME, |_, setup| Ok(start(VolumeExpansion, setup))),
+    (resource_claim::NAME, |_, setup| Ok(Some(Box::pin(resource_claim::run(setup))))),
     (host_path::NAME, |_, setup| Ok(Some(Box::pin(host_path::run(setup))))),
     (RootCa::NAME, |options, setup| {
         let Some(certificates) = root_ca(options)? else { return Ok(None) };

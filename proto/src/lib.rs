@@ -27,6 +27,12 @@ pub mod device_plugin {
     tonic::include_proto!("v1beta1");
 }
 
+/// How drivers get the devices of ResourceClaims ready (kubelet DRA plugin API `v1`).
+pub mod dra {
+    #![allow(clippy::all, missing_docs)]
+    tonic::include_proto!("k8s.io.kubelet.pkg.apis.dra.v1");
+}
+
 /// What pods have of a node's devices and CPUs (pod resources API `v1`).
 pub mod pod_resources {
     #![allow(clippy::all, missing_docs)]

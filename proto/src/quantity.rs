@@ -76,6 +76,15 @@ impl Quantity {
         rounded(self.nano, NANO / 1000)
     }
 
+    /// The smallest amount that is not less and is a whole number of steps above `from`.
+    pub fn rounded_up(self, from: Quantity, step: Quantity) -> Quantity {
+        if self <= from || step.nano <= 0 {
+            return if self <= from { from } else { self };
+        }
+        let steps = (self.nano - from.nano + step.nano - 1) / step.nano;
+        Quantity { nano: from.nano.saturating_add(steps.saturating_mul(step.nano)), ..self }
+    }
+
     pub fn is_zero(self) -> bool {
         self.nano == 0
     }

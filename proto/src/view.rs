@@ -11,6 +11,7 @@ pub mod csi_node;
 pub mod csi_storage_capacity;
 pub mod daemon_set;
 pub mod deployment;
+pub mod device;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;

@@ -36,11 +36,14 @@ pub struct Unschedulable {
     pub reasons: BTreeMap<Reason, usize>,
     /// The plugins that rejected a node, with how many each.
     pub plugins: BTreeMap<&'static str, usize>,
-    /// Whether devices were looked for that a claim could give back; there never are any.
-    pub wants_devices_back: bool,
+    /// What came of looking for devices that a claim could give back; none where nobody looked.
+    pub devices_back: Option<&'static str>,
     /// What came of looking for others to make room; none where that was not done.
     pub preemption: Option<Preemption>,
 }
+
+/// A claim gives its devices back, so that they can be found elsewhere.
+pub const DEALLOCATED: &str = "deallocation of ResourceClaim completed";
 
 /// All that the plugins say of one node, for `ctl why`.
 #[derive(Clone, Debug, PartialEq)]
@@ -213,11 +216,23 @@ impl Search<'_> {
                 verdicts: self.verdicts,
             };
             refused.preemption = Some(attempt.run());
-            let plugins = &self.profile.plugins;
-            refused.wants_devices_back =
-                plugins.iter().any(|own| own.plugin.name() == "DynamicResources");
+            let mut plugins = self.profile.plugins.iter();
+            let looks = plugins.any(|own| own.plugin.name() == "DynamicResources");
+            refused.devices_back = looks.then(|| {
+                let own = refused.plugins.contains_key("DynamicResources");
+                devices_back(self.pod, self.cluster, own)
+            });
         }
         refused
+    }
+}
+
+/// As kube-scheduler words it. Where devices are has to have been the reason for a rejection.
+fn devices_back(pod: &PodInfo, cluster: &Snapshot, rejected: bool) -> &'static str {
+    match pod.object.spec.resource_claims.is_empty() {
+        true => "no new claims to deallocate",
+        false if rejected && cluster.devices.misplaced(pod, cluster).is_some() => DEALLOCATED,
+        false => "still not schedulable",
     }
 }
 

@@ -22,8 +22,8 @@ pub fn sentence(refused: &Unschedulable) -> String {
         Some(Preemption::Refused(why)) => (*why).to_string(),
         Some(Preemption::Useless { nodes, reasons }) => unavailable(*nodes, reasons),
     };
-    if refused.wants_devices_back {
-        sentence += " no new claims to deallocate,";
+    if let Some(devices) = refused.devices_back {
+        sentence += &format!(" {devices},");
     }
     sentence += &format!(" preemption: {cure}");
     sentence
@@ -51,7 +51,7 @@ mod tests {
         let never = "not eligible due to preemptionPolicy=Never.";
         refused.preemption = Some(Preemption::Refused(never));
         assert_eq!(sentence(&refused), format!("{wanted} preemption: {never}"));
-        refused.wants_devices_back = true;
+        refused.devices_back = Some("no new claims to deallocate");
         let tail = "no new claims to deallocate, preemption:";
         assert_eq!(sentence(&refused), format!("{wanted} {tail} {never}"));
         let reasons = BTreeMap::from([

@@ -4,12 +4,14 @@
 
 pub mod config;
 pub mod cycle;
+pub mod devices;
 pub mod explanation;
 pub mod plugins;
 mod prebind;
 pub mod preemption;
 pub mod profile;
 pub mod queue;
+mod reservation;
 pub mod resources;
 pub mod snapshot;
 pub mod storage;

@@ -45,6 +45,9 @@ pub enum Event {
     StorageCapacity,
     /// What drivers a node has.
     Drivers,
+    DeviceClaim,
+    DeviceClass,
+    ResourceSlice,
 }
 
 /// That a node cannot take a pod.

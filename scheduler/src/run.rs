@@ -12,7 +12,8 @@ use proto::view::pod::Pod;
 use tokio::sync::mpsc;
 
 use crate::config::{self, Config};
-use crate::cycle::{Decider, Placement, Unschedulable};
+use crate::cycle::{DEALLOCATED, Decider, Placement, Unschedulable};
+use crate::devices::Grant;
 use crate::plugins::{Event, Plugin};
 use crate::preemption::{Preemption, Victims};
 use crate::profile::Profile;
@@ -88,6 +89,7 @@ struct Scheduler {
     writer: Writer,
     done: mpsc::UnboundedReceiver<Done>,
     clock: Clock,
+    rng: Rng,
 }
 
 impl Scheduler {
@@ -111,6 +113,7 @@ impl Scheduler {
             writer: Writer::new(&config.profiles, client, informers, clock.clone(), &rng, sender),
             done,
             clock,
+            rng,
         }
     }
 
@@ -167,6 +170,9 @@ impl Scheduler {
                 self.queue.put(pod, now);
                 self.queue.back_off(&key, now);
             }
+            Done::Allocated { claim, revision } => {
+                self.snapshot.devices.written(&claim, revision);
+            }
             Done::Preempted { key, plugins } => self.queue.refused(&key, plugins, now),
             Done::NotPreempted(key) => self.queue.retry(&key, now),
         }
@@ -174,6 +180,7 @@ impl Scheduler {
 
     fn release(&mut self, key: &Key) {
         self.snapshot.storage.release(key);
+        self.snapshot.devices.release(key);
         if let Some((_, pod)) = self.snapshot.placement(key) {
             let pod = Arc::clone(pod);
             self.snapshot.remove_pod(key);
@@ -208,11 +215,18 @@ impl Scheduler {
         self.queue.remove(&pod.key);
         let promises = promises(&pod, &self.snapshot, &placement.node);
         self.snapshot.storage.promise(&pod.key, &promises);
+        let grants = grants(&pod, &self.snapshot, &placement.node, &self.rng);
+        self.snapshot.devices.assume(&pod.key, &grants);
         self.snapshot.place(Arc::clone(&pod), &placement.node);
-        self.writer.bind(pod, placement.node, promises);
+        self.writer.bind(pod, placement.node, promises, grants);
     }
 
     fn refuse(&mut self, pod: Arc<PodInfo>, refused: &Unschedulable) {
+        if refused.devices_back == Some(DEALLOCATED)
+            && let Some(claim) = self.snapshot.devices.misplaced(&pod, &self.snapshot)
+        {
+            self.writer.deallocate(claim);
+        }
         let plugins = refused.plugins.keys().copied().collect();
         let nomination = match &refused.preemption {
             Some(Preemption::Found(victims)) => {
@@ -262,6 +276,25 @@ fn promises(pod: &PodInfo, snapshot: &Snapshot, node: &str) -> Vec<Promise> {
         return Vec::new();
     };
     storage.on_node(&pod.key, &claims, node).unwrap_or_default()
+}
+
+/// What the pod's claims are to be given on the node that was chosen, each share with an id.
+fn grants(pod: &PodInfo, snapshot: &Snapshot, node: &str, rng: &Rng) -> Vec<Grant> {
+    if pod.object.spec.resource_claims.is_empty() {
+        return Vec::new();
+    }
+    let devices = &snapshot.devices;
+    let (Ok(claims), Some(node)) = (devices.claims_of(pod), snapshot.node(node)) else {
+        return Vec::new();
+    };
+    let found = devices.on_node(pod, &claims, &devices.inventory(), node);
+    let mut grants = found.unwrap_or_default();
+    let allocations = grants.iter_mut().filter_map(|grant| grant.allocation.as_mut());
+    let results = allocations.flat_map(|allocation| &mut allocation.devices.results);
+    for share in results.filter_map(|result| result.share_id.as_mut()) {
+        *share = rng.uuid();
+    }
+    grants
 }
 
 /// The profile that the pod asks for.

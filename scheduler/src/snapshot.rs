@@ -25,6 +25,7 @@ pub use nominations::Nominations;
 pub use pod::{HostPort, PodInfo, Term, Terms};
 pub use topology::Topology;
 
+use crate::devices::Devices;
 use crate::storage::Storage;
 
 /// Nodes by name, and where each placed pod is.
@@ -52,6 +53,7 @@ pub struct Snapshot {
     pub budgets: Budgets,
     pub groups: Groups,
     pub storage: Storage,
+    pub devices: Devices,
 }
 
 impl Snapshot {

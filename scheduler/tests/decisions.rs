@@ -88,9 +88,7 @@ fn reasons_in_upstreams_words() {
         (
             vec![node("a", json!({})), node("b", json!({}))],
             json!({"resourceClaims": [{"name": "gpu", "resourceClaimName": "gpu"}]}),
-            Err(
-                "0/2 nodes are available: 2 cannot allocate all claims (this scheduler allocates no devices).",
-            ),
+            Err("0/2 nodes are available: could not find ResourceClaim \"default/gpu\"."),
         ),
         (
             vec![node("a", tainted.clone()), node("b", json!({"spec": {"unschedulable": true}}))],

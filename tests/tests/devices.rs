@@ -25,6 +25,10 @@ use tests::{image, machine, needs};
 #[path = "../../agent/tests/devices/plugin.rs"]
 mod plugin;
 
+#[path = "devices/driver.rs"]
+mod driver;
+
+use driver::{DRIVER, Driver};
 use plugin::Plugin;
 
 const RESOURCE: &str = "example.com/thing";
@@ -320,7 +324,7 @@ fn devices_are_given_once() {
         waiting["reason"] == "CreateContainerError"
     });
     let waiting = &other["status"]["containerStatuses"][0]["state"]["waiting"];
-    let refused = "the CDI device \"example.com/thing=two\": CDI is not supported";
+    let refused = "CDI device injection failed: unresolvable CDI devices example.com/thing=two";
     assert_eq!(waiting["message"], refused);
     node.server.ctl(&["delete", "pods", "--all", "--wait=true"]).ok();
     // A node that has lost its memory has nothing until somebody offers it.
@@ -355,6 +359,90 @@ fn what_is_told(node: &Node) {
         let ids: Vec<&String> = all.devices.iter().flat_map(|one| &one.device_ids).collect();
         assert_eq!(ids, ["one", "two"]);
         assert!(all.cpu_ids.is_empty(), "nobody has any for himself");
+    });
+}
+
+/// A class, what the driver offers on the node, and a claim for it.
+fn offer(node: &Node) {
+    let select = format!("device.driver == {DRIVER:?}");
+    let requests = json!([{"name": "r", "exactly": {"deviceClassName": "things"}}]);
+    for object in [
+        json!({"kind": "DeviceClass", "metadata": {"name": "things"},
+            "spec": {"selectors": [{"cel": {"expression": select}}]}}),
+        json!({"kind": "ResourceSlice", "metadata": {"name": "alone"}, "spec": {
+            "driver": DRIVER, "nodeName": "alone", "devices": [{"name": "large"}],
+            "pool": {"name": "alone", "generation": 1, "resourceSliceCount": 1}}}),
+        json!({"kind": "ResourceClaim", "metadata": {"name": "mine"},
+            "spec": {"devices": {"requests": requests}}}),
+    ] {
+        let mut object = object;
+        object["apiVersion"] = "resource.k8s.io/v1".into();
+        node.server.ctl_with(&["apply", "-f", "-"], &object.to_string()).ok();
+    }
+}
+
+#[test]
+fn claimed_devices_are_got_ready() {
+    needs!(root);
+    needs!("busybox");
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path());
+    let agent = node.agent(&[]);
+    until("the node to be registered", 60, || node.get(&["node", "alone"]));
+    let manual = folder.path().join("manual");
+    std::fs::write(&manual, "read me").unwrap();
+    let driver = Driver::start(&folder.path().join("kubelet/plugins_registry"), &manual);
+    driver.refuses("it is cold");
+    offer(&node);
+    let container = |name: &str, number: u32, claims: Value| {
+        json!({"name": name, "image": "test/shell:1", "command": ["sleep", seconds(number)],
+            "resources": {"claims": claims}})
+    };
+    let containers = json!([
+        container("c", 21, json!([{"name": "thing", "request": "r"}])),
+        container("other", 22, json!([]))
+    ]);
+    let more = json!({"containers": containers,
+        "resourceClaims": [{"name": "thing", "resourceClaimName": "mine"}]});
+    node.create("first", 21, json!({}), more);
+    let cold = "Failed to prepare dynamic resources: prepare dynamic resources: \
+                NodePrepareResources failed for ResourceClaim mine: it is cold";
+    until("the refusal to be told", 60, || {
+        let events = node.get(&["events"])?;
+        let mut events = events["items"].as_array()?.clone();
+        events.retain(|event| event["reason"] == "FailedPrepareDynamicResources");
+        events.iter().any(|event| event["message"] == cold).then_some(())
+    });
+    driver.refuses("");
+    let first = node.runs("first", 21);
+    assert_eq!(variable(first, "THING").unwrap(), "large");
+    assert_eq!(variable(first, "THINGS").unwrap(), "all");
+    let inside = PathBuf::from(format!("/proc/{first}/root"));
+    assert_eq!(std::fs::read_to_string(inside.join("manual")).unwrap(), "read me");
+    let (made, known) = (inside.join("dev/thing"), Path::new("/dev/full"));
+    assert_eq!(made.metadata().unwrap().rdev(), known.metadata().unwrap().rdev());
+    assert_eq!(variable(node.runs("first", 22), "THING"), None, "who does not name it has none");
+    let listed = &node.listed()["first"].dynamic_resources;
+    assert_eq!((listed.len(), listed[0].claim_name.as_str()), (1, "mine"));
+    let device = &listed[0].claim_resources[0];
+    assert_eq!((device.driver_name.as_str(), device.device_name.as_str()), (DRIVER, "large"));
+    assert_eq!(device.cdi_devices[0].name, driver.cdi());
+    let ready = driver.calls().iter().filter(|call| *call == "ready mine").count();
+
+    // An agent that restarts neither asks again nor forgets what is to be taken down.
+    drop(agent);
+    let _agent = node.agent(&[]);
+    until("the new agent to be asked", 60, || {
+        let socket = folder.path().join("kubelet/pod-resources/kubelet.sock");
+        std::os::unix::net::UnixStream::connect(socket).ok()
+    });
+    node.server.ctl(&["delete", "pod", "first", "--wait=true"]).ok();
+    let calls = driver.calls();
+    assert_eq!(calls.iter().filter(|call| *call == "ready mine").count(), ready);
+    assert_eq!(calls.last().map(String::as_str), Some("over mine"));
+    until("the claim to be free", 60, || {
+        let claim = node.get(&["resourceclaim", "mine"])?;
+        claim["status"]["allocation"].is_null().then_some(())
     });
 }
 

@@ -60,7 +60,7 @@ pub fn container(
 ) -> Result<Blueprint, Error> {
     let linux = config.linux.clone().unwrap_or_default();
     let context = linux.security_context.clone().unwrap_or_default();
-    refuse_unsupported(inputs, config, &context)?;
+    refuse_unsupported(inputs, &context)?;
     let engine = inputs.engine;
     let (layers, lower) = engine.images.lower(inputs.image);
     let accounts = Accounts::read(&layers, &lower);
@@ -182,14 +182,9 @@ pub fn refuse_label(label: Option<&cri::SeLinuxOption>) -> Result<(), Error> {
 
 fn refuse_unsupported(
     inputs: &Inputs<'_>,
-    config: &cri::ContainerConfig,
     context: &cri::LinuxContainerSecurityContext,
 ) -> Result<(), Error> {
     refuse_label(context.selinux_options.as_ref())?;
-    if let Some(device) = config.cdi_devices.first() {
-        let name = &device.name;
-        return Err(Error::Invalid(format!("the CDI device \"{name}\": CDI is not supported")));
-    }
     let asked = context.namespace_options.as_ref().filter(|asked| asked.userns_options.is_some());
     if let Some(asked) = asked {
         let pod = inputs.sandbox.config.as_ref().map(namespaces).unwrap_or_default();

@@ -163,6 +163,11 @@ impl Executor<'_> {
         claims::find(self.context, pod, &mut sources).await;
         match self.context.disk.mount(pod, &self.facts, &sources).await {
             Ok(()) => {
+                if let Err(why) = self.context.dra.prepare(&self.context.client, pod).await {
+                    let message = format!("Failed to prepare dynamic resources: {why}");
+                    self.setup_failed("FailedPrepareDynamicResources", message, RETRY);
+                    return false;
+                }
                 self.memory.mounted = true;
                 self.memory.unmounted = false;
                 self.memory.setup = None;
@@ -200,10 +205,7 @@ impl Executor<'_> {
 
     async fn sandbox(&mut self, attempt: u32) -> bool {
         let Some(pod) = self.pod else { return false };
-        let made = match unsupported(pod) {
-            Some(refusal) => Err(refusal),
-            None => self.try_sandbox(pod, attempt).await,
-        };
+        let made = self.try_sandbox(pod, attempt).await;
         match made {
             Ok(()) => self.memory.setup = None,
             Err(why) => {
@@ -349,6 +351,8 @@ impl Executor<'_> {
             (None, user) => Some(user.parse().map_err(|_| user.to_string())),
         };
         let target = self.target(container).map_err(config_error)?;
+        let mut cdi_devices = devices.cdi_devices;
+        cdi_devices.extend(self.context.dra.cdi(pod, container));
         let Given { mounts, devices: nodes } = given;
         let parts = Parts {
             attempt,
@@ -360,7 +364,7 @@ impl Executor<'_> {
             target,
             cpus: self.memory.cpus.get(name).cloned(),
             annotations: devices.annotations,
-            cdi_devices: devices.cdi_devices,
+            cdi_devices,
         };
         let mut config = config::container(pod, container, &self.context.config, parts)
             .map_err(|error| config_error(error.to_string()))?;
@@ -533,16 +537,4 @@ fn failure(
         retry_at: now.plus(backoff.delay),
         backoff,
     }
-}
-
-/// What this node cannot do for a pod, said before anything is made.
-fn unsupported(pod: &Pod) -> Option<String> {
-    let mut all = pod.containers();
-    all.find_map(|container| {
-        let what = match container {
-            container if !container.resources.claims.is_empty() => "resource claims",
-            _ => return None,
-        };
-        Some(format!("container {}: {what} are not supported", container.name))
-    })
 }

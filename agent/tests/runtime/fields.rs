@@ -92,7 +92,7 @@ const FIELDS: &[(&str, &[(&str, Field)])] = &[
             ("tty", Real),
             ("linux", Real),
             ("windows", WINDOWS),
-            ("CDI_devices", Refused),
+            ("CDI_devices", Real),
             ("stop_signal", Real),
         ],
     ),

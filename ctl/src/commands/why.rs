@@ -7,6 +7,7 @@ use client::{Client, Key, ListOptions, Object, Rng};
 use proto::view::csi_driver::CsiDriver;
 use proto::view::csi_node::CsiNode;
 use proto::view::csi_storage_capacity::CsiStorageCapacity;
+use proto::view::device::ResourceSlice;
 use proto::view::namespace::Namespace;
 use proto::view::node::Node;
 use proto::view::persistent_volume::PersistentVolume;
@@ -15,6 +16,7 @@ use proto::view::pod::Pod;
 use proto::view::pod_disruption_budget::PodDisruptionBudget;
 use proto::view::replica_set::ReplicaSet;
 use proto::view::replication_controller::ReplicationController;
+use proto::view::resource_claim::{DeviceClass, ResourceClaim};
 use proto::view::service::Service;
 use proto::view::stateful_set::StatefulSet;
 use proto::view::storage_class::StorageClass;
@@ -106,6 +108,7 @@ async fn snapshot(client: &Client, pod: &PodInfo) -> Result<Snapshot> {
         snapshot.put_namespace(&namespace.metadata.name, namespace.metadata.labels.clone());
     }
     storage(client, &mut snapshot).await?;
+    devices(client, &mut snapshot).await?;
     groups(client, &mut snapshot).await?;
     for node in client.list::<Node>(&everything).await?.items {
         snapshot.put_node(Arc::new(node));
@@ -148,6 +151,22 @@ async fn controllers<T: Object>(
 ) -> Result<()> {
     for owner in client.list::<T>(&ListOptions::default()).await?.items {
         snapshot.put_controller(kind, &Key::of(owner.meta()), Some(&owner.bytes));
+    }
+    Ok(())
+}
+
+async fn devices(client: &Client, snapshot: &mut Snapshot) -> Result<()> {
+    let everything = ListOptions::default();
+    for class in client.list::<DeviceClass>(&everything).await?.items {
+        let name = class.metadata.name.clone();
+        snapshot.devices.put_class(&name, Some(Arc::new(class)));
+    }
+    for slice in client.list::<ResourceSlice>(&everything).await?.items {
+        let name = slice.metadata.name.clone();
+        snapshot.devices.put_slice(&name, Some(Arc::new(slice)));
+    }
+    for claim in client.list::<ResourceClaim>(&everything).await?.items {
+        snapshot.devices.put_claim(Key::of(&claim.metadata), Some(Arc::new(claim)));
     }
     Ok(())
 }

@@ -68,6 +68,13 @@ views! {
     pub struct Requirements {
         pub requests: Resources,
         pub limits: Resources,
+        pub claims: Vec<ContainerClaim>,
+    }
+
+    /// A claim of the pod that the container uses, or a single request of it.
+    pub struct ContainerClaim {
+        pub name: String,
+        pub request: String,
     }
 
     pub struct ContainerPort {
@@ -194,6 +201,13 @@ views! {
         pub init_container_statuses: Vec<ContainerStatus>,
         pub nominated_node_name: String,
         pub qos_class: String,
+        pub resource_claim_statuses: Vec<PodClaimStatus>,
+    }
+
+    /// Which claim was made for the pod's claim of that name; none: there is no need of one.
+    pub struct PodClaimStatus {
+        pub name: String,
+        pub resource_claim_name: Option<String>,
     }
 
     pub struct PodIp {

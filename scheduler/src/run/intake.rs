@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use proto::view::csi_driver::CsiDriver;
 use proto::view::csi_node::CsiNode;
 use proto::view::csi_storage_capacity::CsiStorageCapacity;
+use proto::view::device::ResourceSlice;
 use proto::view::namespace::Namespace;
 use proto::view::node::Node;
 use proto::view::persistent_volume::PersistentVolume;
@@ -16,6 +17,7 @@ use proto::view::pod::Pod;
 use proto::view::pod_disruption_budget::PodDisruptionBudget;
 use proto::view::replica_set::ReplicaSet;
 use proto::view::replication_controller::ReplicationController;
+use proto::view::resource_claim::{DeviceClass, ResourceClaim};
 use proto::view::service::Service;
 use proto::view::stateful_set::StatefulSet;
 use proto::view::storage_class::StorageClass;
@@ -69,6 +71,9 @@ sources! {
     capacities: Capacity(CsiStorageCapacity),
     volumes: Volume(PersistentVolume),
     claims: Claim(PersistentVolumeClaim),
+    device_classes: DeviceClass(DeviceClass),
+    slices: Slice(ResourceSlice),
+    device_claims: DeviceClaim(ResourceClaim),
     services: Service(Service),
     replica_sets: ReplicaSet(ReplicaSet),
     stateful_sets: StatefulSet(StatefulSet),
@@ -125,6 +130,18 @@ impl Scheduler {
             News::Claim(Change { key, new, .. }) => {
                 self.snapshot.storage.put_claim(key, new);
                 self.queue.happened(Event::Claim, now);
+            }
+            News::DeviceClass(Change { key, new, .. }) => {
+                self.snapshot.devices.put_class(&key.name, new);
+                self.queue.happened(Event::DeviceClass, now);
+            }
+            News::Slice(Change { key, new, .. }) => {
+                self.snapshot.devices.put_slice(&key.name, new);
+                self.queue.happened(Event::ResourceSlice, now);
+            }
+            News::DeviceClaim(Change { key, new, .. }) => {
+                self.snapshot.devices.put_claim(key, new);
+                self.queue.happened(Event::DeviceClaim, now);
             }
             News::Service(Change { key, new, .. }) => {
                 self.snapshot.put_service(&key, new.as_ref().map(|new| &new.spec.selector));
@@ -234,11 +251,12 @@ impl Scheduler {
         }
     }
 
-    /// Ours, not gated, and not on its way out.
+    /// Ours, not gated, with all claims made that are made for it, and not on its way out.
     fn wants_node(&self, pod: &PodInfo) -> bool {
         self.deciders.contains_key(profile_of(&pod.object))
             && pod.object.spec.scheduling_gates.is_empty()
             && !pod.object.is_terminating()
+            && pod.object.resource_claims().is_some()
     }
 }
 
@@ -247,6 +265,7 @@ fn same_wishes(old: &Entry<Pod>, new: &Entry<Pod>) -> bool {
     old.metadata.uid == new.metadata.uid
         && old.metadata.generation == new.metadata.generation
         && old.metadata.labels == new.metadata.labels
+        && old.status.resource_claim_statuses == new.status.resource_claim_statuses
 }
 
 fn node_events(old: &Entry<Node>, new: &Entry<Node>) -> Vec<Event> {

@@ -8,16 +8,19 @@ use futures::future::try_join_all;
 use proto::kind;
 use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::pod::Pod;
+use proto::view::resource_claim::ResourceClaim;
 use proto::view::{Condition, ObjectReference};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::profile_of;
 use crate::cycle::Unschedulable;
+use crate::devices::{Claim, Grant};
 use crate::explanation;
 use crate::prebind;
 use crate::preemption::Victims;
 use crate::profile::Profile;
+use crate::reservation::{self, Failure, Reservation};
 use crate::snapshot::PodInfo;
 use crate::storage::Promise;
 
@@ -33,12 +36,18 @@ pub struct Writer {
     profiles: Arc<HashMap<String, (Arc<Profile>, Recorder)>>,
     permits: Arc<Semaphore>,
     claims: Informer<PersistentVolumeClaim>,
+    device_claims: Informer<ResourceClaim>,
     done: mpsc::UnboundedSender<Done>,
 }
 
 /// What a write came to, where that matters.
 pub enum Done {
     NotBound(Key),
+    /// The claim has its devices, by the API's word of this revision.
+    Allocated {
+        claim: Key,
+        revision: u64,
+    },
     /// All victims have been told to go. The plugins refused the pod before.
     Preempted {
         key: Key,
@@ -72,13 +81,20 @@ impl Writer {
             profiles: Arc::new(profiles.iter().map(recorder).collect()),
             permits: Arc::new(Semaphore::new(WRITERS)),
             claims: informers.of::<PersistentVolumeClaim>(),
+            device_claims: informers.of::<ResourceClaim>(),
             client,
             clock,
             done,
         }
     }
 
-    pub fn bind(&self, pod: Arc<PodInfo>, node: Arc<str>, promises: Vec<Promise>) {
+    pub fn bind(
+        &self,
+        pod: Arc<PodInfo>,
+        node: Arc<str>,
+        promises: Vec<Promise>,
+        grants: Vec<Grant>,
+    ) {
         let writer = self.clone();
         tokio::spawn(async move {
             if !promises.is_empty() {
@@ -91,6 +107,13 @@ impl Writer {
                     writer.report(Done::NotBound(pod.key.clone()));
                     return;
                 }
+            }
+            if let Err(failure) = writer.reserve(&pod, &node, &grants).await {
+                let message = format!("running PreBind plugin \"DynamicResources\": {failure}");
+                writer.tell(&pod, &pod, "Warning", "FailedScheduling", message);
+                writer.reservation(&pod).undo(&grants, Some(&failure)).await;
+                writer.report(Done::NotBound(pod.key.clone()));
+                return;
             }
             let _permit = writer.permits.acquire().await;
             let path = format!("{}/binding", kind::POD.path(pod.namespace(), &pod.key.name));
@@ -105,7 +128,43 @@ impl Writer {
                     let message = format!("Successfully assigned {} to {node}", pod.key);
                     writer.tell(&pod, &pod, "Normal", "Scheduled", message);
                 }
-                Err(error) => writer.could_not_bind(&pod, &node, &error),
+                Err(error) => {
+                    writer.reservation(&pod).undo(&grants, None).await;
+                    writer.could_not_bind(&pod, &node, &error);
+                }
+            }
+        });
+    }
+
+    fn reservation<'a>(&'a self, pod: &'a PodInfo) -> Reservation<'a> {
+        let (client, clock, claims) = (&self.client, &self.clock, &self.device_claims);
+        Reservation { client, clock, claims, pod }
+    }
+
+    async fn reserve(&self, pod: &PodInfo, node: &str, grants: &[Grant]) -> Result<(), Failure> {
+        let reservation = self.reservation(pod);
+        for grant in grants {
+            let revision = reservation.write(grant).await?;
+            if grant.allocation.is_some() {
+                let claim = Key::of(&grant.claim.metadata);
+                self.report(Done::Allocated { claim, revision });
+            }
+        }
+        if !Reservation::waits(grants) {
+            return Ok(());
+        }
+        let message = format!("waiting for binding conditions for device on node {node}");
+        self.tell(pod, pod, "Normal", "BindingConditionsPending", message);
+        reservation.ready(grants).await
+    }
+
+    /// Takes the devices of a claim back that are where its pod cannot go.
+    pub fn deallocate(&self, claim: Claim) {
+        let writer = self.clone();
+        tokio::spawn(async move {
+            let _permit = writer.permits.acquire().await;
+            if let Err(error) = reservation::deallocate(&writer.client, &claim).await {
+                tracing::warn!(claim = %Key::of(&claim.metadata), %error, "cannot deallocate");
             }
         });
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use proto::cri;
 
 use super::super::blueprint::{self, Blueprint, Inputs, limits};
+use super::super::cdi;
 use super::super::cgroup::Entry;
 use super::super::cgroup::devices::Rule;
 use super::super::engine::{Engine, Error, Sandbox};
@@ -63,7 +64,7 @@ impl Engine {
             ..ContainerRecord::default()
         };
         let Blueprint { mut container, users: others, images, devices } =
-            blueprint::container(&inputs, &config, &mut record)?;
+            blueprint::container(&inputs, &cdi::applied(&config)?, &mut record)?;
         let logs = sandbox_record.config.map(|config| config.log_directory).unwrap_or_default();
         if !config.log_path.is_empty() && !logs.is_empty() {
             record.log_path = Path::new(&logs).join(&config.log_path).display().to_string();

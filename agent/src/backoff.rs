@@ -23,6 +23,9 @@ pub const VOLUME: Limits =
 pub const RETRY: Limits =
     Limits { first: Duration::from_millis(500), max: Duration::from_secs(15) };
 
+/// The pods' network, which may come at any time.
+pub const NETWORK: Limits = Limits { first: Duration::from_secs(1), max: Duration::from_secs(1) };
+
 /// A delay that doubles with each [`Backoff::next`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {

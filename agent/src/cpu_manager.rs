@@ -16,12 +16,14 @@ use crate::pod::{Container, Pod, Qos};
 
 mod checkpoint;
 mod cpu_set;
+pub mod options;
 mod take;
 mod topology;
 
 pub use cpu_set::CpuSet;
 pub use topology::{Place, SYS, Topology};
 
+use options::Options;
 use take::take;
 
 /// `--cpu-manager-policy`.
@@ -46,6 +48,10 @@ pub enum StartError {
     Unknown { reserved: CpuSet, all: CpuSet },
     #[error("{0} CPUs are to be reserved, more than this machine has")]
     TooManyReserved(usize),
+    #[error("None policy: received unsupported options={0}")]
+    Options(String),
+    #[error("{0}")]
+    Contradiction(String),
     #[error("read how the machine's CPUs hang together")]
     Topology(#[source] std::io::Error),
     #[error(
@@ -64,6 +70,10 @@ pub enum StartError {
 pub enum StateError {
     #[error("not all reserved cpus: \"{reserved}\" are present in defaultCpuSet: \"{shared}\"")]
     Reserved { reserved: CpuSet, shared: CpuSet },
+    #[error(
+        "some of strictly reserved cpus: \"{reserved}\" are present in defaultCpuSet: \"{shared}\""
+    )]
+    Strict { reserved: CpuSet, shared: CpuSet },
     #[error("pod: {pod}, container: {container} cpuset: \"{cpus}\" overlaps with others")]
     Overlap { pod: String, container: String, cpus: CpuSet },
     #[error("current set of available CPUs \"{all}\" doesn't match with CPUs in state \"{found}\"")]
@@ -77,8 +87,27 @@ pub enum Error {
         "not enough cpus available to satisfy request: requested={requested}, available={available}"
     )]
     TooFew { requested: usize, available: usize },
+    #[error(
+        "SMT Alignment Error: requested {requested} cpus not multiple cpus per core = {threads}"
+    )]
+    Cores { requested: usize, threads: usize },
+    #[error(
+        "SMT Alignment Error: not enough free physical CPUs: available physical CPUs = {available}, \
+         requested CPUs = {requested}, CPUs per core = {threads}"
+    )]
+    TooFewCores { requested: usize, available: usize, threads: usize },
     #[error("could not save state to checkpoint: {0}")]
     Write(#[from] std::io::Error),
+}
+
+impl Error {
+    /// Why the pod is not taken, where that may be expected.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Error::Cores { .. } | Error::TooFewCores { .. } => Some("SMTAlignmentError"),
+            Error::TooFew { .. } | Error::Write(_) => None,
+        }
+    }
 }
 
 /// Hands out the CPUs of one node. Clones share it; the default is the policy `none`, without a file.
@@ -98,6 +127,7 @@ struct Machine {
     topology: Topology,
     /// Nobody has them for himself.
     reserved: CpuSet,
+    options: Options,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -129,13 +159,14 @@ impl CpuManager {
         root: &Path,
         topology: Topology,
         reserved: Result<CpuSet, Quantity>,
+        options: Options,
     ) -> Result<CpuManager, StartError> {
         let all = topology.all();
         let reserved = match reserved {
             Ok(reserved) => reserved,
             Err(amount) => {
                 let count = usize::try_from((amount.milli() + 999) / 1000).unwrap_or_default();
-                take(&topology, &all, count).ok_or(StartError::TooManyReserved(count))?
+                take(&topology, &all, count, &options).ok_or(StartError::TooManyReserved(count))?
             }
         };
         if reserved.is_empty() {
@@ -146,14 +177,13 @@ impl CpuManager {
         }
         let file = root.join(checkpoint::FILE);
         let mut state = restore(&file, Policy::Static)?.unwrap_or_default();
+        let machine = Machine { topology, reserved, options };
         if state == State::default() {
-            state.shared = all.clone();
+            state.shared = machine.shareable();
         }
-        state
-            .check(&all, &reserved)
-            .map_err(|why| StartError::State { why, file: file.clone() })?;
+        state.check(&machine).map_err(|why| StartError::State { why, file: file.clone() })?;
         write(&file, Policy::Static, &state)?;
-        let machine = Some(Machine { topology, reserved });
+        let machine = Some(machine);
         let (file, state) = (Some(file), Mutex::new(state));
         Ok(CpuManager(Arc::new(Shared { machine, file, state, ..Shared::default() })))
     }
@@ -240,6 +270,14 @@ impl CpuManager {
     }
 }
 
+impl Machine {
+    /// What there is for pods, shared or not.
+    fn shareable(&self) -> CpuSet {
+        let all = self.topology.all();
+        if self.options.strict { all.without(&self.reserved) } else { all }
+    }
+}
+
 impl Policy {
     fn name(self) -> &'static str {
         match self {
@@ -273,19 +311,34 @@ impl State {
     }
 
     fn find(&self, machine: &Machine, count: usize, reusable: &CpuSet) -> Result<CpuSet, Error> {
-        let Machine { topology, reserved } = machine;
-        let free = self.shared.without(reserved);
+        let Machine { topology, reserved, options } = machine;
+        let mut free = self.shared.without(reserved);
+        if options.whole_cores {
+            let threads = topology.threads();
+            if count % threads != 0 {
+                return Err(Error::Cores { requested: count, threads });
+            }
+            free = topology.whole_cores(&free);
+            let available = free.len() + reusable.len();
+            if count > available {
+                return Err(Error::TooFewCores { requested: count, available, threads });
+            }
+        }
         let from_init = count.min(reusable.len());
-        let taken = take(topology, reusable, from_init).unwrap_or_default();
-        let rest = take(topology, &free, count - from_init);
+        let taken = take(topology, reusable, from_init, options).unwrap_or_default();
+        let rest = take(topology, &free, count - from_init, options);
         let available = free.len() + reusable.len();
         rest.map(|rest| rest.union(&taken)).ok_or(Error::TooFew { requested: count, available })
     }
 
-    fn check(&self, all: &CpuSet, reserved: &CpuSet) -> Result<(), StateError> {
-        let shared = self.shared.clone();
-        if !reserved.is_subset(&shared) {
-            return Err(StateError::Reserved { reserved: reserved.clone(), shared });
+    fn check(&self, machine: &Machine) -> Result<(), StateError> {
+        let (shared, reserved) = (self.shared.clone(), machine.reserved.clone());
+        if machine.options.strict {
+            if !reserved.common(&shared).is_empty() {
+                return Err(StateError::Strict { reserved, shared });
+            }
+        } else if !reserved.is_subset(&shared) {
+            return Err(StateError::Reserved { reserved, shared });
         }
         // Containers of one pod may have the same: an init container's are used again.
         let mut owners: BTreeMap<u32, &str> = BTreeMap::new();
@@ -299,10 +352,8 @@ impl State {
         }
         let owned: BTreeSet<u32> = owners.into_keys().collect();
         let found = shared.union(&CpuSet(owned));
-        match found == *all {
-            true => Ok(()),
-            false => Err(StateError::Others { all: all.clone(), found }),
-        }
+        let all = machine.shareable();
+        if found == all { Ok(()) } else { Err(StateError::Others { all, found }) }
     }
 }
 

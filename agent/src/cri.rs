@@ -36,6 +36,8 @@ pub struct Info {
     pub version: String,
     /// Why it cannot run pods, or cannot connect them; None when it can.
     pub not_ready: Option<String>,
+    /// Of that, why it cannot connect them.
+    pub network_not_ready: Option<String>,
     pub handlers: Vec<cri::RuntimeHandler>,
     pub features: Option<cri::RuntimeFeatures>,
 }

@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod allocation;
+mod authorities;
 pub mod backoff;
 pub mod certificates;
 mod cgroups;

@@ -1,6 +1,7 @@
-//! Static pods: pods that this node runs because a file of its own says so, with or without an API
-//! server (Kubernetes: Create static Pods). A manifest is read here and becomes the pod as the
-//! worker wants it and, for the API, its mirror. Pure but for [`folder`], which watches the files.
+//! Static pods: pods that this node runs because a file of its own or a page says so, with or without
+//! an API server (Kubernetes: Create static Pods). A manifest is read here and becomes the pod as the
+//! worker wants it and, for the API, its mirror. Pure but for [`folder`], which watches the files,
+//! [`page`], which asks, and [`sources`], which does both.
 //! Nothing that only the API has may be mentioned by such a pod.
 
 use std::collections::BTreeMap;
@@ -14,6 +15,8 @@ use sha2::{Digest, Sha256};
 use crate::pod::{CONFIG_HASH, CONFIG_MIRROR, CONFIG_SEEN, CONFIG_SOURCE, Pod};
 
 pub mod folder;
+pub mod page;
+pub mod sources;
 
 /// A static pod, whole.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,9 +44,42 @@ pub enum Error {
     Reference(&'static str),
 }
 
+/// Where a manifest was read.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin<'a> {
+    File(&'a Path),
+    Url(&'a str),
+}
+
 /// Reads one manifest: what the kubelet adds is added, for a node of this name.
-pub fn read(text: &[u8], file: &Path, node: &str, now: Time) -> Result<Manifest, Error> {
+pub fn read(text: &[u8], origin: Origin, node: &str, now: Time) -> Result<Manifest, Error> {
+    complete(serde_yaml::from_slice(text)?, origin, node, now)
+}
+
+/// Reads one manifest, or the list of them that a page may give.
+pub fn read_all(
+    text: &[u8],
+    origin: Origin,
+    node: &str,
+    now: Time,
+) -> Result<Vec<Manifest>, Error> {
     let mut object: Value = serde_yaml::from_slice(text)?;
+    if (&object["apiVersion"], &object["kind"]) != (&json!("v1"), &json!("PodList")) {
+        return Ok(vec![complete(object, origin, node, now)?]);
+    }
+    let Value::Array(items) = object["items"].take() else { return Ok(Vec::new()) };
+    let items = items.into_iter().map(|mut item| {
+        if let Some(item) = item.as_object_mut() {
+            // The list says already of what it is one.
+            item.entry("apiVersion").or_insert("v1".into());
+            item.entry("kind").or_insert("Pod".into());
+        }
+        complete(item, origin, node, now)
+    });
+    items.collect()
+}
+
+fn complete(mut object: Value, origin: Origin, node: &str, now: Time) -> Result<Manifest, Error> {
     let word = |name: &str| object[name].as_str().unwrap_or_default().to_string();
     if (word("apiVersion").as_str(), word("kind").as_str()) != ("v1", "Pod") {
         return Err(Error::Kind { api_version: word("apiVersion"), kind: word("kind") });
@@ -59,7 +95,11 @@ pub fn read(text: &[u8], file: &Path, node: &str, now: Time) -> Result<Manifest,
     let namespace = object["metadata"]["namespace"].as_str().filter(|name| !name.is_empty());
     let namespace = namespace.unwrap_or("default").to_string();
     let mut hash = Sha256::new();
-    for part in [node.as_bytes(), file.as_os_str().as_encoded_bytes(), &to_vec(&object)] {
+    let (source, place) = match origin {
+        Origin::File(path) => ("file", path.as_os_str().as_encoded_bytes()),
+        Origin::Url(url) => ("http", url.as_bytes()),
+    };
+    for part in [node.as_bytes(), place, &to_vec(&object)] {
         hash.update(part);
         hash.update([0]);
     }
@@ -69,7 +109,7 @@ pub fn read(text: &[u8], file: &Path, node: &str, now: Time) -> Result<Manifest,
     meta["uid"] = uid.clone().into();
     let annotations = [
         (CONFIG_HASH, uid.clone()),
-        (CONFIG_SOURCE, "file".into()),
+        (CONFIG_SOURCE, source.into()),
         (CONFIG_SEEN, now.to_string()),
     ];
     if !meta["annotations"].is_object() {
@@ -154,7 +194,7 @@ fn reference(spec: &Value) -> Option<&'static str> {
     None
 }
 
-/// By namespace and name; of two files with the same the first one counts.
+/// By namespace and name; of two with the same the first one counts.
 pub fn by_name(manifests: Vec<Manifest>) -> BTreeMap<(String, String), Manifest> {
     let mut all = BTreeMap::new();
     for manifest in manifests {
@@ -172,8 +212,12 @@ pub fn by_name(manifests: Vec<Manifest>) -> BTreeMap<(String, String), Manifest>
 mod tests {
     use super::*;
 
+    fn file() -> Origin<'static> {
+        Origin::File(Path::new("/m/web.yaml"))
+    }
+
     fn manifest(text: &str) -> Result<Manifest, Error> {
-        read(text.as_bytes(), Path::new("/m/web.yaml"), "Node1", Time::from_unix(0))
+        read(text.as_bytes(), file(), "Node1", Time::from_unix(0))
     }
 
     const WEB: &str = "
@@ -198,8 +242,7 @@ spec:
         let tolerations = json!([{"operator": "Exists", "effect": "NoExecute"}]);
         assert_eq!(object["spec"]["tolerations"], tolerations);
         // The same text is the same pod, whenever it is read; another one is another.
-        let later =
-            super::read(WEB.as_bytes(), Path::new("/m/web.yaml"), "Node1", Time::from_unix(9));
+        let later = super::read(WEB.as_bytes(), file(), "Node1", Time::from_unix(9));
         assert_eq!(later.unwrap().uid, read.uid);
         assert_ne!(manifest(&WEB.replace("image: i", "image: j")).unwrap().uid, read.uid);
     }

@@ -13,6 +13,7 @@ use proto::time::Time;
 use proto::view;
 use proto::view::node::Taint;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::cri::{Info, Runtime};
 use crate::devices::{Devices, is_extended_resource};
@@ -22,6 +23,7 @@ use crate::shutdown::Shutdown;
 
 pub mod facts;
 pub mod lease;
+pub mod pod_range;
 pub mod reserved;
 mod status;
 
@@ -66,6 +68,8 @@ pub struct Node {
     pub devices: Devices,
     pub shutdown: Shutdown,
     pub pressure: Pressure,
+    /// The runtime was told something: it may be ready now.
+    pub told: Arc<Notify>,
 }
 
 /// What pods may only ask of nodes that say they can do it (Kubernetes: Node Declared Features); in
@@ -212,6 +216,7 @@ impl Node {
                 () = self.shutdown.changed() => {}
                 _ = pressures.changed() => {}
                 _ = devices.changed() => {}
+                () = self.told.notified() => eager = EAGER,
             }
         }
     }

@@ -10,6 +10,7 @@ use proto::view::node::Taint;
 
 use crate::cpu_manager::{self, CpuSet};
 use crate::images::records::Policy as Verification;
+use crate::manifest::page;
 use crate::node::reserved::Reserved;
 use crate::{certificates, eviction};
 
@@ -32,7 +33,8 @@ pub struct Options {
     /// The address of this node; that of the route to the API server where absent.
     #[arg(long, value_name = "ADDRESS")]
     pub node_ip: Option<IpAddr>,
-    /// The range from which this node's pods get their addresses.
+    /// The range from which this node's pods get their addresses; where absent, the podCIDRs that
+    /// the Node is given.
     #[arg(long, value_name = "CIDR")]
     pub pod_cidr: Option<String>,
     /// The name servers of pods; the node's own DNS where absent.
@@ -87,6 +89,15 @@ pub struct Options {
     /// A folder, or a file, of pods that this node runs without being told by the API server.
     #[arg(long, visible_alias = "static-pod-path", value_name = "PATH")]
     pub pod_manifest_path: Option<PathBuf>,
+    /// Where further such pods are asked for: one, or a PodList.
+    #[arg(long, value_name = "URL")]
+    pub manifest_url: Option<http::Uri>,
+    /// What is sent along: NAME:VALUE. Of the same name there may be several.
+    #[arg(long, value_name = "HEADERS", value_delimiter = ',', value_parser = page::header)]
+    pub manifest_url_header: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// How often it is.
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    pub http_check_frequency: Duration,
     /// Sysctls, or patterns as net.core.*, that pods may set although they are not safe.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
@@ -104,9 +115,11 @@ pub struct Options {
     /// Whether containers of Guaranteed pods have the whole CPUs that they ask for to themselves.
     #[arg(long, value_name = "POLICY", value_enum, default_value = "none")]
     pub cpu_manager_policy: cpu_manager::Policy,
-    /// Options of that policy; this agent knows none.
-    #[arg(long, value_name = "OPTION=VALUE,…", value_delimiter = ',', value_parser = policy_option)]
-    pub cpu_manager_policy_options: Vec<Unsupported>,
+    /// Options of that policy: full-pcpus-only=true, strict-cpu-reservation=true,
+    /// distribute-cpus-across-numa=true, prefer-align-cpus-by-uncorecache=true.
+    #[arg(long, value_name = "OPTION=BOOL,…", value_delimiter = ',',
+          value_parser = cpu_manager::options::choice)]
+    pub cpu_manager_policy_options: Vec<cpu_manager::options::Choice>,
     /// Whether this node registers itself; else it waits until somebody has.
     #[arg(
         long,
@@ -203,10 +216,6 @@ const OWN_LABELS: [&str; 10] = [
     "topology.kubernetes.io/zone",
 ];
 
-/// What there is no value of.
-#[derive(Clone, Debug)]
-pub enum Unsupported {}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Runtime {
     Cri,
@@ -227,11 +236,6 @@ fn labels(text: &str) -> Result<Labels, String> {
         }
     });
     pairs.collect()
-}
-
-fn policy_option(text: &str) -> Result<Unsupported, String> {
-    let name = text.split('=').next().unwrap_or_default();
-    Err(format!("the CPU manager's policy option {name:?} is not supported by this agent"))
 }
 
 fn percent() -> clap::builder::RangedI64ValueParser<u8> {
@@ -333,7 +337,7 @@ mod tests {
             "--node-status-max-images=-2",
             "--reserved-cpus=1-",
             "--cpu-manager-policy=dynamic",
-            "--cpu-manager-policy-options=full-pcpus-only=true",
+            "--cpu-manager-policy-options=odd=true",
         ] {
             assert!(read(&[bad]).is_err(), "{bad}");
         }

@@ -28,9 +28,10 @@ use crate::images::garbage::{Collector, Policy};
 use crate::images::providers::{ConfigError, Providers};
 use crate::images::records::Records;
 use crate::logs::{self, Limits};
-use crate::manifest::folder::{self, Source};
+use crate::manifest::sources::{self, Sources, Wanted};
 use crate::metrics::Metrics;
 use crate::net;
+use crate::node::pod_range::PodRange;
 use crate::node::reserved::Reserved;
 use crate::node::{Identity, Node, facts, lease};
 use crate::options::{self, Options};
@@ -75,7 +76,7 @@ pub enum Error {
     #[error("--image-gc-low-threshold {low} must be below --image-gc-high-threshold {high}")]
     Thresholds { low: u8, high: u8 },
     #[error(transparent)]
-    Manifests(#[from] folder::Error),
+    Manifests(#[from] sources::Error),
     #[error("{0}")]
     Eviction(String),
     #[error(transparent)]
@@ -99,7 +100,7 @@ pub async fn run(
     let client = client.named("kubelet");
     let identity = identity(&options)?;
     let name = identity.name.clone();
-    let cidr = cidr(&options)?;
+    let range = pod_range(&options)?;
     check_images(&options)?;
     let eviction = options.eviction.config().map_err(Error::Eviction)?;
     let recorder = Recorder::new(client.clone(), clock.clone(), rng.clone(), "kubelet", &name);
@@ -121,14 +122,14 @@ pub async fn run(
         devices: devices(&options),
         shutdown: Shutdown::default(),
         pressure: Pressure::default(),
+        told: Arc::default(),
     };
-    let manifests = options.pod_manifest_path.as_ref();
-    let manifests = manifests.map(|path| Source::open(path, &name, clock.clone())).transpose()?;
+    let manifests = Sources::open(&options, &name, &clock)?;
     let certificates = Certificates::new(&options, &node);
     let serving = certificates.serving();
     let managed = Managed { eviction, metrics, manifests, serving, cpus };
     let work = async {
-        let network = network(&options, &name, cidr, &informers, &clock, &rng);
+        let network = network(&options, &name, &range, &informers, &clock, &rng);
         // Static pods run whether there is an API server or not: nothing waits for it here.
         let keep = async {
             let uid = node.register().await;
@@ -138,12 +139,23 @@ pub async fn run(
             tokio::join!(lease, node.report(), certificates.keep()).0.unwrap_or_default();
         };
         let pods = async {
-            if let Some(cidr) = &options.pod_cidr {
-                tell_cidr(&*runtime, cidr, &clock).await;
+            let tell = async {
+                range.tell(&*runtime, &clock).await;
+                node.told.notify_one();
+            };
+            let work = pods(&options, &node, ground, &range, &informers, pulls, managed);
+            match &options.pod_cidr {
+                // Else the first pods come before the runtime can connect them.
+                Some(_) => {
+                    tell.await;
+                    work.await;
+                }
+                // Static pods on the node's network wait for nobody.
+                None => drop(tokio::join!(tell, work)),
             }
-            pods(&options, &node, ground, cidr, &informers, pulls, managed).await;
         };
-        tokio::join!(keep, network, pods);
+        let find = range.follow(own(&informers, &name));
+        tokio::join!(keep, network, pods, find);
     };
     tokio::select! {
         () = work => {}
@@ -219,7 +231,7 @@ async fn pods(
     options: &Options,
     node: &Node,
     ground: Ground,
-    cidr: Option<net::Cidr>,
+    range: &PodRange,
     informers: &Informers,
     pulls: Pulls,
     managed: Managed,
@@ -235,11 +247,7 @@ async fn pods(
         }
     };
     let host = std::fs::read_to_string(&options.resolv_conf).unwrap_or_default();
-    let own = cidr.map(|cidr| IpAddr::from(net::gateway(cidr)));
-    let servers = match options.cluster_dns.is_empty() {
-        true => own.iter().map(IpAddr::to_string).collect(),
-        false => options.cluster_dns.iter().map(IpAddr::to_string).collect(),
-    };
+    let servers = options.cluster_dns.iter().map(IpAddr::to_string).collect();
     let name = &node.identity.name;
     let context = Arc::new(Context {
         client: node.client.clone(),
@@ -258,7 +266,7 @@ async fn pods(
         cpus: managed.cpus,
         own: Own {
             client: node.client.clone(),
-            nodes: informers.filtered::<view::node::Node>(&format!("metadata.name={name}")),
+            nodes: own(informers, name),
             name: name.clone(),
             labels: node.labels(),
             allocatable: node.allocatable(),
@@ -269,6 +277,7 @@ async fn pods(
         },
         config: ground.config,
         dns: Dns { servers, domain: options.cluster_domain.clone(), host: resolv::parse(&host) },
+        pod_range: range.clone(),
         host: Host { ips: node.identity.ips.clone(), runtime_name: info.name },
         allocatable: node.allocatable(),
         metrics: managed.metrics.clone(),
@@ -316,17 +325,17 @@ async fn evict(
 struct Managed {
     eviction: eviction::Config,
     metrics: Arc<Metrics>,
-    manifests: Option<Source>,
+    manifests: Sources,
     serving: Option<Serving>,
     cpus: CpuManager,
 }
 
-/// Runs what the files say, for ever.
-async fn follow_manifests(pods: &Pods, manifests: Option<Source>) {
-    let Some(mut manifests) = manifests else { return pods.manifests(Vec::new()) };
+/// Runs what the manifests say, for ever.
+async fn follow_manifests(pods: &Pods, mut manifests: Sources) {
+    let mut wanted: Wanted = manifests.first();
     loop {
-        pods.manifests(manifests.read());
-        manifests.changed().await;
+        pods.manifests(wanted);
+        wanted = manifests.changed().await;
     }
 }
 
@@ -468,17 +477,22 @@ fn dra(options: &Options) -> Dra {
 
 /// Who hands out the CPUs; those of a simulated node are nobody's.
 fn cpus(options: &Options, identity: &Identity) -> Result<CpuManager, cpu_manager::StartError> {
-    let root = &options.root_dir;
+    let (root, chosen) = (&options.root_dir, &options.cpu_manager_policy_options);
     match (options.runtime, options.cpu_manager_policy) {
         (options::Runtime::Simulated, _) => Ok(CpuManager::default()),
-        (_, cpu_manager::Policy::None) => CpuManager::none(root),
+        (_, cpu_manager::Policy::None) => match cpu_manager::options::shown(chosen) {
+            named if named.is_empty() => CpuManager::none(root),
+            named => Err(cpu_manager::StartError::Options(format!("{named:?}"))),
+        },
         (_, cpu_manager::Policy::Static) => {
             let topology = Topology::read(Path::new(cpu_manager::SYS))
                 .map_err(cpu_manager::StartError::Topology)?;
             let amount = |reserved: &Reserved| reserved.0.get("cpu").copied().unwrap_or_default();
             let amount = amount(&identity.kube_reserved) + amount(&identity.system_reserved);
             let reserved = options.reserved_cpus.clone().ok_or(amount);
-            CpuManager::fixed(root, topology, reserved)
+            let chosen = cpu_manager::options::Options::new(chosen)
+                .map_err(cpu_manager::StartError::Contradiction)?;
+            CpuManager::fixed(root, topology, reserved, chosen)
         }
     }
 }
@@ -521,7 +535,7 @@ async fn rotate(pods: &Pods, limits: Limits) {
 async fn network(
     options: &Options,
     name: &str,
-    cidr: Option<net::Cidr>,
+    range: &PodRange,
     informers: &Informers,
     clock: &Clock,
     rng: &Rng,
@@ -530,8 +544,8 @@ async fn network(
         // Nobody is there to be reached.
         return;
     }
-    let Some(pod_cidr) = cidr else {
-        tracing::warn!("without --pod-cidr this node has no pod network, Services and DNS");
+    let Some(pod_cidr) = range.own().await else {
+        tracing::warn!("this node's pods have no IPv4 addresses: there are no Services and no DNS");
         return;
     };
     let config = net::Config {
@@ -545,16 +559,17 @@ async fn network(
     net::run(informers.clone(), config, clock.clone(), rng.clone()).await;
 }
 
-async fn tell_cidr(runtime: &dyn Runtime, cidr: &str, clock: &Clock) {
-    while let Err(error) = runtime.set_pod_cidr(cidr).await {
-        tracing::warn!(%error, "cannot tell the runtime its pod range");
-        clock.sleep(Duration::from_millis(100)).await;
+fn pod_range(options: &Options) -> Result<PodRange, Error> {
+    let named = options.pod_cidr.as_deref();
+    match named {
+        Some(text) if text.parse::<net::Cidr>().is_err() => Err(Error::PodCidr(text.into())),
+        _ => Ok(PodRange::new(named)),
     }
 }
 
-fn cidr(options: &Options) -> Result<Option<net::Cidr>, Error> {
-    let parse = |text: &String| text.parse().map_err(|_| Error::PodCidr(text.clone()));
-    options.pod_cidr.as_ref().map(parse).transpose()
+/// This node's own object.
+fn own(informers: &Informers, name: &str) -> Informer<view::node::Node> {
+    informers.filtered(&format!("metadata.name={name}"))
 }
 
 fn identity(options: &Options) -> Result<Identity, Error> {

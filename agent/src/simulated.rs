@@ -25,7 +25,9 @@ use crate::ended::Ended;
 use crate::events::Events;
 use crate::eviction::Pressure;
 use crate::manifest::Manifest;
+use crate::manifest::sources::Wanted;
 use crate::node::facts::{Facts, architecture};
+use crate::node::pod_range::PodRange;
 use crate::node::{Identity, Node, lease};
 use crate::pods::Pods;
 use crate::report::Host;
@@ -100,7 +102,7 @@ impl Simulated {
     /// These static pods should run on the node, as if its files said so.
     pub fn manifests(&self, name: &str, all: Vec<Manifest>) {
         if let Some(node) = self.nodes.lock().get(name) {
-            node.pods.manifests(all);
+            node.pods.manifests(Wanted { pods: all, complete: true });
         }
     }
 
@@ -199,6 +201,7 @@ impl Shared {
             devices: Devices::default(),
             shutdown: Shutdown::default(),
             pressure: Pressure::default(),
+            told: Arc::default(),
         };
         let context = Context {
             client: self.client.clone(),
@@ -228,6 +231,7 @@ impl Shared {
             },
             config: NodeConfig::default(),
             dns: Dns::default(),
+            pod_range: PodRange::new(Some(&cidr)),
             host: Host { ips, runtime_name: "simulated".into() },
             allocatable: node.allocatable(),
             metrics: Arc::default(),
@@ -246,7 +250,7 @@ impl Shared {
             }
         });
         let pods = Pods::new(Arc::new(context));
-        pods.manifests(Vec::new());
+        pods.manifests(Wanted { pods: Vec::new(), complete: true });
         let events = pods.clone();
         let follow = tokio::spawn(async move { events.follow_runtime().await });
         Running { runtime, pods, _tasks: [report, heartbeat, follow].map(AbortOnDropHandle::new) }

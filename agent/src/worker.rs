@@ -22,6 +22,7 @@ use crate::dra::{self, Dra};
 use crate::ended::Ended;
 use crate::events::{Events, NORMAL, WARNING};
 use crate::metrics::Metrics;
+use crate::node::pod_range::PodRange;
 use crate::observed::Observed;
 use crate::plan::{End, Memory, Plan, cleanup, finished, plan};
 use crate::pod::{Pod, PodStatus, Qos};
@@ -66,13 +67,24 @@ pub struct Context {
     pub cpus: CpuManager,
     pub own: Own,
     pub config: NodeConfig,
+    /// As configured; see [`Context::dns`].
     pub dns: Dns,
+    pub pod_range: PodRange,
     pub host: Host,
     pub allocatable: BTreeMap<String, Quantity>,
     pub metrics: Arc<Metrics>,
 }
 
 impl Context {
+    /// What the node contributes to a pod's resolv.conf: its own DNS where no other is named.
+    fn dns(&self) -> Dns {
+        let mut dns = self.dns.clone();
+        if dns.servers.is_empty() {
+            dns.servers.extend(self.pod_range.gateway().map(|address| address.to_string()));
+        }
+        dns
+    }
+
     /// The pod holds nothing of the node any more.
     fn release(&self, uid: &str) {
         self.allocations.release(uid);

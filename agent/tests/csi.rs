@@ -1,11 +1,11 @@
 //! A storage driver of our own, over its real sockets: it makes itself known, brings volumes to
 //! pods and takes them away. Needs root, as it mounts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use agent::config::NodeConfig;
@@ -21,181 +21,17 @@ use client::{Client, Clock};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use parking_lot::Mutex;
-use proto::csi::node_server::{Node, NodeServer};
-use proto::csi::node_service_capability::{Rpc, Type, rpc};
-use proto::csi::*;
-use proto::registration::registration_server::{Registration as Registers, RegistrationServer};
-use proto::registration::*;
 use proto::user::User;
 use proto::view::persistent_volume::PersistentVolume;
-use rustix::mount::{MountFlags, UnmountFlags};
 use serde_json::{Value, json};
-use tokio::net::UnixListener;
 use tokio::sync::Notify;
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Response as Answer, Status};
 
-type Said<T> = Result<Answer<T>, Status>;
+#[allow(dead_code)]
+#[path = "csi/driver.rs"]
+mod driver;
 
-/// Stages a tmpfs for each volume, and binds it where a pod is to have it.
-#[derive(Clone, Default)]
-struct Driver(Arc<State>);
-
-#[derive(Default)]
-struct State {
-    calls: Mutex<Vec<String>>,
-    /// The next publication fails.
-    fails: Mutex<bool>,
-    context: Mutex<HashMap<String, String>>,
-    told: Mutex<Option<RegistrationStatus>>,
-    registered: Notify,
-    kind: Mutex<String>,
-    endpoint: Mutex<String>,
-}
-
-impl Driver {
-    fn note(&self, call: &str, volume: &str) {
-        self.0.calls.lock().push(format!("{call} {volume}"));
-    }
-
-    fn calls(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.calls.lock())
-    }
-}
-
-fn failed(error: impl std::fmt::Display) -> Status {
-    Status::internal(error.to_string())
-}
-
-fn is_mounted(path: &str) -> bool {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    table.lines().any(|line| line.split(' ').nth(4) == Some(path))
-}
-
-fn unmount(path: &str) -> Result<(), Status> {
-    match is_mounted(path) {
-        true => rustix::mount::unmount(path, UnmountFlags::DETACH).map_err(failed),
-        false => Ok(()),
-    }
-}
-
-#[tonic::async_trait]
-impl Node for Driver {
-    async fn node_stage_volume(
-        &self,
-        request: tonic::Request<NodeStageVolumeRequest>,
-    ) -> Said<NodeStageVolumeResponse> {
-        let request = request.into_inner();
-        self.note("stage", &request.volume_id);
-        let path = request.staging_target_path.as_str();
-        if !is_mounted(path) {
-            rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::NOSUID, None)
-                .map_err(failed)?;
-            fs::write(Path::new(path).join("of"), &request.volume_id).map_err(failed)?;
-        }
-        Ok(Answer::new(NodeStageVolumeResponse {}))
-    }
-
-    async fn node_unstage_volume(
-        &self,
-        request: tonic::Request<NodeUnstageVolumeRequest>,
-    ) -> Said<NodeUnstageVolumeResponse> {
-        let request = request.into_inner();
-        self.note("unstage", &request.volume_id);
-        unmount(&request.staging_target_path)?;
-        Ok(Answer::new(NodeUnstageVolumeResponse {}))
-    }
-
-    async fn node_publish_volume(
-        &self,
-        request: tonic::Request<NodePublishVolumeRequest>,
-    ) -> Said<NodePublishVolumeResponse> {
-        let request = request.into_inner();
-        self.note("publish", &request.volume_id);
-        *self.0.context.lock() = request.volume_context;
-        if std::mem::take(&mut *self.0.fails.lock()) {
-            return Err(Status::unavailable("the disk is away"));
-        }
-        let target = request.target_path.as_str();
-        fs::create_dir_all(target).map_err(failed)?;
-        if !is_mounted(target) && !request.staging_target_path.is_empty() {
-            rustix::mount::mount_bind(request.staging_target_path, target).map_err(failed)?;
-        }
-        Ok(Answer::new(NodePublishVolumeResponse {}))
-    }
-
-    async fn node_unpublish_volume(
-        &self,
-        request: tonic::Request<NodeUnpublishVolumeRequest>,
-    ) -> Said<NodeUnpublishVolumeResponse> {
-        let request = request.into_inner();
-        self.note("unpublish", &request.volume_id);
-        unmount(&request.target_path)?;
-        Ok(Answer::new(NodeUnpublishVolumeResponse {}))
-    }
-
-    async fn node_get_volume_stats(
-        &self,
-        _: tonic::Request<NodeGetVolumeStatsRequest>,
-    ) -> Said<NodeGetVolumeStatsResponse> {
-        Err(Status::unimplemented("no statistics"))
-    }
-
-    async fn node_expand_volume(
-        &self,
-        request: tonic::Request<NodeExpandVolumeRequest>,
-    ) -> Said<NodeExpandVolumeResponse> {
-        let request = request.into_inner();
-        let capacity_bytes = request.capacity_range.map_or(0, |range| range.required_bytes);
-        self.note(&format!("expand to {capacity_bytes}"), &request.volume_id);
-        Ok(Answer::new(NodeExpandVolumeResponse { capacity_bytes }))
-    }
-
-    async fn node_get_capabilities(
-        &self,
-        _: tonic::Request<NodeGetCapabilitiesRequest>,
-    ) -> Said<NodeGetCapabilitiesResponse> {
-        let can = |what: rpc::Type| NodeServiceCapability {
-            r#type: Some(Type::Rpc(Rpc { r#type: what as i32 })),
-        };
-        let capabilities = vec![can(rpc::Type::StageUnstageVolume), can(rpc::Type::ExpandVolume)];
-        Ok(Answer::new(NodeGetCapabilitiesResponse { capabilities }))
-    }
-
-    async fn node_get_info(
-        &self,
-        _: tonic::Request<NodeGetInfoRequest>,
-    ) -> Said<NodeGetInfoResponse> {
-        let segments = [("topology.example.com/rack".to_string(), "r1".to_string())];
-        Ok(Answer::new(NodeGetInfoResponse {
-            node_id: "id-of-n".into(),
-            max_volumes_per_node: 5,
-            accessible_topology: Some(Topology { segments: segments.into() }),
-        }))
-    }
-}
-
-#[tonic::async_trait]
-impl Registers for Driver {
-    async fn get_info(&self, _: tonic::Request<InfoRequest>) -> Said<PluginInfo> {
-        Ok(Answer::new(PluginInfo {
-            r#type: self.0.kind.lock().clone(),
-            name: "csi.example.com".into(),
-            endpoint: self.0.endpoint.lock().clone(),
-            supported_versions: vec!["1.0.0".into()],
-        }))
-    }
-
-    async fn notify_registration_status(
-        &self,
-        request: tonic::Request<RegistrationStatus>,
-    ) -> Said<RegistrationStatusResponse> {
-        *self.0.told.lock() = Some(request.into_inner());
-        self.0.registered.notify_one();
-        Ok(Answer::new(RegistrationStatusResponse {}))
-    }
-}
+use driver::{Driver, Serving, Volumes};
 
 /// An API server that keeps objects by their paths, and merges what it is sent.
 #[derive(Clone, Default)]
@@ -268,7 +104,7 @@ struct Bench {
     driver: Driver,
     api: Api,
     socket: PathBuf,
-    _tasks: Vec<AbortOnDropHandle<()>>,
+    _tasks: Serving,
 }
 
 impl Bench {
@@ -286,10 +122,7 @@ impl Bench {
         };
         let registry = config.root.join("plugins_registry");
         fs::create_dir_all(&registry).unwrap();
-        let (driver, api) = (Driver::default(), Api::default());
-        let own = dir.path().join("csi.sock");
-        *driver.0.kind.lock() = kind.into();
-        *driver.0.endpoint.lock() = own.display().to_string();
+        let api = Api::default();
         let node = json!({"metadata": {"name": "n", "uid": "of-n", "resourceVersion": "1"}});
         api.objects.lock().insert(NODE.into(), node);
         let plugins = Plugins::default();
@@ -300,20 +133,11 @@ impl Bench {
             folder: registry.clone(),
             handlers: vec![Arc::new(registration)],
         };
-        let serve = |path: &Path, router: tonic::transport::server::Router| {
-            let listener = UnixListenerStream::new(UnixListener::bind(path).unwrap());
-            let server = router.serve_with_incoming(listener);
-            AbortOnDropHandle::new(tokio::spawn(async move { server.await.unwrap() }))
-        };
         let socket = registry.join("csi.example.com-reg.sock");
-        let nodes = NodeServer::new(driver.clone());
-        let registers = RegistrationServer::new(driver.clone());
-        let tasks = vec![
-            AbortOnDropHandle::new(tokio::spawn(drivers.keep())),
-            serve(&own, tonic::transport::Server::builder().add_service(nodes)),
-            serve(&socket, tonic::transport::Server::builder().add_service(registers)),
-        ];
-        driver.0.registered.notified().await;
+        let keep = AbortOnDropHandle::new(tokio::spawn(drivers.keep()));
+        let (driver, mut tasks) = Driver::start(kind, Volumes::Mounted, dir.path(), &socket);
+        tasks.push(keep);
+        driver.told().await;
         let disk = Machine::with_plugins(config.clone(), plugins.clone());
         Some(Bench { _dir: dir, config, plugins, disk, driver, api, socket, _tasks: tasks })
     }
@@ -380,17 +204,20 @@ fn sources() -> Sources {
 #[tokio::test]
 async fn a_driver_makes_itself_known_and_goes() {
     let Some(bench) = Bench::new("CSIPlugin").await else { return };
-    let told = bench.driver.0.told.lock().clone().unwrap();
+    let told = bench.driver.told().await;
     assert!(told.plugin_registered, "{}", told.error);
     let node = bench.api.get(NODE);
     let annotations = &node["metadata"]["annotations"];
-    assert_eq!(annotations["csi.volume.kubernetes.io/nodeid"], "{\"csi.example.com\":\"id-of-n\"}");
+    assert_eq!(
+        annotations["csi.volume.kubernetes.io/nodeid"],
+        "{\"csi.example.com\":\"id-of-node\"}"
+    );
     assert_eq!(node["metadata"]["labels"]["topology.example.com/rack"], "r1");
     let known = bench.api.get(CSI_NODE);
     assert_eq!(known["metadata"]["ownerReferences"][0]["uid"], "of-n");
     assert_eq!(
         known["spec"]["drivers"],
-        json!([{"name": "csi.example.com", "nodeID": "id-of-n",
+        json!([{"name": "csi.example.com", "nodeID": "id-of-node",
             "topologyKeys": ["topology.example.com/rack"], "allocatable": {"count": 5}}])
     );
     let gone = async {
@@ -414,7 +241,7 @@ async fn a_driver_makes_itself_known_and_goes() {
 #[tokio::test]
 async fn other_plugins_are_told_why_not() {
     let Some(bench) = Bench::new("DRAPlugin").await else { return };
-    let told = bench.driver.0.told.lock().clone().unwrap();
+    let told = bench.driver.told().await;
     let why = "plugins of type \"DRAPlugin\" are not supported by this node";
     assert_eq!((told.plugin_registered, told.error.as_str()), (false, why));
     assert!(bench.api.get(CSI_NODE).is_null());
@@ -428,7 +255,7 @@ async fn volumes_are_staged_once_and_published_to_each_pod() {
         bench.disk.mount(&claimed(uid), &facts, &sources()).await.unwrap();
     }
     assert_eq!(bench.driver.calls(), ["stage h1", "publish h1", "stage h1", "publish h1"]);
-    assert_eq!(bench.driver.0.context.lock()["csi.storage.k8s.io/pod.uid"], "b");
+    assert_eq!(bench.driver.last().published.volume_context["csi.storage.k8s.io/pod.uid"], "b");
     let target = |uid: &str| {
         bench.config.root.join(format!("pods/{uid}/volumes/kubernetes.io~csi/pv/mount"))
     };
@@ -480,7 +307,7 @@ async fn a_volume_grows_under_its_pod() {
 #[tokio::test]
 async fn whatever_was_begun_is_undone_after_a_restart() {
     let Some(bench) = Bench::new("CSIPlugin").await else { return };
-    *bench.driver.0.fails.lock() = true;
+    bench.driver.fail();
     let error = bench.disk.mount(&claimed("a"), &Facts::default(), &sources()).await.unwrap_err();
     let why = "MountVolume.SetUp failed for volume \"pv\" : rpc error: code = Unavailable desc = \
                the disk is away";
@@ -512,7 +339,10 @@ async fn a_volume_of_the_pods_own_is_only_published() {
     let sources = Sources { inline: [("v".to_string(), Ok(wanted))].into(), ..Sources::default() };
     bench.disk.mount(&pod, &Facts::default(), &sources).await.unwrap();
     assert_eq!(bench.driver.calls(), [format!("publish {handle}")]);
-    assert_eq!(bench.driver.0.context.lock()["csi.storage.k8s.io/ephemeral"], "true");
+    assert_eq!(
+        bench.driver.last().published.volume_context["csi.storage.k8s.io/ephemeral"],
+        "true"
+    );
     bench.end("a").await;
     assert_eq!(bench.driver.calls(), [format!("unpublish {handle}")]);
     assert!(bench.is_clean());

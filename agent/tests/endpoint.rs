@@ -206,6 +206,7 @@ async fn start(
         services: informers.of(),
         config: NodeConfig { root: dir.to_path_buf(), ..NodeConfig::default() },
         dns: Default::default(),
+        pod_range: Default::default(),
         host: Default::default(),
         allocatable: Default::default(),
         metrics: Default::default(),

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: the built programs as a user would run them. Only tests use
 //! it; it reaches Coracle through its command lines and its API, never around them.
 
+pub mod alone;
 pub mod chaos;
 pub mod cluster;
 pub mod fuzz;

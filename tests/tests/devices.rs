@@ -3,9 +3,9 @@
 //! guaranteed whole CPUs runs on them alone.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use agent::cpu_manager::{CpuSet, SYS, Topology};
 use agent::plugins::channel;
@@ -16,10 +16,9 @@ use proto::pod_resources::{
     ListPodResourcesRequest,
 };
 use serde_json::{Value, json};
-use tests::program::{built, run};
-use tests::server::Server;
-use tests::wait::{patiently, until};
-use tests::{image, machine, needs};
+use tests::alone::{Alone, Daemon};
+use tests::wait::until;
+use tests::{machine, needs};
 
 #[allow(dead_code)]
 #[path = "../../agent/tests/devices/plugin.rs"]
@@ -34,108 +33,29 @@ use plugin::Plugin;
 const RESOURCE: &str = "example.com/thing";
 const UNEXPECTED: &str = "UnexpectedAdmissionError";
 
-/// Ends with the test; the runtime with its containers.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A node of the test's own, without a pod network.
 struct Node {
-    server: Server,
-    folder: PathBuf,
-    /// The group below which its pods are.
-    cgroup: String,
+    alone: Alone,
     tokio: tokio::runtime::Runtime,
-    _runtime: Daemon,
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        let groups = groups(&self.cgroup);
-        // After a failed assertion: ends what the test has made, and nothing else.
-        for group in &groups {
-            let _ = std::fs::write(group.join("cgroup.kill"), "1");
-        }
-        let gone = || groups.iter().filter(|group| !remove(group)).count() == 0;
-        if !patiently(10, gone) && !std::thread::panicking() {
-            panic!("groups of {} are left", self.cgroup);
-        }
+impl Deref for Node {
+    type Target = Alone;
+
+    fn deref(&self) -> &Alone {
+        &self.alone
     }
-}
-
-/// The group's directories in all hierarchies.
-fn groups(cgroup: &str) -> Vec<PathBuf> {
-    let below = cgroup.trim_start_matches('/');
-    let mounts = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|it| it.path());
-    let folders = mounts.chain([PathBuf::from("/sys/fs/cgroup")]).map(|it| it.join(below));
-    folders.filter(|folder| folder.exists()).collect()
-}
-
-/// Removes a group with those below it, unless somebody is in it.
-fn remove(group: &Path) -> bool {
-    for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            remove(&entry.path());
-        }
-    }
-    std::fs::remove_dir(group).is_ok() || !group.exists()
-}
-
-fn daemon(folder: &Path, name: &str) -> Command {
-    let log = folder.join(format!("{name}.log"));
-    let log = std::fs::File::options().create(true).append(true).open(log).expect("a log file");
-    let mut command = Command::new(built("ctl"));
-    command.arg(name).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command
-}
-
-fn socket(folder: &Path) -> String {
-    format!("unix://{}", folder.join("runtime.sock").display())
 }
 
 impl Node {
     fn start(folder: &Path) -> Node {
-        let server = Server::start(&["--disable-admission-plugins=ServiceAccount"]);
-        let busybox = machine::find("busybox").expect("it is there");
-        let archive = image::shell(folder, &busybox, &[]);
-        let mut load = Command::new(built("ctl"));
-        load.env("CORACLE_STATE_DIR", folder.join("state"));
-        run(load.args(["image", "load"]).arg(&archive)).ok();
-        let mut runtime = daemon(folder, "runtime");
-        runtime.arg("--root").arg(folder.join("runtime"));
-        runtime.arg("--listen").arg(socket(folder));
-        runtime.arg("--image-root").arg(folder.join("state/images"));
-        let cgroup = format!("/coracle-e2e-devices-{}", server.port);
-        runtime.args(["--cgroup-parent", &cgroup]);
-        let runtime = Daemon(runtime.spawn().expect("ctl starts"));
-        let tokio = tokio::runtime::Runtime::new().expect("threads");
-        Node { server, folder: folder.into(), cgroup, tokio, _runtime: runtime }
+        let alone = Alone::start(folder, &["--disable-admission-plugins=ServiceAccount"]);
+        Node { alone, tokio: tokio::runtime::Runtime::new().expect("threads") }
     }
 
     fn agent(&self, arguments: &[&str]) -> Daemon {
-        let folder = &self.folder;
-        let mut agent = daemon(folder, "agent");
-        agent.args(["--node-name", "alone", "--node-ip", "127.0.0.1"]);
-        agent.args(["--bind-address", "127.0.0.1", "--port", "0"]);
-        agent.arg("--kubeconfig").arg(self.server.kubeconfig());
-        agent.arg("--runtime-endpoint").arg(socket(folder));
-        agent.arg("--root-dir").arg(folder.join("kubelet"));
-        agent.arg("--pod-logs-dir").arg(folder.join("logs"));
-        // Whatever else fills the machine's disk.
-        agent.args(["--eviction-hard=memory.available<1Mi", "--image-gc-high-threshold=100"]);
-        agent.args(["--cgroup-root", &self.cgroup]).args(arguments);
-        Daemon(agent.spawn().expect("ctl starts"))
-    }
-
-    fn get(&self, arguments: &[&str]) -> Option<Value> {
-        let said = self.server.ctl(&[&["get"], arguments, &["-o", "json"]].concat());
-        (said.code == 0).then(|| serde_json::from_str(&said.out).expect("ctl prints JSON"))
+        let flags = [&["--eviction-hard=memory.available<1Mi"], arguments].concat();
+        self.alone.agent(&self.server.kubeconfig(), &flags)
     }
 
     #[track_caller]
@@ -488,7 +408,7 @@ fn guaranteed_cpus_are_ones_own() {
     let mut other = node.agent(&["--cpu-manager-policy=none"]);
     let ended = until("an agent of another policy to end", 60, || other.0.try_wait().unwrap());
     assert!(!ended.success());
-    let log = std::fs::read_to_string(folder.path().join("agent.log")).unwrap();
+    let log = node.log();
     let why = "configured policy \"none\" differs from state checkpoint policy \"static\"";
     assert!(log.contains(why) || log.contains(&why.replace('"', "\\\"")), "{log}");
     let _agent = node.agent(&fixed);

@@ -1,17 +1,15 @@
 //! What a node does about itself, with real containers: it joins with a bootstrap token and has its
-//! certificates signed, ends pods that write more than they may, and, when it is short of memory,
+//! certificates signed, waits for its pods' range, ends pods that write more than they may, and, when it is short of memory,
 //! ends one pod after the other but none that is critical.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::ops::Deref;
 
 use client::Patch;
 use proto::view::certificate_signing_request::CertificateSigningRequest;
 use serde_json::{Value, json};
-use tests::program::{built, run};
-use tests::server::Server;
+use tests::alone::{Alone, Daemon};
+use tests::needs;
 use tests::wait::until;
-use tests::{image, machine, needs};
 
 /// The token of a node that is not known yet, and who may do what with it (Kubernetes: TLS
 /// bootstrapping).
@@ -99,6 +97,16 @@ spec:
   - {name: c, image: "test/shell:1", command: [sleep, "1000"]}
 "#;
 
+const UNCONNECTED: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: unconnected}
+spec:
+  nodeName: alone
+  containers:
+  - {name: c, image: "test/shell:1", command: [sleep, "1000"]}
+"#;
+
 const LATE: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -110,61 +118,26 @@ spec:
   - {name: c, image: "test/shell:1", command: [sleep, "1000"]}
 "#;
 
-/// Ends with the test; the runtime with its containers.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A node of the test's own, without a pod network.
-struct Node {
-    server: Server,
-    folder: PathBuf,
-    _runtime: Daemon,
+struct Node(Alone);
+
+impl Deref for Node {
+    type Target = Alone;
+
+    fn deref(&self) -> &Alone {
+        &self.0
+    }
 }
 
 impl Node {
-    fn start(folder: &Path) -> Node {
-        let server = Server::start(&["--disable-admission-plugins=ServiceAccount"]);
-        let busybox = machine::find("busybox").expect("it is there");
-        let archive = image::shell(folder, &busybox, &[]);
-        let mut load = Command::new(built("ctl"));
-        load.env("CORACLE_STATE_DIR", folder.join("state"));
-        run(load.args(["image", "load"]).arg(&archive)).ok();
-        let mut runtime = daemon(folder, "runtime");
-        runtime.arg("--root").arg(folder.join("runtime"));
-        runtime.arg("--listen").arg(socket(folder));
-        runtime.arg("--image-root").arg(folder.join("state/images"));
-        runtime.args(["--cgroup-parent", "/coracle-e2e-pressure"]);
-        let runtime = Daemon(runtime.spawn().expect("ctl starts"));
-        Node { server, folder: folder.into(), _runtime: runtime }
-    }
-
     /// The node's agent, which knows nothing but a token at first.
     fn agent(&self, hard: &str) -> Daemon {
-        let folder = &self.folder;
-        let mut agent = daemon(folder, "agent");
-        agent.args(["--node-name", "alone", "--node-ip", "127.0.0.1"]);
-        agent.args(["--bind-address", "127.0.0.1", "--port", "0"]);
-        agent.arg("--kubeconfig").arg(folder.join("kubeconfig"));
-        agent.arg("--bootstrap-kubeconfig").arg(folder.join("bootstrap"));
-        agent.arg("--cert-dir").arg(folder.join("pki"));
-        agent.args(["--rotate-certificates", "--rotate-server-certificates"]);
-        agent.arg("--runtime-endpoint").arg(socket(folder));
-        agent.arg("--root-dir").arg(folder.join("kubelet"));
-        agent.arg("--pod-logs-dir").arg(folder.join("logs"));
-        agent.args(["--cgroup-root", "/coracle-e2e-pressure", "--eviction-hard", hard]);
-        Daemon(agent.spawn().expect("ctl starts"))
-    }
-
-    fn get(&self, arguments: &[&str]) -> Option<Value> {
-        let said = self.server.ctl(&[&["get"], arguments, &["-o", "json"]].concat());
-        (said.code == 0).then(|| serde_json::from_str(&said.out).expect("ctl prints JSON"))
+        let within = |name: &str| self.folder.join(name).display().to_string();
+        let (bootstrap, pki) = (within("bootstrap"), within("pki"));
+        let flags = ["--bootstrap-kubeconfig", &bootstrap, "--cert-dir", &pki];
+        let rotate = ["--rotate-certificates", "--rotate-server-certificates"];
+        let flags = [&flags[..], &rotate, &["--eviction-hard", hard]].concat();
+        self.0.agent(&self.folder.join("kubeconfig"), &flags)
     }
 
     fn pod(&self, name: &str, phase: &str) -> Value {
@@ -204,18 +177,6 @@ impl Node {
     }
 }
 
-fn daemon(folder: &Path, name: &str) -> Command {
-    let log = folder.join(format!("{name}.log"));
-    let log = std::fs::File::options().create(true).append(true).open(log).expect("a log file");
-    let mut command = Command::new(built("ctl"));
-    command.arg(name).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command
-}
-
-fn socket(folder: &Path) -> String {
-    format!("unix://{}", folder.join("runtime.sock").display())
-}
-
 fn condition(object: &Value, kind: &str) -> Value {
     let mut all = object["status"]["conditions"].as_array().into_iter().flatten();
     all.find(|condition| condition["type"] == kind).cloned().unwrap_or_default()
@@ -226,11 +187,13 @@ fn a_node_joins_and_looks_after_itself() {
     needs!(root);
     needs!("busybox");
     let folder = tempfile::tempdir().unwrap();
-    let node = Node::start(folder.path());
+    let node = Alone::start(folder.path(), &["--disable-admission-plugins=ServiceAccount"]);
+    let node = Node(node);
     node.server.ctl_with(&["apply", "-f", "-"], BOOTSTRAP).ok();
     node.hand_over_a_token();
     let agent = node.agent("memory.available<1Mi");
     joins(&node);
+    waits_for_a_pod_network(&node);
     node.server.ctl_with(&["apply", "-f", "-"], WRITERS).ok();
     who_writes_too_much_has_to_go(&node);
     drop(agent);
@@ -256,6 +219,27 @@ fn joins(node: &Node) {
     let name = request["metadata"]["name"].as_str().unwrap();
     node.approve(name);
     until("a serving certificate", 60, || serving.exists().then_some(()));
+}
+
+/// Nobody gives the node a range.
+fn waits_for_a_pod_network(node: &Node) {
+    let why = "container runtime network not ready: NetworkReady=false \
+               reason:NetworkPluginNotReady message:the pod network is not configured: no pod CIDR \
+               was given yet";
+    until("the node to say why it is not ready", 60, || {
+        let ready = condition(&node.get(&["node", "alone"])?, "Ready");
+        let said = ["status", "reason", "message"].map(|field| ready[field].as_str());
+        (said == [Some("False"), Some("KubeletNotReady"), Some(why)]).then_some(())
+    });
+    node.server.ctl_with(&["apply", "-f", "-"], UNCONNECTED).ok();
+    until("the pod's event", 60, || {
+        let events = node.get(&["events"])?;
+        let mut events = events["items"].as_array()?.iter();
+        let event = events.find(|event| event["reason"] == "NetworkNotReady")?;
+        assert_eq!(event["message"], format!("network is not ready: {why}"));
+        Some(())
+    });
+    node.server.ctl(&["delete", "pod", "unconnected", "--wait=true"]).ok();
 }
 
 fn who_writes_too_much_has_to_go(node: &Node) {

@@ -396,8 +396,8 @@ async fn static_pods_have_mirrors() {
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, labels: {{app: web}}}}\n\
              spec: {{containers: [{{name: c, image: \"{image}\"}}]}}\n"
         );
-        manifest::read(text.as_bytes(), Path::new("/m/web.yaml"), NODE, cluster.clock.now())
-            .unwrap()
+        let file = manifest::Origin::File(Path::new("/m/web.yaml"));
+        manifest::read(text.as_bytes(), file, NODE, cluster.clock.now()).unwrap()
     };
     let name = format!("web-{NODE}");
     let first = manifest("i:1");

@@ -1,5 +1,6 @@
 //! The agent as a program of its own, without containers: `ctl agent --runtime simulated`.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
@@ -47,6 +48,17 @@ impl Drop for Agent {
     }
 }
 
+fn agent(server: &Server, folder: &Path, flags: &[&str]) -> Agent {
+    let log = std::fs::File::create(folder.join("agent.log")).unwrap();
+    let mut agent = Command::new(built("ctl"));
+    agent.args(["agent", "--runtime", "simulated", "--node-name", "alone"]);
+    agent.args(["--node-ip", "127.0.0.1", "--bind-address", "127.0.0.1", "--port", "0"]);
+    agent.arg("--kubeconfig").arg(server.kubeconfig());
+    agent.arg("--root-dir").arg(folder.join("root"));
+    agent.arg("--pod-logs-dir").arg(folder.join("logs")).args(flags);
+    Agent(agent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+}
+
 fn pod(server: &Server, name: &str) -> Option<Value> {
     let said = server.ctl(&["get", "pod", name, "-o", "json"]);
     (said.code == 0).then(|| serde_json::from_str(&said.out).expect("ctl prints JSON"))
@@ -59,18 +71,10 @@ fn an_agent_runs_pods_without_containers() {
     let manifests = folder.path().join("manifests");
     std::fs::create_dir(&manifests).unwrap();
     std::fs::write(manifests.join("own.yaml"), STATIC).unwrap();
-    let log = std::fs::File::create(folder.path().join("agent.log")).unwrap();
     // Nobody is there whom it could ask.
     server.kill();
-    let mut agent = Command::new(built("ctl"));
-    agent.args(["agent", "--runtime", "simulated", "--node-name", "alone"]);
-    agent.args(["--node-ip", "127.0.0.1", "--bind-address", "127.0.0.1", "--port", "0"]);
-    agent.arg("--kubeconfig").arg(server.kubeconfig());
-    agent.arg("--root-dir").arg(folder.path().join("root"));
-    agent.arg("--pod-logs-dir").arg(folder.path().join("logs"));
-    agent.arg("--pod-manifest-path").arg(&manifests);
-    agent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    let _agent = Agent(agent.spawn().unwrap());
+    let manifests = manifests.display().to_string();
+    let _agent = agent(&server, folder.path(), &["--pod-manifest-path", &manifests]);
     server.restart();
     server.ctl_with(&["apply", "-f", "-"], PODS).ok();
     let ended = until("a pod to end", 60, || {
@@ -85,4 +89,33 @@ fn an_agent_runs_pods_without_containers() {
     }
     server.ctl(&["delete", "pod", "stays"]).ok();
     assert!(pod(&server, "stays").is_none());
+}
+
+/// It says nothing of a range itself.
+#[test]
+fn a_node_is_given_the_range_of_its_pods() {
+    let server = Server::start(&[
+        "--disable-admission-plugins=ServiceAccount",
+        "--allocate-node-cidrs",
+        "--cluster-cidr=10.77.0.0/16",
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    let _agent = agent(&server, folder.path(), &[]);
+    // A pod that comes before the range gets what address there is.
+    let mut number = 0;
+    until("a pod with an address of the range", 60, || {
+        let said = server.ctl(&["get", "node", "alone", "-o", "jsonpath={.spec.podCIDR}"]);
+        (said.out == "10.77.0.0/24").then_some(())?;
+        number += 1;
+        let name = format!("late{number}");
+        let manifest = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{nodeName: alone, \
+             containers: [{{name: c, image: \"i:1\"}}]}}}}"
+        );
+        server.ctl_with(&["apply", "-f", "-"], &manifest).ok();
+        let address = until("its address", 60, || {
+            pod(&server, &name)?["status"]["podIP"].as_str().map(String::from)
+        });
+        address.starts_with("10.77.0.").then_some(())
+    });
 }

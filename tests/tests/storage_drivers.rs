@@ -5,169 +5,21 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use client::Client;
 use client::kubeconfig::Kubeconfig;
-use parking_lot::Mutex;
-use proto::csi::node_server::{Node, NodeServer};
-use proto::csi::node_service_capability::{Rpc, Type, rpc};
-use proto::csi::*;
-use proto::registration::registration_server::{Registration, RegistrationServer};
-use proto::registration::*;
 use serde_json::{Value, json};
 use tests::cluster::Cluster;
 use tests::needs;
 use tests::wait::until;
-use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::{Response, Status};
 
-type Said<T> = Result<Response<T>, Status>;
+#[allow(dead_code)]
+#[path = "../../agent/tests/csi/driver.rs"]
+mod driver;
 
-const DRIVER: &str = "csi.example.com";
-
-/// Its volumes are folders with one file, made where they are to be.
-#[derive(Clone, Default)]
-struct Driver(Arc<State>);
-
-#[derive(Default)]
-struct State {
-    endpoint: String,
-    calls: Mutex<Vec<&'static str>>,
-    staged: Mutex<NodeStageVolumeRequest>,
-    published: Mutex<NodePublishVolumeRequest>,
-    expanded: Mutex<NodeExpandVolumeRequest>,
-}
-
-impl Driver {
-    /// Serves for as long as the runtime lives, and makes itself known to the node.
-    fn start(runtime: &tokio::runtime::Runtime, folder: &Path, kubelet: &Path) -> Driver {
-        let own = folder.join("csi.sock");
-        let endpoint = own.display().to_string();
-        let driver = Driver(Arc::new(State { endpoint, ..State::default() }));
-        let _inside = runtime.enter();
-        let serve = |path: &Path, router: tonic::transport::server::Router| {
-            let listener = UnixListenerStream::new(UnixListener::bind(path).unwrap());
-            runtime.spawn(async move { router.serve_with_incoming(listener).await.unwrap() });
-        };
-        let mut server = tonic::transport::Server::builder();
-        serve(&own, server.add_service(NodeServer::new(driver.clone())));
-        let registry = kubelet.join("plugins_registry");
-        until("the folder of plugins", 60, || registry.exists().then_some(()));
-        let known = server.add_service(RegistrationServer::new(driver.clone()));
-        serve(&registry.join("csi-reg.sock"), known);
-        driver
-    }
-
-    fn note(&self, call: &'static str) {
-        self.0.calls.lock().push(call);
-    }
-
-    fn calls(&self) -> Vec<&'static str> {
-        std::mem::take(&mut *self.0.calls.lock())
-    }
-}
-
-#[tonic::async_trait]
-impl Node for Driver {
-    async fn node_stage_volume(
-        &self,
-        request: tonic::Request<NodeStageVolumeRequest>,
-    ) -> Said<NodeStageVolumeResponse> {
-        self.note("stage");
-        *self.0.staged.lock() = request.into_inner();
-        Ok(Response::new(NodeStageVolumeResponse {}))
-    }
-
-    async fn node_unstage_volume(
-        &self,
-        _: tonic::Request<NodeUnstageVolumeRequest>,
-    ) -> Said<NodeUnstageVolumeResponse> {
-        self.note("unstage");
-        Ok(Response::new(NodeUnstageVolumeResponse {}))
-    }
-
-    async fn node_publish_volume(
-        &self,
-        request: tonic::Request<NodePublishVolumeRequest>,
-    ) -> Said<NodePublishVolumeResponse> {
-        self.note("publish");
-        let request = request.into_inner();
-        let target = PathBuf::from(&request.target_path);
-        fs::create_dir_all(&target)?;
-        fs::write(target.join("of"), &request.volume_id)?;
-        *self.0.published.lock() = request;
-        Ok(Response::new(NodePublishVolumeResponse {}))
-    }
-
-    async fn node_unpublish_volume(
-        &self,
-        request: tonic::Request<NodeUnpublishVolumeRequest>,
-    ) -> Said<NodeUnpublishVolumeResponse> {
-        self.note("unpublish");
-        match fs::remove_dir_all(request.into_inner().target_path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(Response::new(NodeUnpublishVolumeResponse {})),
-        }
-    }
-
-    async fn node_get_volume_stats(
-        &self,
-        _: tonic::Request<NodeGetVolumeStatsRequest>,
-    ) -> Said<NodeGetVolumeStatsResponse> {
-        Err(Status::unimplemented("no statistics"))
-    }
-
-    async fn node_expand_volume(
-        &self,
-        request: tonic::Request<NodeExpandVolumeRequest>,
-    ) -> Said<NodeExpandVolumeResponse> {
-        self.note("expand");
-        *self.0.expanded.lock() = request.into_inner();
-        Ok(Response::new(NodeExpandVolumeResponse::default()))
-    }
-
-    async fn node_get_capabilities(
-        &self,
-        _: tonic::Request<NodeGetCapabilitiesRequest>,
-    ) -> Said<NodeGetCapabilitiesResponse> {
-        let can = |what: rpc::Type| NodeServiceCapability {
-            r#type: Some(Type::Rpc(Rpc { r#type: what as i32 })),
-        };
-        let capabilities = vec![can(rpc::Type::StageUnstageVolume), can(rpc::Type::ExpandVolume)];
-        Ok(Response::new(NodeGetCapabilitiesResponse { capabilities }))
-    }
-
-    async fn node_get_info(
-        &self,
-        _: tonic::Request<NodeGetInfoRequest>,
-    ) -> Said<NodeGetInfoResponse> {
-        let node_id = "id-of-node".into();
-        Ok(Response::new(NodeGetInfoResponse { node_id, ..Default::default() }))
-    }
-}
-
-#[tonic::async_trait]
-impl Registration for Driver {
-    async fn get_info(&self, _: tonic::Request<InfoRequest>) -> Said<PluginInfo> {
-        Ok(Response::new(PluginInfo {
-            r#type: "CSIPlugin".into(),
-            name: DRIVER.into(),
-            endpoint: self.0.endpoint.clone(),
-            supported_versions: vec!["1.0.0".into()],
-        }))
-    }
-
-    async fn notify_registration_status(
-        &self,
-        _: tonic::Request<RegistrationStatus>,
-    ) -> Said<RegistrationStatusResponse> {
-        Ok(Response::new(RegistrationStatusResponse {}))
-    }
-}
+use driver::{Driver, NAME as DRIVER, Serving, Volumes};
 
 fn objects() -> String {
     let secret = |name: &str| {
@@ -207,6 +59,7 @@ struct Test {
     runtime: tokio::runtime::Runtime,
     api: Client,
     driver: Driver,
+    _serving: Serving,
 }
 
 impl Test {
@@ -230,10 +83,15 @@ fn a_driver_is_told_what_the_api_knows() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let kubelet = until("the agent's folder", 60, || folder_named("kubelet", &cluster.dir()));
-    let driver = Driver::start(&runtime, folder.path(), &kubelet);
+    let registry = kubelet.join("plugins_registry");
+    until("the folder of plugins", 60, || registry.exists().then_some(()));
+    let (driver, _serving) = runtime.block_on(async {
+        let socket = registry.join("csi-reg.sock");
+        Driver::start("CSIPlugin", Volumes::Folders, folder.path(), &socket)
+    });
     let config = Kubeconfig::read(&cluster.kubeconfig()).unwrap().config(None).unwrap();
     let api = Client::connect(&config).unwrap();
-    let test = Test { cluster, runtime, api, driver };
+    let test = Test { cluster, runtime, api, driver, _serving };
     until("the driver on its node", 60, || {
         let nodes = test.cluster.get(&["csinodes"]);
         (nodes["items"][0]["spec"]["drivers"][0]["name"] == DRIVER).then_some(())
@@ -244,8 +102,7 @@ fn a_driver_is_told_what_the_api_knows() {
     grows_in_use(&test);
     test.cluster.ctl(&["delete", "pod", "user"]).ok();
     until("the end of the volume on the node", 60, || {
-        let calls = test.driver.0.calls.lock();
-        (calls.as_slice() == ["unpublish", "unstage"]).then_some(())
+        (test.driver.calls_so_far() == ["unpublish h1", "unstage h1"]).then_some(())
     });
     let left = kubelet.join("pods").join(pod["metadata"]["uid"].as_str().unwrap());
     until("the end of the pod's folder", 60, || (!left.exists()).then_some(()));
@@ -272,17 +129,17 @@ fn waits_for_its_attacher(test: &Test) {
 fn is_told_everything(test: &Test) -> Value {
     test.cluster.ctl(&["wait", "pod/user", "--for=condition=Ready", "--timeout=60s"]).ok();
     let pod = test.cluster.get(&["pod", "user"]);
-    assert_eq!(test.driver.calls(), ["stage", "publish"]);
+    assert_eq!(test.driver.calls(), ["stage h1", "publish h1"]);
     let pairs = |pairs: &[(&str, &str)]| {
         pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
     };
     let secret = |name: &str| -> HashMap<String, String> { pairs(&[("key", name)]) };
-    let staged = test.driver.0.staged.lock().clone();
+    let staged = test.driver.last().staged;
     assert_eq!((staged.volume_id.as_str(), &staged.secrets), ("h1", &secret("stage")));
     assert_eq!(staged.publish_context, pairs(&[("lun", "7")]));
     assert_eq!(staged.volume_context, pairs(&[("tier", "gold")]));
 
-    let published = test.driver.0.published.lock().clone();
+    let published = test.driver.last().published;
     assert_eq!((published.volume_id.as_str(), &published.secrets), ("h1", &secret("publish")));
     assert_eq!(published.publish_context, pairs(&[("lun", "7")]));
     let mut context = published.volume_context;
@@ -327,11 +184,11 @@ fn grows_in_use(test: &Test) {
     let claim = test.cluster.get(&["pvc", "data"]);
     let conditions = claim["status"]["conditions"].as_array();
     assert!(conditions.is_none_or(Vec::is_empty), "{claim}");
-    assert_eq!(test.driver.calls(), ["expand"]);
-    let expanded = test.driver.0.expanded.lock().clone();
+    assert_eq!(test.driver.calls(), ["expand to 2147483648 h1"]);
+    let expanded = test.driver.last().expanded;
     assert_eq!(expanded.capacity_range.unwrap().required_bytes, 2 << 30);
     assert_eq!(expanded.secrets["key"], "expand");
-    assert_eq!(expanded.volume_path, test.driver.0.published.lock().target_path);
+    assert_eq!(expanded.volume_path, test.driver.last().published.target_path);
     until("the event", 60, || {
         let events = test.cluster.get(&["events"]);
         let mut events = events["items"].as_array()?.iter();

@@ -32,8 +32,9 @@ type Runtime = RuntimeServiceClient<Channel>;
 
 /// Pods that come at once.
 const AT_ONCE: usize = 8;
-/// What a container writes to its log.
-const LOGGED: u64 = 1 << 30;
+/// What a container writes to its log, and how much of it at a time.
+const LOGGED: u64 = 10 * LINES;
+const LINES: u64 = 100_000_000;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -52,8 +53,9 @@ async fn main() {
     };
     lab.runtime.update_runtime_config(request).await.expect("a pod network");
     println!("{:<62} {:>12} {:>10} {:>7}", "what", "measured", "bar", "ratio");
-    one_by_one(&mut lab, &clock, rounds).await;
-    at_once(&lab, &clock, rounds / 5).await;
+    let bundle = bundle(lab.folder.path());
+    one_by_one(&mut lab, &clock, &bundle, rounds).await;
+    at_once(&lab, &clock, &bundle, rounds / 5).await;
     exec(&mut lab, &clock, rounds).await;
     log(&mut lab, &clock).await;
     many::measure(&mut lab, &clock).await;
@@ -67,16 +69,15 @@ fn row(what: &str, measured: f64, bar: f64, unit: &str) {
 }
 
 /// Pods in series, and what others take for one.
-async fn one_by_one(lab: &mut Lab, clock: &Clock, rounds: usize) {
+async fn one_by_one(lab: &mut Lab, clock: &Clock, bundle: &Path, rounds: usize) {
     let mut times: [Vec<Duration>; 4] = Default::default();
-    let bundle = bundle(lab.folder.path());
     let mut holder = without_unified();
     for round in 0..rounds + 3 {
         let config = sandbox(lab, &format!("host-{round}"), NamespaceMode::Node);
         let host = pod(&mut lab.runtime, clock, config).await;
         let config = sandbox(lab, &format!("network-{round}"), NamespaceMode::Pod);
         let network = pod(&mut lab.runtime, clock, config).await;
-        let reference = crun(clock, &bundle, &format!("{}-{round}", lab.cgroup), holder.id());
+        let reference = crun(clock, bundle, &format!("{}-{round}", lab.cgroup), holder.id());
         // Everything is used before it is measured.
         if round >= 3 {
             let measured = [host.started, network.started, network.ended, reference];
@@ -115,6 +116,10 @@ async fn pod(runtime: &mut Runtime, clock: &Clock, config: cri::PodSandboxConfig
 /// A sandbox on the host's network or one of its own.
 fn sandbox(lab: &Lab, name: &str, network: NamespaceMode) -> cri::PodSandboxConfig {
     let mut config = lab.sandbox_config(name);
+    if network == NamespaceMode::Node {
+        // That is the node's.
+        config.hostname.clear();
+    }
     let context = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
     context.and_then(|context| context.namespace_options.as_mut()).expect("options").network =
         network as i32;
@@ -149,8 +154,7 @@ async fn remove(runtime: &mut Runtime, sandbox: String) {
 }
 
 /// So many pods at once, and so many `crun run`.
-async fn at_once(lab: &Lab, clock: &Clock, rounds: usize) {
-    let bundle = bundle(lab.folder.path());
+async fn at_once(lab: &Lab, clock: &Clock, bundle: &Path, rounds: usize) {
     let mut holder = without_unified();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..rounds + 1 {
@@ -169,7 +173,7 @@ async fn at_once(lab: &Lab, clock: &Clock, rounds: usize) {
         std::thread::scope(|scope| {
             for number in 0..AT_ONCE {
                 let name = format!("{}-at-once-{round}-{number}", lab.cgroup);
-                let (clock, bundle, holder) = (clock, &bundle, holder.id());
+                let (clock, bundle, holder) = (clock, bundle, holder.id());
                 scope.spawn(move || crun(clock, bundle, &name, holder));
             }
         });
@@ -194,18 +198,27 @@ async fn exec(lab: &mut Lab, clock: &Clock, rounds: usize) {
     lab.remove_sandbox(&sandbox).await;
 }
 
-/// Lines of a hundred bytes as fast as they come, until the last is in the log.
+/// Lines of a hundred bytes from a file in memory, as fast as they come, until the last is in the log.
 async fn log(lab: &mut Lab, clock: &Clock) {
     let sandbox = lab.sandbox("log").await;
+    let times = LOGGED / LINES;
+    let cat = format!(
+        "until [ -e /go ]; do sleep 0.01; done; n=0; \
+         while [ $n -lt {times} ]; do cat /lines; n=$((n+1)); done"
+    );
+    let id = lab.run(&sandbox, script("log", &cat)).await;
     let line = "x".repeat(99);
+    lab.output(&id, &format!("yes {line} | head -c {LINES} > /lines")).await;
     let start = clock.instant();
-    let id = lab.run(&sandbox, script("log", &format!("yes {line} | head -c {LOGGED}"))).await;
-    lab.exited(&id).await;
+    lab.output(&id, "touch /go").await;
+    // However long it takes.
+    while lab.status(&id).await.state() != cri::ContainerState::ContainerExited {
+        clock.sleep(Duration::from_millis(10)).await;
+    }
     let rate = LOGGED as f64 / start.elapsed().as_secs_f64() / 1e6;
-    let lines = LOGGED / 100;
     let file = std::fs::File::open(lab.log_folder().join("log.log")).expect("a log");
     let written = std::io::BufRead::split(std::io::BufReader::new(file), b'\n').count() as u64;
-    assert!(written >= lines, "{written} of {lines} lines are in the log");
+    assert_eq!(written, LOGGED / 100, "lines in the log");
     row("lines of a container in its log, a second", rate, 500.0, "MB");
     lab.remove_sandbox(&sandbox).await;
 }

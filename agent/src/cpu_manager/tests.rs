@@ -4,12 +4,16 @@ use super::*;
 
 /// One socket of four cores with two threads each: 0 and 4 are one core.
 fn machine() -> Topology {
-    let place = |cpu: u32| (cpu, Place { socket: 0, core: cpu % 4 });
+    let place = |cpu: u32| (cpu, Place { core: cpu % 4, ..Place::default() });
     Topology { places: (0..8).map(place).collect() }
 }
 
 fn open(root: &Path) -> Result<CpuManager, StartError> {
-    CpuManager::fixed(root, machine(), Ok("0".parse().unwrap()))
+    open_with(root, Options::default())
+}
+
+fn open_with(root: &Path, options: Options) -> Result<CpuManager, StartError> {
+    CpuManager::fixed(root, machine(), Ok("0".parse().unwrap()), options)
 }
 
 fn asks(name: &str, cpu: &str) -> Value {
@@ -102,7 +106,7 @@ fn what_must_be_reserved() {
         let root = tempfile::tempdir().unwrap();
         let reserved = reserved.map(|set| set.parse().unwrap());
         let reserved = reserved.map_err(|amount| amount.parse().unwrap());
-        let manager = CpuManager::fixed(root.path(), machine(), reserved);
+        let manager = CpuManager::fixed(root.path(), machine(), reserved, Options::default());
         manager.map(|it| it.allocatable().to_string()).map_err(|error| error.to_string())
     };
     assert_eq!(open(Err("1100m")).unwrap(), "1-3,5-7");
@@ -132,15 +136,68 @@ fn a_node_is_not_what_it_was() {
     );
     let mut fewer = machine();
     fewer.places.remove(&7);
-    let said = message(CpuManager::fixed(root.path(), fewer, Ok("0".parse().unwrap())));
+    let said = message(CpuManager::fixed(
+        root.path(),
+        fewer,
+        Ok("0".parse().unwrap()),
+        Options::default(),
+    ));
     let why = "current set of available CPUs \"0-6\" doesn't match with CPUs in state \"0-7\"";
     assert_eq!(said, format!("{why}, {drain}"));
     let taken = pod("u", json!({"containers": [asks("c", "2")]}));
     open(root.path()).unwrap().allocate(&taken).unwrap();
-    let said = message(CpuManager::fixed(root.path(), machine(), Ok("1".parse().unwrap())));
+    let said = message(CpuManager::fixed(
+        root.path(),
+        machine(),
+        Ok("1".parse().unwrap()),
+        Options::default(),
+    ));
     let why = "not all reserved cpus: \"1\" are present in defaultCpuSet: \"0,2-4,6-7\"";
     assert_eq!(said, format!("{why}, {drain}"));
     std::fs::remove_file(&file).unwrap();
     CpuManager::none(root.path()).unwrap();
     CpuManager::none(root.path()).unwrap();
+}
+
+#[test]
+fn whole_cores_or_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let manager =
+        open_with(root.path(), Options { whole_cores: true, ..Options::default() }).unwrap();
+    let refused = |uid: &str, cpus: &str| {
+        let error = manager.allocate(&pod(uid, json!({"containers": [asks("c", cpus)]})));
+        let error = error.unwrap_err();
+        (error.reason(), error.to_string())
+    };
+    let odd = "SMT Alignment Error: requested 3 cpus not multiple cpus per core = 2";
+    assert_eq!(refused("a", "3"), (Some("SMTAlignmentError"), odd.to_string()));
+    let two = pod("b", json!({"containers": [asks("c", "2")]}));
+    manager.allocate(&two).unwrap();
+    assert_eq!(shown(&manager, &two), "c=1,5");
+    // CPU 4 is free, but its core is not.
+    let few = "SMT Alignment Error: not enough free physical CPUs: available physical CPUs = 4, \
+               requested CPUs = 6, CPUs per core = 2";
+    assert_eq!(refused("c", "6"), (Some("SMTAlignmentError"), few.to_string()));
+}
+
+#[test]
+fn what_is_strictly_reserved_is_nobodys() {
+    let root = tempfile::tempdir().unwrap();
+    let strict = Options { strict: true, ..Options::default() };
+    let manager = open_with(root.path(), strict).unwrap();
+    let (own, any) = (
+        pod("a", json!({"containers": [asks("c", "2")]})),
+        pod("b", json!({"containers": [{"name": "c"}]})),
+    );
+    assert_eq!(shown(&manager, &any), "c~1-7");
+    manager.allocate(&own).unwrap();
+    assert_eq!(shown(&open_with(root.path(), strict).unwrap(), &any), "c~2-4,6-7");
+    let error = open(root.path()).err().unwrap().to_string();
+    let said = "not all reserved cpus: \"0\" are present in defaultCpuSet: \"2-4,6-7\"";
+    assert!(error.starts_with(said), "{error}");
+    let other = tempfile::tempdir().unwrap();
+    open(other.path()).unwrap();
+    let error = open_with(other.path(), strict).err().unwrap().to_string();
+    let said = "some of strictly reserved cpus: \"0\" are present in defaultCpuSet: \"0-7\"";
+    assert!(error.starts_with(said), "{error}");
 }

@@ -118,10 +118,8 @@ impl Runtime for Grpc {
             let cri::RuntimeCondition { r#type, reason, message, .. } = bad;
             Some(format!("{what} not ready: {type}=false reason:{reason} message:{message}"))
         };
-        let bad = [
-            said("RuntimeReady", "container runtime"),
-            said("NetworkReady", "container runtime network"),
-        ];
+        let network_not_ready = said("NetworkReady", "container runtime network");
+        let bad = [said("RuntimeReady", "container runtime"), network_not_ready.clone()];
         let bad: Vec<String> = bad.into_iter().flatten().collect();
         let not_ready = match bad.as_slice() {
             [] => None,
@@ -132,6 +130,7 @@ impl Runtime for Grpc {
             name: version.runtime_name,
             version: version.runtime_version,
             not_ready,
+            network_not_ready,
             handlers: answer.runtime_handlers,
             features: answer.features,
         })

@@ -12,7 +12,7 @@ use client::error::chain;
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use tokio::io::unix::AsyncFd;
 
-use super::{Manifest, read};
+use super::{Manifest, Origin, read};
 
 /// Watches one folder or file.
 pub struct Source {
@@ -67,7 +67,7 @@ impl Source {
                     continue;
                 }
             };
-            match read(&text, &file, &self.node, self.clock.now()) {
+            match read(&text, Origin::File(&file), &self.node, self.clock.now()) {
                 // Since when it is seen is no news.
                 Ok(now) => match before.filter(|before| before.uid == now.uid) {
                     Some(before) => drop(all.insert(file, before)),

@@ -274,6 +274,7 @@ mod tests {
                 name: "coracle".into(),
                 version: "1".into(),
                 not_ready: None,
+                network_not_ready: None,
                 handlers: vec![handler],
                 features: Some(features),
             }),

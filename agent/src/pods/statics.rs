@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::Pods;
 use crate::cri::PodId;
+use crate::manifest::sources::Wanted;
 use crate::manifest::{Manifest, by_name};
 use crate::pod::CONFIG_MIRROR;
 use crate::worker::{Latest, Mirror, Worker, delete_mirror};
@@ -19,8 +20,9 @@ type Seen = watch::Sender<Option<Arc<Entry<Pod>>>>;
 
 #[derive(Default)]
 pub(super) struct Statics {
-    /// None until the manifests have been read.
-    wanted: Option<BTreeMap<(String, String), Manifest>>,
+    wanted: BTreeMap<(String, String), Manifest>,
+    /// There are no others.
+    complete: bool,
     /// The uid of the pod that has this name now.
     running: HashMap<Key, String>,
     mirrors: HashMap<Key, Seen>,
@@ -35,14 +37,14 @@ enum Next {
 }
 
 /// What is to be done about one name: by the uid that is wanted under it, the one that runs, and
-/// whether the API has a mirror. `read`: the manifests are known.
-fn next(read: bool, wanted: Option<&str>, running: Option<&str>, mirror: bool) -> Next {
+/// whether the API has a mirror. `complete`: all manifests are known.
+fn next(complete: bool, wanted: Option<&str>, running: Option<&str>, mirror: bool) -> Next {
     match (wanted, running) {
         (Some(wanted), Some(running)) if wanted == running => Next::Nothing,
-        (_, Some(_)) if read => Next::End,
+        (_, Some(_)) if complete || wanted.is_some() => Next::End,
         (Some(_), None) => Next::Begin,
         // Somebody made a mirror of nothing, or its pod is gone.
-        (None, None) if mirror && read => Next::DeleteMirror,
+        (None, None) if mirror && complete => Next::DeleteMirror,
         _ => Next::Nothing,
     }
 }
@@ -50,7 +52,7 @@ fn next(read: bool, wanted: Option<&str>, running: Option<&str>, mirror: bool) -
 impl Statics {
     fn wanted(&self, key: &Key) -> Option<&Manifest> {
         let key = (key.namespace.to_string(), key.name.to_string());
-        self.wanted.as_ref()?.get(&key)
+        self.wanted.get(&key)
     }
 
     /// Of those that run.
@@ -64,14 +66,14 @@ impl Statics {
 }
 
 impl Pods {
-    /// These static pods should run, and no others.
-    pub fn manifests(&self, all: Vec<Manifest>) {
+    /// These static pods should run; no others, once all are known.
+    pub fn manifests(&self, all: Wanted) {
         let keys: Vec<Key> = {
             let mut statics = self.statics.lock();
-            let wanted = by_name(all);
+            let wanted = by_name(all.pods);
             let named = wanted.keys().map(|(namespace, name)| Key::new(namespace, name));
             let mut keys: Vec<Key> = named.collect();
-            statics.wanted = Some(wanted);
+            (statics.wanted, statics.complete) = (wanted, all.complete);
             keys.extend(statics.running.keys().chain(statics.mirrors.keys()).cloned());
             keys.sort();
             keys.dedup();
@@ -101,7 +103,7 @@ impl Pods {
         let mirror = statics.mirror(&key).borrow().clone();
         let wanted = statics.wanted(&key).map(|manifest| manifest.uid.as_str());
         let running = statics.running.get(&key).map(String::as_str);
-        match next(statics.wanted.is_some(), wanted, running, mirror.is_some()) {
+        match next(statics.complete, wanted, running, mirror.is_some()) {
             Next::Nothing => {}
             Next::Begin => {
                 if let Some(manifest) = statics.wanted(&key).cloned() {
@@ -176,11 +178,13 @@ mod tests {
             (true, None, Some("a"), true, Next::End),
             (true, None, None, true, Next::DeleteMirror),
             (true, None, None, false, Next::Nothing),
-            // What the files say is not known yet.
+            // What all of them say is not known yet.
+            (false, Some("b"), Some("a"), true, Next::End),
+            (false, None, Some("a"), true, Next::Nothing),
             (false, None, None, true, Next::Nothing),
         ];
-        for (read, wanted, running, mirror, expected) in table {
-            assert_eq!(next(read, wanted, running, mirror), expected, "{wanted:?} {running:?}");
+        for (complete, wanted, running, mirror, expected) in table {
+            assert_eq!(next(complete, wanted, running, mirror), expected, "{wanted:?} {running:?}");
         }
     }
 }

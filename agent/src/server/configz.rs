@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use crate::Options;
+use crate::cpu_manager;
 
 pub(super) async fn get(State(shared): State<Shared>) -> Response {
     super::json(&*shared.configuration)
@@ -67,7 +68,15 @@ pub fn document(options: &Options) -> Value {
         "containerRuntimeEndpoint": options.runtime_endpoint,
         "podLogsDir": text(&options.pod_logs_dir),
     });
-    if let Some(fields) = configuration.as_object_mut() {
+    let more = json!({
+        "cpuManagerPolicyOptions":
+            cpu_manager::options::shown(&options.cpu_manager_policy_options),
+        "staticPodPath": path(&options.pod_manifest_path),
+        "staticPodURL": options.manifest_url.as_ref().map(|url| url.to_string()),
+        "httpCheckFrequency": format!("{}s", options.http_check_frequency.as_secs_f64()),
+    });
+    if let (Some(fields), Value::Object(more)) = (configuration.as_object_mut(), more) {
+        fields.extend(more);
         let empty = |value: &Value| {
             value.is_null()
                 || value.as_array().is_some_and(|list| list.is_empty())

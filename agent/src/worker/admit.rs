@@ -36,7 +36,10 @@ impl Worker {
         let node = context.own.standing();
         preliminary(pod, &node)?;
         context.devices.allocate(pod).await.map_err(unexpected)?;
-        context.cpus.allocate(pod).map_err(unexpected)?;
+        context.cpus.allocate(pod).map_err(|error| match error.reason() {
+            Some(reason) => Rejection::new(reason, error.to_string()),
+            None => unexpected(error),
+        })?;
         let verdict = context.allocations.admit(pod, &node, &self.ender);
         if verdict.as_ref().is_err_and(Rejection::depends_on_node)
             && let Some(node) = context.own.fresh().await

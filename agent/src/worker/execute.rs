@@ -16,7 +16,7 @@ use super::image::ImageError;
 use super::objects::Watched;
 use super::publish::Publisher;
 use super::{Context, claims, csi, hooks};
-use crate::backoff::{Backoff, CRASH, Limits, PULL, RETRY, VOLUME};
+use crate::backoff::{Backoff, CRASH, Limits, NETWORK, PULL, RETRY, VOLUME};
 use crate::config::{self, NO_QUOTA, Parts};
 use crate::cri::{Error as RuntimeError, PodId};
 use crate::downward::Facts;
@@ -209,12 +209,29 @@ impl Executor<'_> {
         match made {
             Ok(()) => self.memory.setup = None,
             Err(why) => {
-                let message = format!("Failed to create pod sandbox: {why}");
-                self.setup_failed("FailedCreatePodSandBox", message, RETRY);
+                let (reason, message, limits) = match self.no_network(pod).await {
+                    Some(why) => {
+                        ("NetworkNotReady", format!("network is not ready: {why}"), NETWORK)
+                    }
+                    None => {
+                        let message = format!("Failed to create pod sandbox: {why}");
+                        ("FailedCreatePodSandBox", message, RETRY)
+                    }
+                };
+                self.setup_failed(reason, message, limits);
                 return false;
             }
         }
         true
+    }
+
+    /// Why the runtime cannot connect the pod, where it says so. It is asked after a failure only: that
+    /// it can is the rule, and pods are to start fast.
+    async fn no_network(&self, pod: &Pod) -> Option<String> {
+        if pod.spec.host_network {
+            return None;
+        }
+        self.context.runtime.info().await.ok()?.network_not_ready
     }
 
     /// What the pod's sandbox is made from, with ids of its own if it wants them.
@@ -223,7 +240,7 @@ impl Executor<'_> {
         pod: &Pod,
         attempt: u32,
     ) -> Result<cri::PodSandboxConfig, userns::Error> {
-        let dns = resolv::dns(pod, &self.context.dns);
+        let dns = resolv::dns(pod, &self.context.dns());
         let node = &self.context.config;
         let users = node.users.of(pod, &node.pod_dir(&pod.metadata.uid))?;
         let mut config = config::sandbox(pod, attempt, node, dns);

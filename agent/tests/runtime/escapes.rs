@@ -81,6 +81,43 @@ async fn the_nodes_controls_are_out_of_reach() {
     lab.finish().await;
 }
 
+/// On the node's network, where names of sockets are the node's, too.
+#[tokio::test]
+async fn the_nodes_sockets_are_out_of_reach() {
+    let Some(mut lab) = Lab::start().await else { return };
+    let pod = lab.sandbox("pod").await;
+    let id = lab.run(&pod, script("main", "sleep 1000")).await;
+    let socket = lab.folder.path().join("cri.sock");
+    assert!(socket.exists());
+    for root in ["", "/proc/1/root", "/proc/self/root", "/proc/self/cwd"] {
+        let path = format!("{root}{}", socket.display());
+        assert_ne!(lab.exec(&id, &["test", "-e", &path]).await.exit_code, 0, "{path}");
+    }
+    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: true };
+    let info = lab.runtime.pod_sandbox_status(request).await.unwrap().into_inner().info;
+    for process in [lab.process_id().to_string(), info["supervisor"].clone()] {
+        // A name without a file would be open to everybody.
+        let names = socket_names(&process);
+        assert!(names.iter().all(|name| !name.starts_with('@')), "{process}: {names:?}");
+    }
+    assert!(socket_names(&lab.process_id().to_string()).contains(&socket.display().to_string()));
+    lab.finish().await;
+}
+
+/// By which names others could reach the Unix sockets of a process.
+fn socket_names(process: &str) -> Vec<String> {
+    let open = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().flatten();
+    let open: Vec<_> = open.flat_map(|file| std::fs::read_link(file.path())).collect();
+    let table = std::fs::read_to_string(format!("/proc/{process}/net/unix")).unwrap();
+    let named = table.lines().skip(1).filter_map(|line| {
+        let mut words = line.split_whitespace().skip(6);
+        let (inode, name) = (words.next()?, words.next()?);
+        let link = std::path::PathBuf::from(format!("socket:[{inode}]"));
+        open.contains(&link).then(|| name.to_owned())
+    });
+    named.collect()
+}
+
 #[tokio::test]
 async fn pods_do_not_see_each_others_processes() {
     let Some(mut lab) = Lab::start().await else { return };

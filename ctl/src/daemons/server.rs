@@ -31,6 +31,17 @@ pub struct Options {
     /// Give Services of type LoadBalancer addresses of this range
     #[arg(long, value_name = "CIDR")]
     load_balancer_cidr: Option<controller::load_balancer::Range>,
+    /// Give every node a range for its pods, out of --cluster-cidr
+    #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set,
+          requires_if("true", "cluster_cidr"))]
+    allocate_node_cidrs: bool,
+    /// The range of all pods' addresses
+    #[arg(long, value_name = "CIDR")]
+    cluster_cidr: Option<String>,
+    /// The length of a node's range
+    #[arg(long, value_name = "BITS", default_value_t = 24)]
+    node_cidr_mask_size: u32,
     /// How logs look
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     pub log_format: String,
@@ -63,6 +74,9 @@ pub async fn run(
     let controller = controller::Options {
         controllers: options.controllers,
         load_balancer_cidr: options.load_balancer_cidr,
+        allocate_node_cidrs: options.allocate_node_cidrs,
+        cluster_cidr: options.cluster_cidr,
+        node_cidr_mask_size: options.node_cidr_mask_size,
         root_ca_file: Some(data_dir.join("pki/ca.crt")),
         service_account_private_key_file: Some(token_key),
         cluster_signing_cert_file: Some(data_dir.join("pki/ca.crt")),

@@ -75,10 +75,11 @@ impl RuntimeService for Service {
             .unwrap_or_default()
             .network_config
             .unwrap_or_default();
-        // Of a dual-stack pair the first.
-        let cidr = network.pod_cidr.split(',').next().unwrap_or_default().to_owned();
-        if !cidr.is_empty() {
-            self.engine.set_pod_cidr(&cidr).await?;
+        let cidrs = network.pod_cidr;
+        if !cidrs.is_empty() {
+            // Of a dual-stack pair the one for which there is a network.
+            let cidr = cidrs.split(',').find(|cidr| !cidr.contains(':')).unwrap_or(&cidrs);
+            self.engine.set_pod_cidr(cidr).await?;
         }
         Ok(Response::new(cri::UpdateRuntimeConfigResponse {}))
     }

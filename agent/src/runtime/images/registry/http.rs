@@ -21,14 +21,8 @@ use super::RegistryError;
 use super::connect::Connector;
 use super::hosts::{Host, Tls};
 use super::proxy::Proxies;
+use crate::authorities;
 
-/// Where Linux distributions keep the authorities that they trust.
-const SYSTEM_ROOTS: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 const REDIRECTS: usize = 10;
 /// Until an answer begins, and between its parts.
 pub const IDLE: Duration = Duration::from_secs(60);
@@ -192,10 +186,7 @@ fn tls(settings: &Tls) -> Result<ClientConfig, BoxError> {
 
 /// The system's authorities and the host's own.
 fn roots(settings: &Tls) -> Result<RootCertStore, BoxError> {
-    let mut store = RootCertStore::empty();
-    let system = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
-    // A system may trust what this library cannot read; the rest still counts.
-    store.add_parsable_certificates(CertificateDer::pem_slice_iter(&system).flatten());
+    let mut store = authorities::system();
     for path in &settings.ca {
         let pem = std::fs::read(path)
             .map_err(|error| format!("the authority {}: {error}", path.display()))?;

@@ -315,7 +315,7 @@ impl State {
         let mut free = self.shared.without(reserved);
         if options.whole_cores {
             let threads = topology.threads();
-            if count % threads != 0 {
+            if !count.is_multiple_of(threads) {
                 return Err(Error::Cores { requested: count, threads });
             }
             free = topology.whole_cores(&free);

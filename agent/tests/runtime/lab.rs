@@ -196,9 +196,9 @@ impl Lab {
         self.verbose_status(id).await.1["cgroup"].clone()
     }
 
-    /// Waits until the container has exited.
+    /// Waits until the container has exited. To look at a million files takes a while.
     pub async fn exited(&mut self, id: &str) -> cri::ContainerStatus {
-        for _ in 0..2000 {
+        for _ in 0..12_000 {
             let status = self.status(id).await;
             if status.state() == cri::ContainerState::ContainerExited {
                 return status;

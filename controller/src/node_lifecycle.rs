@@ -50,6 +50,8 @@ const NO_SCHEDULE: [(&str, &str, &str); 6] = [
 impl Controller for NodeLifecycle {
     type Object = Node;
     const NAME: &'static str = "node-lifecycle-controller";
+    // Two plans at a time would each evict a node in the time of one.
+    const WORKERS: usize = 1;
 
     fn watches(watches: &mut Watches<Node>) {
         watches
@@ -115,16 +117,7 @@ impl Controller for NodeLifecycle {
             }
         }
         let well = node.is_ready();
-        let evicts = well
-            || tainted(node)
-            || match eviction(node, &view.all::<Node>(), now) {
-                Eviction::Now => true,
-                Eviction::Never => false,
-                Eviction::At(time) => {
-                    plan.look_again(time);
-                    false
-                }
-            };
+        let evicts = evicts(node, view, now, &mut plan);
         let taints = taints(node, conditions, evicts, now);
         if taints != node.spec.taints {
             let taints = if taints.is_empty() { json!(null) } else { json!(taints) };
@@ -138,6 +131,26 @@ impl Controller for NodeLifecycle {
             }
         }
         Ok(plan)
+    }
+}
+
+/// Whether the node's pods are told to leave, if it is not well; looks again when they may be.
+fn evicts(node: &Node, view: &View, now: Time, plan: &mut Plan) -> bool {
+    if node.is_ready() {
+        return true;
+    }
+    let nodes = view.all::<Node>();
+    if tainted(node) {
+        // When it turns out to be all of the cluster, those that were told to leave may stay.
+        return nodes.iter().any(|node| node.is_ready());
+    }
+    match eviction(node, &nodes, now) {
+        Eviction::Now => true,
+        Eviction::Never => false,
+        Eviction::At(time) => {
+            plan.look_again(time);
+            false
+        }
     }
 }
 
@@ -336,6 +349,12 @@ mod tests {
         assert_eq!(steps, ["taints:not-ready:NoSchedule,not-ready:NoExecute"]);
         let (steps, _) = plan(&[down], &[], 1);
         assert_eq!(steps, ["taints:not-ready:NoSchedule"], "no node is well: none is evicted");
+        let evicted = json!([{"key": NOT_READY, "effect": "NoSchedule"},
+            {"key": NOT_READY, "effect": "NoExecute"}]);
+        let evicted = node("n", "False", evicted);
+        let (steps, _) = plan(std::slice::from_ref(&evicted), &[], 1);
+        assert_eq!(steps, ["taints:not-ready:NoSchedule"], "nor those that were told to leave");
+        assert_eq!(plan(&[evicted, other], &[], 1).0, [""; 0], "others stay told");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use tower::ServiceExt;
 const PODS: usize = 1000;
 const NODES: usize = 100;
 /// Of the set that waits for each pod before it makes the next.
-const ORDERED: usize = 1000;
+const ORDERED: usize = 200;
 
 type Call = (Request<Full<Bytes>>, oneshot::Sender<Response<Body>>);
 

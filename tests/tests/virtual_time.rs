@@ -2,6 +2,8 @@
 
 #[path = "virtual_time/chaos.rs"]
 mod chaos;
+#[path = "virtual_time/outages.rs"]
+mod outages;
 
 use std::time::Duration;
 

@@ -258,3 +258,38 @@ fn a_year_in_zones_whose_clocks_change() {
     assert_eq!(meant.len(), fridays_and_thirteenths);
     assert_eq!(year("0 0 29 2 *", "UTC"), [""; 0]);
 }
+
+/// A year in New York, with a night that lacks an hour and one that has an hour twice. Whoever is
+/// late for a time by some minutes still starts its Job, and starts it once.
+#[test]
+fn a_year_has_a_job_for_each_time_that_the_clocks_show() {
+    let start: Time = "2026-01-01T05:00:00Z".parse().unwrap();
+    let end = start.plus(Duration::from_secs(365 * 86_400));
+    for (schedule, expected) in
+        [("0 12 * * *", 365), ("30 1 * * *", 366), ("30 2 * * *", 364), ("30 1 * 11 *", 31)]
+    {
+        let (mut now, mut status, mut starts) = (start, json!({}), Vec::new());
+        while now < end {
+            let spec = json!({"schedule": schedule, "timeZone": "America/New_York"});
+            let mut object = cron(spec, status.clone()).value();
+            object["metadata"]["creationTimestamp"] = start.to_string().into();
+            let entry = Entry::decode(object.to_string().into()).unwrap();
+            let view = View::default().with::<Job>(&[]);
+            let plan = CronJobs { zone: Zone::UTC }.plan(&entry, &view, now).unwrap();
+            let created = plan.steps.iter().find_map(|step| match step {
+                Step::Create(create) => Some(&create.object["metadata"]),
+                _ => None,
+            });
+            if let Some(metadata) = created {
+                let meant = metadata["annotations"][SCHEDULED].as_str().unwrap().to_string();
+                status["lastScheduleTime"] = meant.parse::<Time>().unwrap().to_string().into();
+                starts.push(meant);
+            } else {
+                now = plan.again.expect("there is a next time").plus(Duration::from_secs(200));
+            }
+        }
+        let once: std::collections::BTreeSet<&String> = starts.iter().collect();
+        assert_eq!((starts.len(), once.len()), (expected, expected), "{schedule}");
+        assert!(starts.iter().all(|time| time.ends_with("-05:00") || time.ends_with("-04:00")));
+    }
+}

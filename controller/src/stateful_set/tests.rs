@@ -517,3 +517,21 @@ fn events_use_the_words_of_kubernetes() {
         ]
     );
 }
+
+#[test]
+fn pods_are_known_by_their_names() {
+    let meta = |name: &str| proto::meta::ObjectMeta { name: name.into(), ..Default::default() };
+    for (pod, expected) in [
+        ("web-0", Some(0)),
+        ("web-12", Some(12)),
+        ("web-07", None),
+        ("web-1-2", None),
+        ("web-", None),
+        ("web", None),
+        ("website-1", None),
+        ("web-99999999999", None),
+        ("web-+1", None),
+    ] {
+        assert_eq!(super::identity::ordinal(&meta("web"), &meta(pod)), expected, "{pod}");
+    }
+}

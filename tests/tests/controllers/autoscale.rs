@@ -91,3 +91,74 @@ async fn replicas_follow_the_load() {
     assert!(told("SuccessfulRescale", &format!("New size: 4; reason: {above}")));
     assert!(told("SuccessfulRescale", "New size: 3; reason: All metrics below target"));
 }
+
+/// <https://kubernetes.io/docs/concepts/workloads/autoscaling/horizontal-pod-autoscale/#configurable-scaling-behavior>
+#[tokio::test(start_paused = true)]
+async fn policies_and_windows_bound_the_pace() {
+    let rig = Rig::new(22, 4).await;
+    rig.informers.of::<HorizontalPodAutoscaler>().synced().await;
+    let mut web = deployment("web", 2, "i:1");
+    web["spec"]["template"]["spec"]["containers"][0]["resources"] =
+        json!({"requests": {"cpu": "200m"}});
+    rig.client.create::<Deployment>("default", &web).await.unwrap();
+    rig.until("the rollout", || rolled_out(&rig, "web", 2, "i:1")).await;
+    let autoscaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "web"},
+        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+            "minReplicas": 2, "maxReplicas": 20, "metrics": [{"type": "Resource", "resource":
+                {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}],
+            "behavior": {
+                "scaleUp": {"stabilizationWindowSeconds": 0, "policies": [
+                    {"type": "Percent", "value": 100, "periodSeconds": 60},
+                    {"type": "Pods", "value": 3, "periodSeconds": 60}]},
+                "scaleDown": {"stabilizationWindowSeconds": 120, "policies": [
+                    {"type": "Pods", "value": 2, "periodSeconds": 60}]}}},
+    });
+    rig.client.create::<HorizontalPodAutoscaler>("default", &autoscaler).await.unwrap();
+    let replicas = || {
+        let web = rig.informers.of::<Deployment>().get("default", "web").unwrap();
+        web.spec.replicas.unwrap_or(1)
+    };
+    // Seconds since the load changed, and the replicas from then on.
+    let course = async |load: usize, seconds: i64| {
+        let start = rig.clock.now();
+        let mut course = Vec::new();
+        while rig.clock.now().since(start).as_secs() < seconds as u64 {
+            *rig.metrics.lock().unwrap() = Some(metrics(&rig, load));
+            rig.clock.sleep(Duration::from_secs(5)).await;
+            if course.last().is_none_or(|(_, last)| *last != replicas()) {
+                course.push((rig.clock.now().since(start).as_secs(), replicas()));
+            }
+        }
+        course
+    };
+    course(200, 60).await;
+    let up = course(1600, 300).await;
+    let sizes: Vec<i32> = up.iter().map(|(_, replicas)| *replicas).collect();
+    assert_eq!(sizes.last(), Some(&16), "{up:?}");
+    let by_minute = |course: &[(u64, i32)], at: u64, from: i32| {
+        let until = course.iter().rev().find(|(second, _)| *second <= at);
+        until.map_or(from, |(_, replicas)| *replicas)
+    };
+    // In any minute three more or twice as many, whichever is more.
+    for second in 0..300 {
+        let (before, after) = (by_minute(&up, second, 2), by_minute(&up, second + 55, 2));
+        assert!(after <= (before + 3).max(2 * before), "at {second}: {up:?}");
+    }
+    assert!(sizes.contains(&5) && sizes.contains(&10), "as fast as that allows: {up:?}");
+
+    // A dip shorter than the window changes nothing.
+    let dip = course(400, 90).await;
+    assert_eq!(dip.len(), 1, "{dip:?}");
+    course(1600, 60).await;
+    let down = course(400, 900).await;
+    assert!(down[1].0 >= 105, "the window: {down:?}");
+    assert_eq!(down.last().unwrap().1, 4, "{down:?}");
+    for pair in down[1..].windows(2) {
+        assert!(
+            pair[0].1 - pair[1].1 <= 2 && pair[1].0 - pair[0].0 >= 55,
+            "two a minute: {down:?}"
+        );
+    }
+}

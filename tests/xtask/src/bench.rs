@@ -10,6 +10,7 @@ const BENCHMARKS: &[&str] = &[
     "examples/bench_runtime",
     "examples/bench_images",
     "bench_watch",
+    "bench_scale",
     "examples/bench_edge",
     "examples/bench_store",
     "examples/bench_codec",

@@ -23,7 +23,6 @@ use proto::view::node::Node;
 use proto::view::pod::Pod;
 use serde_json::{Value, json};
 
-use crate::failed_pods::BackOff;
 use crate::plan::{Create, Delete, Plan, Step, Target, reference};
 use crate::replica_set::{pod_matters, told};
 use crate::revisions::{self, History, POD_HASH, Revision};
@@ -32,18 +31,12 @@ use crate::view::View;
 use nodes::Fit;
 
 /// Looks after DaemonSets.
-pub struct DaemonSets {
-    back_off: BackOff,
-}
-
-impl Default for DaemonSets {
-    fn default() -> DaemonSets {
-        DaemonSets { back_off: BackOff::new(Duration::from_secs(15 * 60)) }
-    }
-}
+pub struct DaemonSets;
 
 /// So many pods are created, and so many deleted, in one plan, at most.
 const BURST: usize = 250;
+/// A pod that fails again and again is replaced after this, at most.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(15 * 60);
 /// Counts the changes of the template, in the annotation where apps/v1 keeps that field of older
 /// versions, and in a label of the pods.
 const GENERATION_OF_SET: &str = "deprecated.daemonset.template.generation";
@@ -93,7 +86,7 @@ impl Controller for DaemonSets {
             template,
             nodes: nodes::all(set, view),
             pods: by_node(claim.mine),
-            back_off: &self.back_off,
+            view,
             now,
             plan,
             creations: Vec::new(),
@@ -108,11 +101,6 @@ impl Controller for DaemonSets {
         }
         Ok(round.finish())
     }
-
-    fn plan_absent(&self, key: &client::Key, _: &View) -> Plan {
-        self.back_off.forget(key);
-        Plan::default()
-    }
 }
 
 type Pods = Vec<Arc<Entry<Pod>>>;
@@ -126,7 +114,7 @@ struct Round<'a> {
     nodes: BTreeMap<String, Fit>,
     /// The set's pods by the node for which they are, the oldest first.
     pods: BTreeMap<String, Pods>,
-    back_off: &'a BackOff,
+    view: &'a View,
     now: Time,
     plan: Plan,
     /// Nodes that get a pod.

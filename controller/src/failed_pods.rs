@@ -12,9 +12,9 @@ use proto::time::Time;
 const FIRST: Duration = Duration::from_secs(1);
 
 /// Remembers the failures of each set in each place (a node, an ordinal). Asking twice about one
-/// pod is as asking once.
+/// pod is as asking once. A view has one, so that no controller remembers anything itself.
+#[derive(Default)]
 pub struct BackOff {
-    longest: Duration,
     failures: Mutex<HashMap<Key, HashMap<String, Failure>>>,
 }
 
@@ -28,24 +28,19 @@ struct Failure {
 }
 
 impl BackOff {
-    /// Of this much at most.
-    pub fn new(longest: Duration) -> BackOff {
-        BackOff { longest, failures: Mutex::default() }
-    }
-
-    /// When the failed pod may be replaced.
-    pub fn due(&self, set: &Key, place: &str, pod: &str, now: Time) -> Time {
+    /// When the failed pod may be replaced; after the last one `longest` later at most.
+    pub fn due(&self, set: &Key, place: &str, pod: &str, longest: Duration, now: Time) -> Time {
         let mut failures = self.failures.lock();
         let places = failures.entry(set.clone()).or_default();
         // What was calm for so long is forgotten.
-        places.retain(|_, failure| now.since(failure.due) <= 2 * self.longest);
+        places.retain(|_, failure| now.since(failure.due) <= 2 * longest);
         let last = places.get(place);
         let next = match last {
             Some(last) if last.pod == pod => return last.due,
             Some(last) => Failure {
                 pod: pod.into(),
                 due: now.max(last.due.plus(last.delay)),
-                delay: (last.delay * 2).min(self.longest),
+                delay: (last.delay * 2).min(longest),
             },
             None => Failure { pod: pod.into(), due: now, delay: FIRST },
         };
@@ -66,10 +61,10 @@ mod tests {
 
     #[test]
     fn delays_double_and_are_forgotten() {
-        let back_off = BackOff::new(Duration::from_secs(900));
+        let (back_off, longest) = (BackOff::default(), Duration::from_secs(900));
         let set = Key::new("a", "web");
         let due = |pod: &str, now: i64| {
-            let due = back_off.due(&set, "n", pod, Time::from_unix(now));
+            let due = back_off.due(&set, "n", pod, longest, Time::from_unix(now));
             due.since(Time::from_unix(0)).as_secs()
         };
         for (pod, now, expected) in [
@@ -88,7 +83,7 @@ mod tests {
             assert_eq!(due(pod, now), expected, "{pod}");
         }
         assert_eq!(
-            back_off.due(&set, "m", "x", Time::from_unix(7)),
+            back_off.due(&set, "m", "x", longest, Time::from_unix(7)),
             Time::from_unix(7),
             "each place for itself"
         );

@@ -135,8 +135,8 @@ static CONTROLLERS: &[Start] = &[
     (Deployments::NAME, |_, setup| Ok(start(Deployments, setup))),
     (ReplicaSets::NAME, |_, setup| Ok(start(ReplicaSets, setup))),
     (ReplicationControllers::NAME, |_, setup| Ok(start(ReplicationControllers, setup))),
-    (StatefulSets::NAME, |_, setup| Ok(start(StatefulSets::default(), setup))),
-    (DaemonSets::NAME, |_, setup| Ok(start(DaemonSets::default(), setup))),
+    (StatefulSets::NAME, |_, setup| Ok(start(StatefulSets, setup))),
+    (DaemonSets::NAME, |_, setup| Ok(start(DaemonSets, setup))),
     (job::NAME, |_, setup| Ok(Some(Box::pin(job::run(setup))))),
     (CronJobs::NAME, |_, setup| Ok(start(CronJobs { zone: Zone::local() }, setup))),
     (horizontal_pod_autoscaler::NAME, |_, setup| {

@@ -330,7 +330,7 @@ impl<C: Controller> Worker<C> {
         let plan = match &object {
             Some(object) => self.controller.plan(object, &self.view, self.clock.now()),
             None => {
-                self.view.set_failure(key, None);
+                self.view.gone(key);
                 Ok(self.controller.plan_absent(key, &self.view))
             }
         };

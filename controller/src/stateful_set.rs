@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{DeleteOptions, Entry, Key};
+use client::{DeleteOptions, Entry};
 use proto::kind::{POD, STATEFUL_SET};
 use proto::time::Time;
 use proto::view::controller_revision::ControllerRevision;
@@ -20,7 +20,6 @@ use proto::view::persistent_volume_claim::PersistentVolumeClaim;
 use proto::view::pod::Pod;
 use proto::view::stateful_set::StatefulSet;
 
-use crate::failed_pods::BackOff;
 use crate::plan::{Create, Delete, Plan, Step, Target, Told, reference};
 use crate::replica_set::pod_matters;
 use crate::revisions::{self, History, POD_HASH, REVISION_HASH, Revision};
@@ -29,18 +28,12 @@ use crate::view::View;
 use identity::Whole;
 
 /// Looks after StatefulSets.
-pub struct StatefulSets {
-    back_off: BackOff,
-}
-
-impl Default for StatefulSets {
-    fn default() -> StatefulSets {
-        StatefulSets { back_off: BackOff::new(Duration::from_secs(60)) }
-    }
-}
+pub struct StatefulSets;
 
 /// So many pods are created in one plan, at most.
 const BURST: usize = 500;
+/// A pod that fails again and again is replaced after this, at most.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
 type Pods = BTreeMap<i32, Arc<Entry<Pod>>>;
 
@@ -79,24 +72,10 @@ impl Controller for StatefulSets {
             &mut plan,
         )?;
         status::write(set, &pods, Some(&history), &mut plan, now);
-        let mut rollout = Rollout {
-            set,
-            whole,
-            history,
-            pods,
-            back_off: &self.back_off,
-            view,
-            now,
-            plan,
-            todo: Todo::default(),
-        };
+        let mut rollout =
+            Rollout { set, whole, history, pods, view, now, plan, todo: Todo::default() };
         rollout.run();
         Ok(rollout.finish())
-    }
-
-    fn plan_absent(&self, key: &Key, _: &View) -> Plan {
-        self.back_off.forget(key);
-        Plan::default()
     }
 }
 
@@ -123,7 +102,6 @@ struct Rollout<'a> {
     history: History,
     /// By ordinal, also those that are too many.
     pods: Pods,
-    back_off: &'a BackOff,
     view: &'a View,
     now: Time,
     plan: Plan,
@@ -198,8 +176,8 @@ impl Rollout<'_> {
 
     /// A pod that ends again and again is replaced ever more slowly.
     fn end_ended(&mut self, pod: &Entry<Pod>) {
-        let (set, meta) = (Key::of(&self.set.metadata), &pod.metadata);
-        let due = self.back_off.due(&set, &meta.name, &meta.uid, self.now);
+        let (set, meta) = (&self.set.metadata, &pod.metadata);
+        let due = self.view.replaceable(set, &meta.name, meta, LONGEST_BACKOFF, self.now);
         if due > self.now {
             self.plan.look_again(due);
         } else {

@@ -5,6 +5,7 @@
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use client::{Entry, Informer, Key, Object, in_namespace};
@@ -16,6 +17,7 @@ use proto::time::Time;
 use proto::view::pod::Pod;
 use serde_json::{Value, json};
 
+use crate::failed_pods::BackOff;
 use crate::plan::{Patch, Step, Target, controller_reference};
 
 /// The caches of one controller.
@@ -28,6 +30,8 @@ pub struct View {
     started: Option<Time>,
     /// Why the last attempt at an object failed.
     failures: Mutex<HashMap<Key, Failure>>,
+    /// When sets may replace the pods that failed.
+    pub(crate) back_off: Arc<BackOff>,
     /// Kinds of which only the number matters, by their qualified names.
     counted: HashMap<String, Box<dyn Counter>>,
     /// Which revision of an object a plan met last, and when first.
@@ -130,6 +134,12 @@ impl View {
             None => failures.remove(key),
         };
         before != failure
+    }
+
+    /// Nothing is remembered of an object that is no more.
+    pub(crate) fn gone(&self, key: &Key) {
+        self.failures.lock().remove(key);
+        self.back_off.forget(key);
     }
 
     fn cache<T: Object>(&self) -> Option<Arc<Cache<T>>> {
@@ -236,6 +246,19 @@ impl View {
     /// Why the last plan for this object could not be carried out, if it could not.
     pub fn failure(&self, meta: &ObjectMeta) -> Option<Failure> {
         self.failures.lock().get(&Key::of(meta)).cloned()
+    }
+
+    /// When this pod of a set, which failed, may be replaced: the more have failed in its place (a
+    /// node, an ordinal) the later, `longest` after the last one at most.
+    pub fn replaceable(
+        &self,
+        set: &ObjectMeta,
+        place: &str,
+        failed: &ObjectMeta,
+        longest: Duration,
+        now: Time,
+    ) -> Time {
+        self.back_off.due(&Key::of(set), place, &failed.uid, longest, now)
     }
 
     /// What `owner` controls: what names it as controller and matches, and the matching orphans,

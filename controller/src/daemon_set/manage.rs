@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use client::{Entry, Key};
+use client::Entry;
 use proto::view::pod::Pod;
 
 use super::nodes::Fit;
-use super::{Pods, Round, rolling};
+use super::{LONGEST_BACKOFF, Pods, Round, rolling};
 
 impl Round<'_> {
     pub(super) fn manage(&mut self) {
@@ -69,8 +69,8 @@ impl Round<'_> {
 
     /// A pod that fails again and again is replaced ever more slowly.
     fn end_failed(&mut self, node: &str, pod: Arc<Entry<Pod>>) {
-        let set = Key::of(&self.set.metadata);
-        let due = self.back_off.due(&set, node, &pod.metadata.uid, self.now);
+        let (set, meta) = (&self.set.metadata, &pod.metadata);
+        let due = self.view.replaceable(set, node, meta, LONGEST_BACKOFF, self.now);
         if due > self.now {
             self.plan.look_again(due);
             return;

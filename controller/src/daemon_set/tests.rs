@@ -1,5 +1,7 @@
 //! DaemonSets as tables: nodes and pods before, steps after.
 
+use std::sync::Arc;
+
 use client::{Change, Entry, Key};
 use proto::time::Time;
 use proto::view::controller_revision::ControllerRevision;
@@ -10,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::DaemonSets;
 use super::nodes::{Fit, concerned, fit};
+use crate::failed_pods::BackOff;
 use crate::plan::{Plan, Step};
 use crate::run::Controller;
 use crate::view::View;
@@ -102,7 +105,7 @@ fn revision(name: &str, number: i64, mut template: Value) -> Value {
 }
 
 fn plan(
-    controller: &DaemonSets,
+    back_off: &Arc<BackOff>,
     set: &Entry<DaemonSet>,
     nodes: &[Value],
     pods: &[Value],
@@ -111,12 +114,13 @@ fn plan(
     let present = set.value()["spec"]["template"].clone();
     let revisions =
         [revision("old", 1, template(json!({"hostname": "x"}))), revision("new", 2, present)];
-    let view = View::default()
+    let mut view = View::default()
         .with::<Pod>(pods)
         .with::<ControllerRevision>(&revisions)
         .with::<Node>(nodes)
         .with::<DaemonSet>(&[]);
-    controller.plan(set, &view, Time::from_unix(now)).unwrap()
+    view.back_off = Arc::clone(back_off);
+    DaemonSets.plan(set, &view, Time::from_unix(now)).unwrap()
 }
 
 /// `+n1` a pod created for that node, `-p1` deleted, events' messages; the status is left out.
@@ -247,17 +251,17 @@ fn plans() {
         let nodes: Vec<Value> = nodes.into_iter().map(node).collect();
         let pods: Vec<Value> = pods.into_iter().map(pod).collect();
         let set = set(spec.clone(), json!({}));
-        let plan = plan(&DaemonSets::default(), &set, &nodes, &pods, NOW);
+        let plan = plan(&Arc::default(), &set, &nodes, &pods, NOW);
         assert_eq!(steps(&plan), expected, "{case}");
     }
 }
 
 #[test]
 fn failures_slow_it_down() {
-    let (controller, set) = (DaemonSets::default(), set(json!({}), json!({})));
+    let (back_off, set) = (Arc::default(), set(json!({}), json!({})));
     let plan = |name: &str, now| {
         let pods = [pod(&format!("{name} n1 new failed"))];
-        let plan = plan(&controller, &set, &[node("n1")], &pods, now);
+        let plan = plan(&back_off, &set, &[node("n1")], &pods, now);
         (steps(&plan).len(), plan.again)
     };
     assert_eq!(plan("p", NOW), (2, None));
@@ -328,7 +332,7 @@ fn statuses() {
     let pods =
         ["p n1 new ready", "q n2 old ready@990", "r n3 new unready", "s n4 new ready"].map(pod);
     let set = set(json!({"minReadySeconds": 60}), json!({}));
-    let plan = plan(&DaemonSets::default(), &set, &nodes, &pods, NOW);
+    let plan = plan(&Arc::default(), &set, &nodes, &pods, NOW);
     let Some(Step::Patch(patch)) = plan.steps.first() else { panic!("{plan:?}") };
     assert_eq!(
         patch.body["status"],
@@ -349,7 +353,7 @@ fn pods_tolerate_what_nodes_go_through() {
             "podAntiAffinity": {}},
         "hostNetwork": true,
     });
-    let plan = plan(&DaemonSets::default(), &set(json!({}), spec), &[node("n1")], &[], NOW);
+    let plan = plan(&Arc::default(), &set(json!({}), spec), &[node("n1")], &[], NOW);
     let Some(Step::Create(create)) = plan.steps.last() else { panic!("{plan:?}") };
     let pod = &create.object;
     assert_eq!(
@@ -394,7 +398,7 @@ fn revisions_of_one_template_become_one() {
         .with::<ControllerRevision>(&[revision("a", 1, same.clone()), revision("b", 2, same)])
         .with::<Node>(&[node("n1"), node("n2")])
         .with::<DaemonSet>(&[]);
-    let plan = DaemonSets::default().plan(&set, &view, Time::from_unix(NOW)).unwrap();
+    let plan = DaemonSets.plan(&set, &view, Time::from_unix(NOW)).unwrap();
     let [Step::Patch(relabelled), Step::Delete(deleted), ..] = &plan.steps[..] else {
         panic!("{plan:?}")
     };

@@ -80,7 +80,7 @@ fn plan_with(set: &Entry<StatefulSet>, pods: &[Value], claims: &[Value]) -> Plan
         .with::<ControllerRevision>(&[revision("old", 1), revision("new", 2)])
         .with::<PersistentVolumeClaim>(claims)
         .with::<StatefulSet>(&[]);
-    StatefulSets::default().plan(set, &view, Time::from_unix(NOW)).unwrap()
+    StatefulSets.plan(set, &view, Time::from_unix(NOW)).unwrap()
 }
 
 /// `+web-0=new` created at that revision, `-web-0` deleted, `+data-web-0` a claim, `data-web-0=…`
@@ -467,16 +467,17 @@ fn a_pod_gets_its_name_back() {
 
 #[test]
 fn failures_slow_it_down() {
-    let (controller, set) = (StatefulSets::default(), set(json!({}), json!({})));
+    let (back_off, set) = (std::sync::Arc::default(), set(json!({}), json!({})));
     let plan = |uid: &str, now| {
         let mut failed = pod("web-0 new failed");
         failed["metadata"]["uid"] = uid.into();
-        let view = View::default()
+        let mut view = View::default()
             .with::<Pod>(&[failed])
             .with::<ControllerRevision>(&[revision("old", 1), revision("new", 2)])
             .with::<PersistentVolumeClaim>(&[])
             .with::<StatefulSet>(&[]);
-        let plan = controller.plan(&set, &view, Time::from_unix(now)).unwrap();
+        view.back_off = std::sync::Arc::clone(&back_off);
+        let plan = StatefulSets.plan(&set, &view, Time::from_unix(now)).unwrap();
         (steps(&plan).len(), plan.again)
     };
     assert_eq!(plan("p", NOW), (1, None));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use client::Change;
 use futures::StreamExt;
 use parking_lot::Mutex;
+use proto::view::Condition;
 use proto::view::pod::Pod;
 use tokio::sync::broadcast;
 
@@ -263,7 +264,11 @@ fn only_reported(old: &Pod, new: &Pod) -> bool {
         let all = all.filter(|condition| !ours.contains(&condition.kind.as_str()));
         all.map(|condition| (condition.kind.clone(), condition.status.clone())).collect::<Vec<_>>()
     };
+    let condition = |kind| Condition::is_true(&new.status.conditions, kind);
+    // So the node's controller leaves a pod while it misses the node: that wants an answer.
+    let taken = condition("ContainersReady") && !condition("Ready");
     old.spec == new.spec
+        && !taken
         && meta(old) == meta(new)
         && others(old) == others(new)
         && (old.status.phase == new.status.phase || !matches!(&*new.status.phase, "Failed"))

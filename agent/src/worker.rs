@@ -172,6 +172,8 @@ pub struct Worker {
     asked: Option<Arc<Pod>>,
     memory: Memory,
     status: Option<PodStatus>,
+    /// The API has said something new, which may not be what was reported.
+    refreshed: bool,
     /// Labels or annotations are not those that the volumes show.
     relabelled: bool,
 }
@@ -200,6 +202,7 @@ impl Worker {
             asked: None,
             memory: Memory { retention, ..Memory::default() },
             status: None,
+            refreshed: false,
             relabelled: false,
         };
         (worker, handle)
@@ -260,6 +263,10 @@ impl Worker {
                 }
                 publisher.status(&pod, &status);
                 self.status = Some(status);
+                self.refreshed = false;
+            } else if std::mem::take(&mut self.refreshed) {
+                // Whoever wrote over it meanwhile is told again; otherwise this asks nothing.
+                publisher.status(&pod, &status);
             }
             if changed && self.memory.mounted {
                 self.remount(&pod, &observed, &watched).await;
@@ -317,6 +324,7 @@ impl Worker {
                 self.relabelled |= self.pod.as_ref().is_some_and(|old| shown(old) != shown(&pod));
                 self.pod = Some(Arc::new(pod));
                 self.asked = self.pod.clone();
+                self.refreshed = true;
             }
             Err(error) => tracing::error!(pod = %self.id.name, %error, "cannot read a pod"),
         }

@@ -42,7 +42,9 @@ impl Publisher {
     }
 
     pub fn status(&self, pod: &Pod, status: &PodStatus) {
-        self.send(pod, status.clone(), false);
+        // Once the object may go, it may, whatever else there is to say.
+        let finish = self.sender.borrow().as_ref().is_some_and(|last| last.finish);
+        self.send(pod, status.clone(), finish);
     }
 
     /// After this status the object may go.

@@ -48,6 +48,11 @@ const LONG_RUNS: &[LongRun] = &[
     ("runtime", &["random"], &[("CORACLE_CALLS", "10000")]),
     ("virtual_time", &["completions"], &[("CORACLE_COMPLETIONS", "10000")]),
     (
+        "virtual_time",
+        &["a_day_on_which_all_goes_wrong"],
+        &[("CORACLE_NODES", "500"), ("CORACLE_PODS", "10000"), ("CORACLE_MINUTES", "1440")],
+    ),
+    (
         "runtime",
         &["an_image_of_two_gigabytes", "many_files"],
         &[("CORACLE_BIG_IMAGE", "1"), ("CORACLE_MANY_FILES", "1000000")],
@@ -55,8 +60,8 @@ const LONG_RUNS: &[LongRun] = &[
 ];
 
 /// A hundred cluster lives, two hundred deaths of a node's daemons, ten thousand completions of a Job,
-/// ten thousand calls of the runtime, large images: all, or those of the test files named. The environment may say otherwise
-/// how long each is.
+/// a day on which all goes wrong on five hundred nodes, ten thousand calls of the runtime, large
+/// images: all, or those of the test files named. The environment may say otherwise how long each is.
 pub fn soak(names: &[String]) -> Result<(), String> {
     machine::install(&[machine::TO_BUILD, machine::TO_RUN, machine::TO_TEST])?;
     run("build", cargo(&["build", "--release", "--workspace", "--bins"]))?;

@@ -192,6 +192,7 @@ async fn start(
         ended: Default::default(),
         devices: Default::default(),
         cpus: Default::default(),
+        dra: Default::default(),
         own: Own {
             client: client.clone(),
             nodes: informers.of(),

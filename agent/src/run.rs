@@ -262,7 +262,7 @@ async fn pods(
         allocations: Allocations::default(),
         ended: Ended::new(options.maximum_dead_containers),
         devices: node.devices.clone(),
-        dra: dra(&options),
+        dra: dra(options),
         cpus: managed.cpus,
         own: Own {
             client: node.client.clone(),

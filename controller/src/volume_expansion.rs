@@ -82,7 +82,7 @@ mod tests {
                 .steps
                 .iter()
                 .map(|step| match step {
-                    Step::Event(event) => (&*event.reason, &*event.kind),
+                    Step::Event(event) => (event.reason, event.kind),
                     step => panic!("{step:?}"),
                 })
                 .collect();

@@ -7,15 +7,13 @@ use std::collections::BTreeMap;
 enum Field {
     /// It does what the field says; a test of this file's neighbours shows it.
     Real,
-    /// It refuses what the field asks for.
-    Refused,
     /// There is nothing here that the field could mean, and why.
     Nothing(&'static str),
 }
 
 const FACTS: &str = "shared/data/cri-v1-fields.json";
 
-use Field::{Nothing, Real, Refused};
+use Field::{Nothing, Real};
 
 const WINDOWS: Field = Nothing("a node of Linux");
 const NO_PAUSE: Field = Nothing("of a pause container, which pods here do without");

@@ -120,7 +120,8 @@ impl Node {
             _ => return Err(format!("device {host} is not a device node")),
         };
         // "u" is an old name of a character device.
-        if !["", kind].contains(&self.kind.as_str()) && !(self.kind == "u" && kind == "c") {
+        let same = ["", kind].contains(&&*self.kind) || (self.kind == "u" && kind == "c");
+        if !same {
             return Err(format!("device {host} is of type {kind:?}, not {:?}", self.kind));
         }
         let (major, minor) = (rustix::fs::major(known.rdev()), rustix::fs::minor(known.rdev()));

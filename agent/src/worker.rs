@@ -49,6 +49,9 @@ pub use mirror::{Mirror, delete as delete_mirror};
 pub use objects::Objects;
 pub use standing::Own;
 
+/// When to look again whether the API has the node for ready.
+const NODE_AGAIN: Duration = Duration::from_secs(10);
+
 /// What all workers of a node share.
 pub struct Context {
     pub client: client::Client,
@@ -186,8 +189,6 @@ pub struct Worker {
     asked: Option<Arc<Pod>>,
     memory: Memory,
     status: Option<PodStatus>,
-    /// The API has said something new, which may not be what was reported.
-    refreshed: bool,
     /// Labels or annotations are not those that the volumes show.
     relabelled: bool,
 }
@@ -216,7 +217,6 @@ impl Worker {
             asked: None,
             memory: Memory { retention, ..Memory::default() },
             status: None,
-            refreshed: false,
             relabelled: false,
         };
         (worker, handle)
@@ -276,23 +276,11 @@ impl Worker {
             self.remember(&pod, &observed, changed, now);
             let plan = plan(&pod, &observed, &self.memory, now);
             let status = self.report(&pod, &observed, &plan, now);
-            if self.status.as_ref() != Some(&status) {
-                let before = self.status.as_ref().unwrap_or(&pod.status);
-                let asked = self.asked.as_deref().unwrap_or(&pod);
-                for (kind, reason, message) in resize::news(asked, before, &status) {
-                    self.context.events.pod(&pod, None, kind, &reason, &message);
-                }
-                publisher.status(&pod, &status);
-                self.status = Some(status);
-                self.refreshed = false;
-            } else if std::mem::take(&mut self.refreshed) {
-                // Whoever wrote over it meanwhile is told again; otherwise this asks nothing.
-                publisher.status(&pod, &status);
-            }
+            let again =
+                plan.again.into_iter().chain(self.tell(&publisher, &pod, status, now)).min();
             if changed && self.memory.mounted {
                 self.remount(&pod, &observed, &watched).await;
             }
-            let again = plan.again;
             let idle = plan.steps.is_empty();
             if !idle {
                 self.execute(plan, &observed, &publisher, &watched).await;
@@ -327,6 +315,37 @@ impl Worker {
         }
     }
 
+    /// Reports what is new, or what somebody else wrote over it; when to look at the latter again.
+    fn tell(
+        &mut self,
+        publisher: &publish::Publisher,
+        pod: &Pod,
+        status: PodStatus,
+        now: Time,
+    ) -> Option<Time> {
+        if self.status.as_ref() != Some(&status) {
+            let before = self.status.as_ref().unwrap_or(&pod.status);
+            let asked = self.asked.as_deref().unwrap_or(pod);
+            for (kind, reason, message) in resize::news(asked, before, &status) {
+                self.context.events.pod(pod, None, kind, &reason, &message);
+            }
+            publisher.status(pod, &status);
+            self.status = Some(status);
+            return None;
+        }
+        let ready = |status: &PodStatus| status.condition("Ready").map(|it| it.status == "True");
+        if ready(&status) != Some(true) || ready(&pod.status) != Some(false) {
+            return None;
+        }
+        // So the node's controller leaves pods whose node it misses, and would again.
+        if !self.context.own.is_ready() {
+            return Some(now.plus(NODE_AGAIN));
+        }
+        // Nothing is asked where it is only on its way.
+        publisher.status(pod, &status);
+        None
+    }
+
     /// Takes over what the API last said; true when the object is gone.
     fn refresh(&mut self) -> bool {
         let entry = match &*self.latest.borrow() {
@@ -346,7 +365,6 @@ impl Worker {
                 self.relabelled |= self.pod.as_ref().is_some_and(|old| shown(old) != shown(&pod));
                 self.pod = Some(Arc::new(pod));
                 self.asked = self.pod.clone();
-                self.refreshed = true;
             }
             Err(error) => tracing::error!(pod = %self.id.name, %error, "cannot read a pod"),
         }

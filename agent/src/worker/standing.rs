@@ -40,6 +40,11 @@ impl Own {
         Some(self.of(&entry.view))
     }
 
+    /// Whether the API has the node for ready.
+    pub fn is_ready(&self) -> bool {
+        self.nodes.get("", &self.name).is_some_and(|node| node.is_ready())
+    }
+
     fn of(&self, node: &Node) -> Standing {
         let known = !node.metadata.name.is_empty();
         Standing {

@@ -37,13 +37,22 @@ pub fn bench(names: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Test file, tests of it, and what makes them long.
+/// What every change is tested for in little, at length: the test file, tests of it, and what makes
+/// them long.
 type LongRun = (&'static str, &'static [&'static str], Long);
 type Long = &'static [(&'static str, &'static str)];
 
 const LONG_RUNS: &[LongRun] = &[
     ("leaks", &[], &[("CORACLE_LIVES", "100")]),
     ("churn", &[], &[("CORACLE_KILLS", "200")]),
+    (
+        "watch_stress",
+        &[],
+        &[("CORACLE_WATCHERS", "2000"), ("CORACLE_WRITES", "60000"), ("CORACLE_RATE", "1000")],
+    ),
+    ("linearizable", &[], &[("CORACLE_SEEDS", "20"), ("CORACLE_ROUNDS", "12")]),
+    ("flood", &[], &[("CORACLE_CONNECTIONS", "100000")]),
+    ("forward", &[], &[("CORACLE_FORWARD_CONNECTIONS", "10000"), ("CORACLE_FORWARD_MIB", "1024")]),
     ("oracle", &[], &[("CORACLE_CLUSTERS", "50000")]),
     ("runtime", &["random"], &[("CORACLE_CALLS", "10000")]),
     ("virtual_time", &["completions"], &[("CORACLE_COMPLETIONS", "10000")]),
@@ -59,9 +68,8 @@ const LONG_RUNS: &[LongRun] = &[
     ),
 ];
 
-/// A hundred cluster lives, two hundred deaths of a node's daemons, ten thousand completions of a Job,
-/// a day on which all goes wrong on five hundred nodes, ten thousand calls of the runtime, large
-/// images: all, or those of the test files named. The environment may say otherwise how long each is.
+/// All of [`LONG_RUNS`], or those of the test files named. The environment may say otherwise how long
+/// each is.
 pub fn soak(names: &[String]) -> Result<(), String> {
     machine::install(&[machine::TO_BUILD, machine::TO_RUN, machine::TO_TEST])?;
     run("build", cargo(&["build", "--release", "--workspace", "--bins"]))?;

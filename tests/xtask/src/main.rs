@@ -23,7 +23,7 @@ usage: cargo xtask COMMAND
   vm      the runtime's tests in a virtual machine with cgroup v2 alone ([NAME…])
   bench   print the measured figures, as ratios against references of the same run
   fuzz    every parser of strangers' bytes under libFuzzer (--seconds N, TARGET…)
-  soak    the long runs: cluster lives, killed daemons, random calls, very large images";
+  soak    the long runs: what the tests do in little, for as long as it takes to believe it";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,55 +1,51 @@
 //! The agent of a real machine, put together.
 
-use std::net::{IpAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::error::chain;
 use client::{CancellationToken, Client, Clock, Informer, Informers, Recorder, Rng};
-use proto::quantity::Quantity;
 use proto::view;
 use proto::view::pod::Pod;
 use proto::view::service::Service;
 
 use crate::allocation::Allocations;
 use crate::config::NodeConfig;
-use crate::cpu_manager::{self, CpuManager, Topology};
+use crate::cpu_manager::{self, CpuManager};
 use crate::cri::Runtime;
 use crate::cri::grpc::{BadEndpoint, Grpc};
 use crate::cri::simulated::SimulatedRuntime;
 use crate::csi::{Plugins, Registration};
-use crate::devices::{Devices, Registrar};
-use crate::dra::{self, Dra};
+use crate::devices::Registrar;
+use crate::dra;
 use crate::ended::Ended;
 use crate::events::Events;
 use crate::eviction::{self, Pressure};
 use crate::images::garbage::{Collector, Policy};
-use crate::images::providers::{ConfigError, Providers};
-use crate::images::records::Records;
+use crate::images::providers::ConfigError;
 use crate::logs::{self, Limits};
 use crate::manifest::sources::{self, Sources, Wanted};
 use crate::metrics::Metrics;
 use crate::net;
 use crate::node::pod_range::PodRange;
-use crate::node::reserved::Reserved;
-use crate::node::{Identity, Node, facts, lease};
+use crate::node::{Node, facts, lease};
 use crate::options::{self, Options};
-use crate::plan::Retention;
 use crate::plugins::Registry;
 use crate::pod_resources;
 use crate::pods::Pods;
 use crate::probe::{Network, Prober};
 use crate::report::Host;
 use crate::resolv::{self, Dns};
-use crate::server::{self, Endpoint};
+use crate::server;
 use crate::shutdown::{self, Shutdown, periods};
 use crate::stats::Stats;
-use crate::userns::Ranges;
 use crate::volume::{Disk, Machine, NoDisk, folders};
-use crate::worker::{Context, NodeCredentials, Objects, Own, Pulls};
+use crate::worker::{Context, Objects, Own, Pulls};
 
 mod certificates;
+mod parts;
 
 pub use certificates::connect;
 
@@ -57,8 +53,6 @@ use certificates::{Certificates, Serving};
 
 /// As often as the kubelet (containerLogMonitorInterval).
 const LOOK_AT_LOGS: Duration = Duration::from_secs(10);
-/// Where the machine keeps its logs.
-const NODE_LOGS: &str = "/var/log";
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -98,10 +92,10 @@ pub async fn run(
     let ground = Ground::new(&options, &clock, &metrics)?;
     let runtime = ground.runtime.clone();
     let client = client.named("kubelet");
-    let identity = identity(&options)?;
+    let identity = parts::identity(&options)?;
     let name = identity.name.clone();
-    let range = pod_range(&options)?;
-    check_images(&options)?;
+    let range = parts::pod_range(&options)?;
+    parts::check_images(&options)?;
     let eviction = options.eviction.config().map_err(Error::Eviction)?;
     let recorder = Recorder::new(client.clone(), clock.clone(), rng.clone(), "kubelet", &name);
     let events = Events::new(recorder);
@@ -109,8 +103,8 @@ pub async fn run(
         std::fs::create_dir_all(folder)
             .map_err(|source| Error::Folder { path: folder.display().to_string(), source })?;
     }
-    let pulls = pulls(&options, &clock)?;
-    let cpus = cpus(&options, &identity)?;
+    let pulls = parts::pulls(&options, &clock)?;
+    let cpus = parts::cpus(&options, &identity)?;
     let node = Node {
         client: client.clone(),
         clock: clock.clone(),
@@ -119,7 +113,7 @@ pub async fn run(
         runtime: runtime.clone(),
         identity,
         facts: Arc::new(facts::Machine::new(options.root_dir.clone())),
-        devices: devices(&options),
+        devices: parts::devices(&options),
         shutdown: Shutdown::default(),
         pressure: Pressure::default(),
         told: Arc::default(),
@@ -181,7 +175,7 @@ impl Ground {
         clock: &Clock,
         metrics: &Arc<Metrics>,
     ) -> Result<Ground, BadEndpoint> {
-        let config = node_config(options);
+        let config = parts::node_config(options);
         Ok(match options.runtime {
             options::Runtime::Cri => {
                 let plugins = Plugins::default();
@@ -204,25 +198,6 @@ impl Ground {
                 Ground { config, runtime: runtime.clone(), disk, prober: runtime, plugins: None }
             }
         })
-    }
-}
-
-fn node_config(options: &Options) -> NodeConfig {
-    NodeConfig {
-        root: options.root_dir.clone(),
-        logs: options.pod_logs_dir.clone(),
-        cgroup_root: options.cgroup_root.clone(),
-        domain: options.cluster_domain.clone(),
-        memory: i64::try_from(facts::memory("MemTotal:")).unwrap_or(i64::MAX),
-        retention: Retention {
-            runs: options.maximum_dead_containers_per_container,
-            least: options.minimum_container_ttl_duration,
-        },
-        seccomp: match &options.seccomp_profile_root {
-            Some(root) => root.clone(),
-            None => options.root_dir.join("seccomp"),
-        },
-        users: Ranges::open(&options.root_dir.join("pods"), options.max_pods),
     }
 }
 
@@ -262,7 +237,7 @@ async fn pods(
         allocations: Allocations::default(),
         ended: Ended::new(options.maximum_dead_containers),
         devices: node.devices.clone(),
-        dra: dra(options),
+        dra: parts::dra(options),
         cpus: managed.cpus,
         own: Own {
             client: node.client.clone(),
@@ -372,7 +347,7 @@ async fn follow_api(
             pods.change(&changes.next().await);
         }
     };
-    let mut endpoint = endpoint(options, &node.identity);
+    let mut endpoint = parts::endpoint(options, &node.identity);
     let serve = async {
         if let Some((path, mut present)) = serving {
             // Without a certificate nobody could tell who answers.
@@ -385,7 +360,7 @@ async fn follow_api(
     };
     let limits =
         Limits { bytes: options.container_log_max_size, files: options.container_log_max_files };
-    let collect = collect(pods.context(), &node.identity.name, policy(options));
+    let collect = collect(pods.context(), &node.identity.name, parts::policy(options));
     tokio::join!(follow, serve, rotate(pods, limits), collect);
 }
 
@@ -394,44 +369,6 @@ async fn collect(context: &Context, node: &str, policy: Policy) {
     let (runtime, clock) = (&*context.runtime, &context.clock);
     let collector = Collector { runtime, clock, policy, records: context.pulls.records() };
     collector.run(&context.events, node).await;
-}
-
-fn check_images(options: &Options) -> Result<(), Error> {
-    let parallel = options.max_parallel_image_pulls.is_some_and(|number| number > 1);
-    if options.serialize_image_pulls && parallel {
-        return Err(Error::ParallelPulls);
-    }
-    let (low, high) = (options.image_gc_low_threshold, options.image_gc_high_threshold);
-    if low >= high { Err(Error::Thresholds { low, high }) } else { Ok(()) }
-}
-
-fn pulls(options: &Options, clock: &Clock) -> Result<Pulls, Error> {
-    let parallel = match options.serialize_image_pulls {
-        true => Some(1),
-        false => options.max_parallel_image_pulls.map(|number| number as usize),
-    };
-    let policy = options.image_pull_credentials_verification_policy;
-    let allowed = options.preloaded_images_verification_allowlist.clone();
-    let records = Records::open(&options.root_dir, policy, allowed).map_err(|source| {
-        Error::Folder { path: options.root_dir.join("image_manager").display().to_string(), source }
-    })?;
-    let config = options.image_credential_provider_config.as_ref();
-    let providers = config.zip(options.image_credential_provider_bin_dir.as_ref());
-    let open =
-        |(config, folder): (&PathBuf, &PathBuf)| Providers::open(config, folder, clock.clone());
-    let providers = providers.map(open).transpose()?;
-    let file = Some(options.root_dir.join("config.json"));
-    Ok(Pulls::new(parallel, records, NodeCredentials { file, providers }))
-}
-
-fn policy(options: &Options) -> Policy {
-    let age = options.image_maximum_gc_age;
-    Policy {
-        high: options.image_gc_high_threshold,
-        low: options.image_gc_low_threshold,
-        minimum_age: options.minimum_image_ttl_duration,
-        maximum_age: (!age.is_zero()).then_some(age),
-    }
 }
 
 /// Looks for ever after what the node has of others: storage drivers and devices, and folders of its own
@@ -457,60 +394,6 @@ async fn plugins(pods: &Pods, drivers: Plugins) {
     let told = root.join("pod-resources");
     let tell = pod_resources::serve(&told, pods.clone());
     tokio::join!(registry.keep(), registrar.serve(), folders, tell);
-}
-
-/// The node's devices; a simulated node has none.
-fn devices(options: &Options) -> Devices {
-    match options.runtime {
-        options::Runtime::Cri => Devices::open(&options.root_dir.join("device-plugins")),
-        options::Runtime::Simulated => Devices::default(),
-    }
-}
-
-/// The node's claims; a simulated node has nothing to get ready.
-fn dra(options: &Options) -> Dra {
-    match options.runtime {
-        options::Runtime::Cri => Dra::open(&options.root_dir.join("dra_manager_state")),
-        options::Runtime::Simulated => Dra::default(),
-    }
-}
-
-/// Who hands out the CPUs; those of a simulated node are nobody's.
-fn cpus(options: &Options, identity: &Identity) -> Result<CpuManager, cpu_manager::StartError> {
-    let (root, chosen) = (&options.root_dir, &options.cpu_manager_policy_options);
-    match (options.runtime, options.cpu_manager_policy) {
-        (options::Runtime::Simulated, _) => Ok(CpuManager::default()),
-        (_, cpu_manager::Policy::None) => match cpu_manager::options::shown(chosen) {
-            named if named.is_empty() => CpuManager::none(root),
-            named => Err(cpu_manager::StartError::Options(format!("{named:?}"))),
-        },
-        (_, cpu_manager::Policy::Static) => {
-            let topology = Topology::read(Path::new(cpu_manager::SYS))
-                .map_err(cpu_manager::StartError::Topology)?;
-            let amount = |reserved: &Reserved| reserved.0.get("cpu").copied().unwrap_or_default();
-            let amount = amount(&identity.kube_reserved) + amount(&identity.system_reserved);
-            let reserved = options.reserved_cpus.clone().ok_or(amount);
-            let chosen = cpu_manager::options::Options::new(chosen)
-                .map_err(cpu_manager::StartError::Contradiction)?;
-            CpuManager::fixed(root, topology, reserved, chosen)
-        }
-    }
-}
-
-fn endpoint(options: &Options, identity: &Identity) -> Endpoint {
-    let own = identity.ips.first().and_then(|ip| ip.parse().ok());
-    let address = options.bind_address.or(own).unwrap_or(IpAddr::from([127, 0, 0, 1]));
-    let pair = options.tls_cert_file.clone().zip(options.tls_private_key_file.clone());
-    Endpoint {
-        address: (address, options.port).into(),
-        identity: pair,
-        client_ca: options.client_ca_file.clone(),
-        names: identity.ips.iter().cloned().chain([identity.name.clone()]).collect(),
-        node: identity.name.clone(),
-        anonymous: options.anonymous_auth,
-        logs: NODE_LOGS.into(),
-        configuration: server::configuration(options),
-    }
 }
 
 /// Looks at the sizes of logs for ever. Watching them would cost more: a wake-up per line.
@@ -559,56 +442,7 @@ async fn network(
     net::run(informers.clone(), config, clock.clone(), rng.clone()).await;
 }
 
-fn pod_range(options: &Options) -> Result<PodRange, Error> {
-    let named = options.pod_cidr.as_deref();
-    match named {
-        Some(text) if text.parse::<net::Cidr>().is_err() => Err(Error::PodCidr(text.into())),
-        _ => Ok(PodRange::new(named)),
-    }
-}
-
 /// This node's own object.
 fn own(informers: &Informers, name: &str) -> Informer<view::node::Node> {
     informers.filtered(&format!("metadata.name={name}"))
-}
-
-fn identity(options: &Options) -> Result<Identity, Error> {
-    let ip = match options.node_ip {
-        Some(ip) => ip,
-        None => route_address().map_err(Error::NodeIp)?,
-    };
-    let (mut kube_reserved, mut system_reserved) =
-        (options.kube_reserved.clone(), options.system_reserved.clone());
-    if let Some(cpus) = &options.reserved_cpus {
-        let count = i64::try_from(cpus.len()).unwrap_or(i64::MAX);
-        kube_reserved.0.remove("cpu");
-        system_reserved.0.insert("cpu".into(), Quantity::new(count));
-    }
-    Ok(Identity {
-        name: node_name(options),
-        ips: vec![ip.to_string()],
-        labels: options.node_labels.clone(),
-        taints: options.register_with_taints.clone(),
-        pod_cidr: options.pod_cidr.clone().unwrap_or_default(),
-        port: options.port,
-        max_pods: options.max_pods,
-        thresholds: options.eviction.hard.clone(),
-        kube_reserved,
-        system_reserved,
-        most_images: usize::try_from(options.node_status_max_images).ok(),
-        awaits_registration: !options.register_node,
-    })
-}
-
-/// The name of this node.
-fn node_name(options: &Options) -> String {
-    let host = || rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-    options.node_name.clone().unwrap_or_else(host)
-}
-
-/// The address from which this machine speaks to the world. Nothing is sent.
-fn route_address() -> std::io::Result<IpAddr> {
-    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
-    socket.connect(("192.0.2.1", 9))?;
-    Ok(socket.local_addr()?.ip())
 }

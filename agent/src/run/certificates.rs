@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use client::{BoxError, Client, Clock, Rng};
 use tokio::sync::watch;
 
-use super::node_name;
+use super::parts::node_name;
 use crate::certificates::{self, Paths, Rotation, Store, Template};
 use crate::node::Node;
 use crate::options::Options;

@@ -315,7 +315,7 @@ impl Shared {
             kind.apply(changes.filter_map(|(_, event)| {
                 let new = match &event.change {
                     Stored::Put(item) => Some(self.entry(kind, item.clone())?),
-                    Stored::Delete(_) => None,
+                    Stored::Delete => None,
                 };
                 Some((event.key.clone(), event.revision, new))
             }));

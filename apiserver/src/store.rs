@@ -119,9 +119,9 @@ pub struct Event {
 pub enum Change {
     /// The new value; it was created here if both its revisions are the event's.
     Put(KeyValue),
-    /// What was deleted; etcd no longer knows its value where the revision before the deletion is
-    /// compacted away (all but the key is empty then).
-    Delete(KeyValue),
+    /// The key is gone. What it had is not told: who needs it has seen it (etcd leaves it out where
+    /// it was compacted away, and of what happens while a watch begins).
+    Delete,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -317,7 +317,7 @@ fn by_kind(history: &[Event]) -> HashMap<usize, Vec<Happened>> {
         let Some(key) = event.key.strip_prefix("/registry/") else { continue };
         let Some(kind) = KINDS.iter().position(|kind| key.starts_with(kind.key)) else { continue };
         let change = match &event.change {
-            Change::Delete(_) => "DELETED",
+            Change::Delete => "DELETED",
             Change::Put(item) if item.create_revision == item.mod_revision => "ADDED",
             Change::Put(_) => "MODIFIED",
         };

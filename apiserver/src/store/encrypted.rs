@@ -163,7 +163,7 @@ impl Sink for Opening {
             .map(|event| Event {
                 change: match &event.change {
                     Change::Put(item) => Change::Put(self.open(item)),
-                    Change::Delete(item) => Change::Delete(self.open(item)),
+                    Change::Delete => Change::Delete,
                 },
                 ..event.clone()
             })

@@ -30,7 +30,7 @@ pub struct Version<V> {
 }
 
 impl<V> Version<V> {
-    fn is_deletion(&self) -> bool {
+    pub fn is_deletion(&self) -> bool {
         self.create_revision == 0
     }
 }
@@ -176,18 +176,13 @@ impl<V> Index<V> {
             .filter_map(move |(key, versions)| Some((key, visible(versions, at)?)))
     }
 
-    /// The changes after a revision, which is not older than `compacted`: each with the version
-    /// that it made and the one that it replaced.
-    pub fn since(
-        &self,
-        from: Revision,
-    ) -> impl Iterator<Item = (&Arc<str>, &Version<V>, Option<&Version<V>>)> {
+    /// The versions made after a revision, which is not older than `compacted`.
+    pub fn since(&self, from: Revision) -> impl Iterator<Item = (&Arc<str>, &Version<V>)> {
         let start = self.log.partition_point(|logged| logged.revision <= from);
         self.log.range(start..).filter_map(|logged| {
             let versions = self.keys.get(&logged.key)?;
             let i = versions.partition_point(|version| version.mod_revision < logged.revision);
-            let previous = i.checked_sub(1).map(|i| &versions[i]);
-            Some((&logged.key, versions.get(i)?, previous.filter(|version| !version.is_deletion())))
+            Some((&logged.key, versions.get(i)?))
         })
     }
 

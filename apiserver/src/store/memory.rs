@@ -64,14 +64,13 @@ impl Store for MemoryStore {
         let mut events = Vec::with_capacity(writes.len());
         for (sub, write) in writes.into_iter().enumerate() {
             let key = index.intern(&write.key);
-            let previous = index.get(&key, revision).map(|(key, version)| key_value(key, version));
             let version = Version {
                 mod_revision: revision,
                 create_revision: write.create_revision,
                 sub: sub as u32,
                 value: write.value.unwrap_or_default(),
             };
-            events.push(event(&key, &version, previous));
+            events.push(event(&key, &version));
             index.push(key, version);
         }
         hub.publish(&events, revision);
@@ -90,8 +89,8 @@ impl Store for MemoryStore {
         index.readable(Some(from.min(current)))?;
         let past: Vec<Event> = index
             .since(from)
-            .filter(|(key, ..)| key.starts_with(prefix))
-            .map(|(key, version, old)| event(key, version, old.map(|old| key_value(key, old))))
+            .filter(|(key, _)| key.starts_with(prefix))
+            .map(|(key, version)| event(key, version))
             .collect();
         sink.apply(&past, current);
         Ok(hub.add(prefix, from, sink))
@@ -115,10 +114,10 @@ fn key_value(key: &Arc<str>, version: &Version<Bytes>) -> KeyValue {
     }
 }
 
-fn event(key: &Arc<str>, version: &Version<Bytes>, previous: Option<KeyValue>) -> Event {
-    let change = match (version.create_revision, previous) {
-        (0, Some(previous)) => Change::Delete(previous),
-        _ => Change::Put(key_value(key, version)),
+fn event(key: &Arc<str>, version: &Version<Bytes>) -> Event {
+    let change = match version.is_deletion() {
+        true => Change::Delete,
+        false => Change::Put(key_value(key, version)),
     };
     Event { key: key.clone(), revision: version.mod_revision, change }
 }

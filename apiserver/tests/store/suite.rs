@@ -149,7 +149,7 @@ fn shown(events: &[Event]) -> Vec<(Revision, &str, &'static str)> {
     let kind = |event: &Event| match &event.change {
         Change::Put(new) if new.create_revision == new.mod_revision => "added",
         Change::Put(_) => "modified",
-        Change::Delete(_) => "deleted",
+        Change::Delete => "deleted",
     };
     events.iter().map(|event| (event.revision, &event.key[name(event)..], kind(event))).collect()
 }
@@ -331,18 +331,12 @@ async fn watch_from_now_and_then(check: Check) {
 
 async fn watch_deletions(check: Check) {
     let key = check.key("a");
-    let created = check.put("a", "1").await;
+    check.put("a", "1").await;
     let updated = check.put("a", "2").await;
     let live = check.watch(updated).await;
     let deleted = check.commit(Txn::delete(key.clone(), updated)).await;
     let past = check.watch(updated).await;
-    let old = KeyValue {
-        key: key.clone(),
-        value: "2".into(),
-        create_revision: created,
-        mod_revision: updated,
-    };
-    let expected = [Event { key: key.clone(), revision: deleted, change: Change::Delete(old) }];
+    let expected = [Event { key: key.clone(), revision: deleted, change: Change::Delete }];
     assert_eq!(live.until(deleted).await, expected);
     assert_eq!(past.until(deleted).await, expected);
     let again = check.put("a", "3").await;
@@ -524,7 +518,7 @@ fn replay(state: &mut State, revision: Revision, txn: &Txn) -> Option<Vec<Event>
                 state.insert(key, new.clone());
                 Some(Change::Put(new))
             }
-            Op::Delete { key } => state.remove(key).map(Change::Delete),
+            Op::Delete { key } => state.remove(key).map(|_| Change::Delete),
         };
         events.extend(change.map(|change| Event { key: op.key().clone(), revision, change }));
     }

@@ -78,18 +78,24 @@ impl Told {
     fn hear(&mut self, event: &Event) {
         self.events += 1;
         let (verb, value) = match &event.change {
-            Change::Put(value) if value.create_revision == event.revision => ("created", value),
-            Change::Put(value) => ("changed", value),
-            Change::Delete(value) => ("deleted", value),
+            Change::Put(value) if value.create_revision == event.revision => {
+                ("created", &value.value[..])
+            }
+            Change::Put(value) => ("changed", &value.value[..]),
+            Change::Delete => ("deleted", &[][..]),
         };
         if let Some(lines) = &mut self.lines {
-            let text = String::from_utf8_lossy(&value.value);
+            let text = String::from_utf8_lossy(value);
             writeln!(lines, "{} {verb} {} {text}", event.revision, event.key).expect("written");
         }
+        if matches!(event.change, Change::Delete) {
+            self.pods.remove(&*event.key);
+            return;
+        }
         if event.key.starts_with("/registry/pods/") {
-            self.pod(&event.key, verb, &value.value);
+            self.pod(&event.key, verb, value);
         } else if event.key.starts_with("/registry/jobs/") {
-            self.job(&event.key, verb, &value.value);
+            self.job(&event.key, verb, value);
         }
     }
 
@@ -105,9 +111,6 @@ impl Told {
                 if let Some(other) = self.pods.insert(key.into(), uid.clone()) {
                     self.wrong.push(format!("{key}: {uid} came while {other} was there"));
                 }
-            }
-            "deleted" => {
-                self.pods.remove(key);
             }
             _ if self.pods.get(key) != Some(uid) => {
                 self.wrong.push(format!("{key} became {uid} without having gone"));

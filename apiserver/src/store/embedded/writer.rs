@@ -191,14 +191,11 @@ impl Writer {
             return Ok(Vec::new());
         }
         self.log.recover(self.index.revision())?;
-        // What deletions delete is read before they are written.
-        let deleted = self.deleted(plan)?;
         self.append(&plan.records, SWEEP, plan.revision)?;
-        let mut deleted = deleted.into_iter();
         let event = |record: &Record| {
             let revision = (record.place >> 32) as Revision;
             let change = match &record.value {
-                None => Change::Delete(deleted.next()?),
+                None => Change::Delete,
                 Some(value) => Change::Put(KeyValue {
                     key: record.key.clone(),
                     value: value.clone(),
@@ -206,33 +203,9 @@ impl Writer {
                     mod_revision: revision,
                 }),
             };
-            Some(Event { key: record.key.clone(), revision, change })
+            Event { key: record.key.clone(), revision, change }
         };
-        Ok(plan.records.iter().filter_map(event).collect())
-    }
-
-    /// The last values of the keys that the plan deletes, in its order.
-    fn deleted(&mut self, plan: &Plan) -> Result<Vec<KeyValue>, StoreError> {
-        let mut deleted = Vec::new();
-        let mut in_batch: HashMap<&str, &Record> = HashMap::new();
-        for record in &plan.records {
-            let previous = in_batch.insert(&record.key, record);
-            if record.value.is_some() {
-                continue;
-            }
-            match previous {
-                Some(Record { place, create_revision, value: Some(value), .. }) => {
-                    deleted.push(KeyValue {
-                        key: record.key.clone(),
-                        value: value.clone(),
-                        create_revision: *create_revision,
-                        mod_revision: (place >> 32) as Revision,
-                    });
-                }
-                _ => deleted.extend(self.get(&record.key, None)?.value),
-            }
-        }
-        Ok(deleted)
+        Ok(plan.records.iter().map(event).collect())
     }
 
     /// Appends records, removes some garbage along with them.
@@ -289,32 +262,25 @@ impl Writer {
         let past: Vec<_> = self
             .index
             .since(from)
-            .filter(|(key, ..)| key.starts_with(prefix))
-            .map(|(key, version, old)| (key.clone(), version.clone(), old.cloned()))
+            .filter(|(key, _)| key.starts_with(prefix))
+            .map(|(key, version)| (key.clone(), version.clone()))
             .collect();
         let mut rest = &past[..];
         while !rest.is_empty() {
             // Whole revisions only.
             let last = rest[REPLAY.min(rest.len()) - 1].1.mod_revision;
             let (chunk, behind) = rest.split_at(rest.partition_point(|c| c.1.mod_revision <= last));
-            let shown =
-                chunk.iter().map(|(key, version, old)| match (version.create_revision, old) {
-                    (0, Some(old)) => (key.clone(), old.clone()),
-                    _ => (key.clone(), version.clone()),
-                });
-            let values = self.values(shown.collect())?;
-            let events: Vec<Event> = chunk
-                .iter()
-                .zip(values)
-                .map(|((key, version, _), value)| Event {
-                    key: key.clone(),
-                    revision: version.mod_revision,
-                    change: match version.create_revision {
-                        0 => Change::Delete(value),
-                        _ => Change::Put(value),
-                    },
-                })
-                .collect();
+            let put = chunk.iter().filter(|(_, version)| !version.is_deletion());
+            let mut values = self.values(put.cloned().collect())?.into_iter();
+            let event = |(key, version): &(Arc<str>, Version<()>)| Event {
+                key: key.clone(),
+                revision: version.mod_revision,
+                change: match version.is_deletion() {
+                    true => Change::Delete,
+                    false => Change::Put(values.next().expect("as many values as versions")),
+                },
+            };
+            let events: Vec<Event> = chunk.iter().map(event).collect();
             sink.apply(&events, last);
             rest = behind;
         }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use super::{end_of, key_value, revision_of};
-use crate::store::{Change, Event, KeyValue, Revision, Sink, StoreError, Watch};
+use crate::store::{Change, Event, Revision, Sink, StoreError, Watch};
 
 /// Before a lost watch is begun again: the first pause and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -66,7 +66,6 @@ async fn session(
     let options = WatchOptions::new()
         .with_range(end_of(prefix))
         .with_start_revision(*seen as i64 + 1)
-        .with_prev_key()
         .with_progress_notify();
     let mut stream = match client.watch(prefix, Some(options)).await {
         Ok(stream) => stream,
@@ -116,11 +115,7 @@ fn event(event: &etcd_client::Event) -> Option<Event> {
     let (key, revision) = (new.key.clone(), new.mod_revision);
     let change = match event.event_type() {
         EventType::Put => Change::Put(new),
-        // Without a previous value where that was compacted away.
-        EventType::Delete => Change::Delete(event.prev_kv().cloned().map_or_else(
-            || KeyValue { value: Default::default(), create_revision: 0, mod_revision: 0, ..new },
-            key_value,
-        )),
+        EventType::Delete => Change::Delete,
     };
     Some(Event { key, revision, change })
 }
@@ -128,6 +123,7 @@ fn event(event: &etcd_client::Event) -> Option<Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::KeyValue;
 
     #[test]
     fn what_was_seen_is_not_done_again() {

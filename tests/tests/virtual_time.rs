@@ -1,7 +1,5 @@
 //! Clusters larger and days longer than a test has: many nodes and pods in one process.
 
-#[path = "virtual_time/chaos.rs"]
-mod chaos;
 #[path = "virtual_time/outages.rs"]
 mod outages;
 

@@ -57,7 +57,7 @@ const LONG_RUNS: &[LongRun] = &[
     ("runtime", &["random"], &[("CORACLE_CALLS", "10000")]),
     ("virtual_time", &["completions"], &[("CORACLE_COMPLETIONS", "10000")]),
     (
-        "virtual_time",
+        "chaos",
         &["a_day_on_which_all_goes_wrong"],
         &[("CORACLE_NODES", "500"), ("CORACLE_PODS", "10000"), ("CORACLE_MINUTES", "1440")],
     ),

@@ -4,10 +4,14 @@
 //! end all is as was asked for, and on the way nothing was that must never be.
 //!
 //! `CORACLE_NODES`, `CORACLE_PODS` and `CORACLE_MINUTES` say how large and how long, `SEED` repeats
-//! one, and `CORACLE_EVENTS` names a file for everything that was written.
+//! one, write for write, and `CORACLE_EVENTS` names a file for everything that was written.
+
+#[path = "chaos/entropy.rs"]
+mod entropy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,17 +81,48 @@ struct Play {
 #[tokio::test(start_paused = true)]
 async fn a_day_on_which_all_goes_wrong() {
     let sizes = Sizes::of(6, 50, 8);
-    let seed = match std::env::var("SEED") {
-        Ok(text) => text.parse().unwrap(),
-        Err(_) => Rng::from_os().below(1_000_000),
-    };
+    let seed = seed();
     let label = format!("SEED={seed} {sizes:?}");
     eprintln!("{label}");
     play(seed, sizes, &label).await;
 }
 
+/// In two processes: what a program makes once and keeps is part of its history.
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    let seed = seed().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = ["first", "second"].map(|name| {
+        let events = folder.path().join(name);
+        let day = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_day_on_which_all_goes_wrong"])
+            .envs([("CORACLE_NODES", "4"), ("CORACLE_PODS", "30"), ("CORACLE_MINUTES", "5")])
+            .env("SEED", &seed)
+            .env("CORACLE_EVENTS", &events)
+            .output()
+            .unwrap();
+        assert!(day.status.success(), "{}", String::from_utf8_lossy(&day.stdout));
+        std::fs::read_to_string(events).unwrap()
+    });
+    assert!(first.lines().count() > 1000);
+    let same = first.lines().zip(second.lines()).take_while(|(one, other)| one == other).count();
+    let line = |history: &str| history.lines().nth(same).map(str::to_owned);
+    assert_eq!(line(&first), line(&second), "SEED={seed}: after {same} events");
+}
+
+/// From `SEED`, or of the moment: there is no other randomness in this program.
+fn seed() -> u64 {
+    match std::env::var("SEED") {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) => {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+            u64::from(now.subsec_nanos() / 1000)
+        }
+    }
+}
+
 async fn play(seed: u64, sizes: Sizes, label: &str) {
-    let events = std::env::var("CORACLE_EVENTS").ok().map(PathBuf::from);
+    let events = std::env::var_os("CORACLE_EVENTS").map(PathBuf::from);
     let mut play = Play {
         chaos: Chaos::start(seed, sizes.nodes, events.as_deref()).await,
         sizes,

@@ -7,6 +7,8 @@
 mod autoscale;
 #[path = "controllers/jobs.rs"]
 mod jobs;
+#[path = "controllers/takeover.rs"]
+mod takeover;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

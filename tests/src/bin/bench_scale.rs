@@ -96,7 +96,8 @@ fn resident() -> f64 {
 /// An API server over the embedded store in this folder.
 async fn server(folder: &Path, clock: &Clock, rng: &Rng) -> apiserver::Server {
     let data_dir = format!("--data-dir={}", folder.display());
-    let without = "--disable-admission-plugins=ServiceAccount";
+    // Nobody here would take the taint of new nodes away.
+    let without = "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition";
     let flags = ["apiserver", &data_dir, "--secure-port=0", without];
     let options = ServerArguments::parse_from(flags).options;
     let server = apiserver::Server::start(options, clock.clone(), rng.clone()).await;

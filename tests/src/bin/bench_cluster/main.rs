@@ -129,8 +129,6 @@ fn real() {
     };
     row("hello, 3 replicas, apply to Ready", median((0..ROUNDS).map(apply).collect()), 500.0, "ms");
 
-    paced::measure(&cluster);
-
     let book = cluster.state().join("clusters/bench/processes.json");
     let book: Value =
         serde_json::from_slice(&std::fs::read(book).expect("the book")).expect("JSON");
@@ -155,6 +153,7 @@ fn real() {
         let node = pids("node1").into_iter().map(|pid| memory(pid, field)).sum();
         row(&what("agent and runtime of a node"), node, 25.0, "MiB");
     }
+    paced::measure(&cluster);
 }
 
 /// User and system time in hundredths of a second.

@@ -1,7 +1,12 @@
-//! AppArmor: which profile a container's command is executed under. Profiles are loaded by the node's
-//! administrator; the runtime only names them.
+//! AppArmor: which profile a container's command is executed under. The default one is loaded when it
+//! is first needed, unless the node's administrator has loaded another of its name; all others are
+//! the administrator's.
+//! <https://kubernetes.io/docs/tutorials/security/apparmor/>
 
 use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::Once;
 
 use proto::cri::{self, security_profile::ProfileType};
 
@@ -10,16 +15,51 @@ use super::engine::Error;
 /// Loaded profiles, one line each: `name (mode)`.
 const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
 const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
-/// Loaded, it is what `RuntimeDefault` means.
+/// What `RuntimeDefault` means, and what nobody asks for means.
 const DEFAULT: &str = "coracle-default";
+const DEFAULT_PROFILE: &str = include_str!("apparmor/default.profile");
+/// Compiles profiles for the kernel; of Debian's package `apparmor`.
+const PARSER: &str = "apparmor_parser";
 
-/// The profile that a container asks for; `None` leaves the command unconfined.
+/// The profile that a container asks for; `None` leaves the command unconfined, as does a machine
+/// without AppArmor.
 pub fn profile(context: &cri::LinuxContainerSecurityContext) -> Result<Option<String>, Error> {
     let Some(wanted) = wanted(context)? else { return Ok(None) };
     let enabled = fs::read_to_string(ENABLED).is_ok_and(|text| text.trim() == "Y");
     let loaded =
         if enabled { fs::read_to_string(PROFILES).unwrap_or_default() } else { String::new() };
-    choose(&wanted, enabled, &loaded)
+    let chosen = choose(&wanted, enabled, &loaded)?;
+    if enabled && chosen.is_none() && load(DEFAULT_PROFILE)? {
+        return Ok(Some(DEFAULT.to_owned()));
+    }
+    Ok(chosen)
+}
+
+/// Gives the kernel a profile; false where the parser is not installed.
+fn load(profile: &str) -> Result<bool, Error> {
+    static TOLD: Once = Once::new();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut parser = Command::new(PARSER);
+    parser.env("PATH", format!("{path}:/usr/sbin:/sbin")).args(["--replace", "--skip-cache"]);
+    parser.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let step = |source| Error::Step { step: format!("load AppArmor profile {DEFAULT}"), source };
+    let mut parser = match parser.spawn() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            TOLD.call_once(|| {
+                tracing::warn!("containers are not confined by AppArmor: there is no {PARSER}");
+            });
+            return Ok(false);
+        }
+        started => started.map_err(step)?,
+    };
+    let written = parser.stdin.take().map(|mut stdin| stdin.write_all(profile.as_bytes()));
+    let ended = parser.wait_with_output().map_err(step)?;
+    if !ended.status.success() {
+        let said = String::from_utf8_lossy(&ended.stderr);
+        return Err(step(std::io::Error::other(format!("{PARSER}: {}", said.trim()))));
+    }
+    written.transpose().map_err(step)?;
+    Ok(true)
 }
 
 #[derive(Debug, PartialEq)]
@@ -47,8 +87,8 @@ fn wanted(context: &cri::LinuxContainerSecurityContext) -> Result<Option<Wanted>
             ),
         },
         None => match path {
-            "" | "unconfined" => Ok(None),
-            "runtime/default" => Ok(Some(Wanted::RuntimeDefault)),
+            "unconfined" => Ok(None),
+            "" | "runtime/default" => Ok(Some(Wanted::RuntimeDefault)),
             path => match path.strip_prefix("localhost/") {
                 Some(name) => localhost(name),
                 None => Err(Error::Invalid(format!("invalid AppArmor profile \"{path}\""))),
@@ -105,5 +145,7 @@ mod tests {
         assert_eq!(wanted(&context).unwrap(), Some(Wanted::Localhost("new".into())));
         context.privileged = true;
         assert_eq!(wanted(&context).unwrap(), None);
+        let silent = cri::LinuxContainerSecurityContext::default();
+        assert_eq!(wanted(&silent).unwrap(), Some(Wanted::RuntimeDefault));
     }
 }

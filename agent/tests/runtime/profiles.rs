@@ -104,3 +104,61 @@ async fn profiles_that_are_none_are_refused() {
     }
     lab.finish().await;
 }
+
+/// What `lab` runs is confined by the machine's AppArmor, where that is on and has its parser.
+#[tokio::test]
+async fn containers_are_confined_where_the_kernel_has_apparmor() {
+    let on = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    if !on.is_ok_and(|text| text.trim() == "Y") || !machine_has("apparmor_parser") {
+        eprintln!("SKIPPED: needs a kernel with AppArmor and apparmor_parser");
+        return;
+    }
+    let Some(mut lab) = Lab::start().await else { return };
+    let pod = lab.sandbox("pod").await;
+    let unsaid = script("unsaid", "sleep 1000");
+    let mut default = script("default", "sleep 1000");
+    context(&mut default).apparmor = profile(ProfileType::RuntimeDefault, "");
+    let mut named = script("named", "sleep 1000");
+    context(&mut named).apparmor = profile(ProfileType::Localhost, "coracle-default");
+    let mut open = script("open", "sleep 1000");
+    context(&mut open).apparmor = profile(ProfileType::Unconfined, "");
+    let mut strong = script("strong", "sleep 1000");
+    context(&mut strong).privileged = true;
+    let confined = "coracle-default (enforce)";
+    for (mut config, expected) in [
+        (unsaid, confined),
+        (default, confined),
+        (named, confined),
+        (open, "unconfined"),
+        (strong, "unconfined"),
+    ] {
+        // Able to mount, but for the profile.
+        let capabilities = cri::Capability {
+            add_capabilities: vec!["SYS_ADMIN".into()],
+            ..Default::default()
+        };
+        context(&mut config).capabilities = Some(capabilities);
+        let id = lab.run(&pod, config).await;
+        let pid = lab.pid(&id).await;
+        let told = std::fs::read_to_string(format!("/proc/{pid}/attr/current")).unwrap();
+        assert_eq!(told.trim(), expected);
+        // Commands too.
+        let told = lab.exec(&id, &["cat", "/proc/self/attr/current"]).await;
+        assert_eq!(String::from_utf8_lossy(&told.stdout).trim(), expected, "{told:?}");
+        let told = lab.exec(&id, &["mount", "-t", "tmpfs", "none", "/tmp"]).await;
+        assert_eq!(told.exit_code == 0, expected == "unconfined", "{told:?}");
+        let told = lab.exec(&id, &["sh", "-c", "kill -0 1 && echo x >/tmp/x && cat /tmp/x"]).await;
+        assert_eq!(told.exit_code, 0, "what is its own is allowed: {told:?}");
+    }
+    let mut unknown = script("unknown", "true");
+    context(&mut unknown).apparmor = profile(ProfileType::Localhost, "web");
+    let error = lab.try_create(&pod, unknown).await.unwrap_err();
+    assert_eq!(error.message(), "apparmor profile not found web");
+    lab.finish().await;
+}
+
+fn machine_has(program: &str) -> bool {
+    ["/bin", "/sbin", "/usr/bin", "/usr/sbin"]
+        .iter()
+        .any(|folder| std::path::Path::new(folder).join(program).exists())
+}

@@ -46,6 +46,7 @@ pub const TO_VIRTUALIZE: &[Need] = &[
     need("qemu-system-x86_64", "qemu-system-x86"),
     need("dpkg-deb", "dpkg"),
     need("mke2fs", "e2fsprogs"),
+    need("apparmor_parser", "apparmor"),
     need("/bin/busybox", "busybox-static"),
 ];
 

@@ -60,6 +60,7 @@ export PATH=/bin HOME=/root RUST_BACKTRACE=0
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
+mount -t securityfs security /sys/kernel/security
 mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts pts /dev/pts
@@ -165,7 +166,8 @@ fn disk(
         fs::write(folder.join("etc").join(name), "").map_err(failed)?;
     }
     fs::copy("/bin/busybox", folder.join("bin/busybox")).map_err(failed)?;
-    for program in tests.iter().map(PathBuf::as_path).chain([runtime]) {
+    let parser = program("apparmor_parser").ok_or("there is no apparmor_parser")?;
+    for program in tests.iter().map(PathBuf::as_path).chain([runtime, &parser]) {
         let path = program.to_string_lossy();
         for library in output("ask for libraries", command("ldd", &[&path]))?.split_whitespace() {
             if library.starts_with('/') {

@@ -1,10 +1,11 @@
 //! The API client: how every component speaks to the API server, over mutual TLS or, in one
 //! process, straight into its router; informers, work queue, leader election and events on top
-//! of it; and time and randomness, which come in as inputs. Nothing else opens a socket to an
-//! API server.
+//! of it; a component's own HTTPS endpoint, for whose callers the API server vouches; and time and
+//! randomness, which come in as inputs. Nothing else opens a socket to an API server.
 
 pub mod clock;
 pub mod daemon;
+pub mod endpoint;
 pub mod error;
 pub mod informer;
 pub mod kubeconfig;

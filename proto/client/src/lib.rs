@@ -23,11 +23,11 @@ pub use clock::Clock;
 pub use error::Error;
 pub use informer::{Change, Changes, Feed, Informer, Informers, Snapshot, in_namespace};
 pub use kubeconfig::{Config, Kubeconfig};
-pub use lead::{LeaseName, lead};
+pub use lead::{Candidate, LeaseName, Standing, lead};
 pub use object::{
     DeleteOptions, Entry, Key, List, ListOptions, Object, Patch, Propagation, WatchEvent,
 };
-pub use queue::WorkQueue;
+pub use queue::{Queues, WorkQueue};
 pub use recorder::Recorder;
 pub use request::{Body, BoxError, Client, Service};
 pub use rng::Rng;

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -13,11 +14,10 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use client::Informer;
+use client::endpoint::{self, Acceptor, Authenticator, TlsError};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::service::TowerToHyperService;
 use proto::user::User;
 use proto::view::pod::Pod;
 use serde::Serialize;
@@ -28,9 +28,7 @@ use crate::logs::Watcher;
 use crate::pods::Pods;
 use crate::stats::Stats;
 
-mod authn;
 mod authz;
-mod cache;
 mod configz;
 mod files;
 mod health;
@@ -39,13 +37,10 @@ mod metrics;
 mod pods;
 mod proxy;
 mod summary;
-mod tls;
 mod translate;
 
 pub use configz::document as configuration;
-pub use tls::TlsError;
 
-use authn::Authenticator;
 use authz::{Authorizer, Refused};
 
 /// What the endpoint is made from.
@@ -65,6 +60,9 @@ pub struct Endpoint {
     /// What `/configz` answers.
     pub configuration: Value,
 }
+
+/// How long the API server's word about a token holds (kubelet: authentication.webhook.cacheTTL).
+const TOKEN_LASTS: Duration = Duration::from_secs(120);
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -94,49 +92,22 @@ pub enum Error {
 /// Serves for ever.
 pub async fn serve(endpoint: Endpoint, pods: Pods, informer: Informer<Pod>) -> Result<(), Error> {
     let watcher = Watcher::new().map_err(Error::Watch)?;
-    let tls = tls::Acceptor::new(&endpoint)?;
+    let (names, client_ca) = (&endpoint.names, endpoint.client_ca.clone());
+    let tls = Acceptor::new(endpoint.identity.clone(), names, client_ca)?;
     let router = router(shared(&endpoint, &pods, informer, watcher));
     let address = endpoint.address;
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| Error::Listen { address, source })?;
     let clock = pods.context().clock.clone();
-    let tls = Arc::new(tls);
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                clock.sleep(std::time::Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (tls, router) = (tls.clone(), router.clone());
-        tokio::spawn(async move {
-            let (stream, user) = match tls.accept(stream).await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::debug!(%error, "a TLS handshake failed");
-                    return;
-                }
-            };
-            let router = match user {
-                Some(user) => router.layer(axum::Extension(user)),
-                None => router,
-            };
-            let service = TowerToHyperService::new(router);
-            let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke");
-            }
-        });
-    }
+    endpoint::serve(listener, Arc::new(tls), clock, router).await;
+    Ok(())
 }
 
 fn shared(endpoint: &Endpoint, pods: &Pods, informer: Informer<Pod>, watcher: Watcher) -> Shared {
     let context = pods.context();
     let (client, clock, node) = (&context.client, &context.clock, &endpoint.node);
-    let authenticator = Authenticator::new(client.clone(), clock.clone(), endpoint.anonymous);
+    let authenticator =
+        Authenticator::new(client.clone(), clock.clone(), endpoint.anonymous, TOKEN_LASTS);
     Shared {
         node: node.as_str().into(),
         stats: Arc::new(Stats::new(context.clone(), node.clone(), informer.clone())),

@@ -54,7 +54,7 @@ struct Collector {
     recorder: Recorder,
     rows: Vec<Row>,
     graph: Mutex<Graph>,
-    queue: WorkQueue<Uid>,
+    queue: Arc<WorkQueue<Uid>>,
     gone: Mutex<Gone>,
 }
 
@@ -84,7 +84,7 @@ pub async fn run(setup: Setup) {
         client: setup.client.clone(),
         recorder: setup.recorder.clone(),
         graph: Mutex::new(Graph::default()),
-        queue: WorkQueue::new(setup.clock.clone()),
+        queue: setup.queue(NAME, ""),
         gone: Mutex::default(),
         rows,
     });

@@ -43,7 +43,7 @@ const WORKERS: usize = 5;
 pub async fn run(setup: Setup) {
     let autoscalers = setup.informers.of::<HorizontalPodAutoscaler>();
     let pods = setup.informers.of::<Pod>();
-    let queue = Arc::new(WorkQueue::new(setup.clock.clone()));
+    let queue = setup.queue(NAME, "");
     let worker = Arc::new(Worker {
         client: setup.client,
         clock: setup.clock,

@@ -25,6 +25,7 @@ pub mod host_path;
 pub mod job;
 pub mod legacy_service_account_token;
 pub mod load_balancer;
+mod metrics;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -53,7 +54,10 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 
-use client::{CancellationToken, Client, Clock, Informers, LeaseName, Recorder, Rng, lead};
+use client::{
+    CancellationToken, Candidate, Client, Clock, Informers, LeaseName, Queues, Recorder, Rng,
+    endpoint, lead,
+};
 use proto::cron::Zone;
 
 use crate::attach_detach::AttachDetach;
@@ -129,6 +133,8 @@ pub enum RunError {
     Authority(#[from] AuthorityError),
     #[error("dividing --cluster-cidr among the nodes")]
     Blocks(#[from] BlocksError),
+    #[error("serving metrics and health")]
+    Endpoint(#[from] endpoint::Error),
     #[error("another copy may be at work")]
     Leader { source: client::lead::Lost },
 }
@@ -244,12 +250,22 @@ pub async fn run(
     let names: Vec<&str> = CONTROLLERS.iter().map(|(name, _)| *name).collect();
     let enabled = options.enabled(&names).map_err(|source| RunError::Controllers { source })?;
     let client = client.named(COMPONENT);
+    let queues = Queues::new(clock.clone());
+    let candidate = options.leader_elect.then(|| {
+        let identity = format!("{}_{}", hostname(), rng.uuid());
+        Candidate::new(LeaseName::system(COMPONENT), identity)
+    });
+    let standing = candidate.as_ref().map(|candidate| &candidate.standing);
+    let pages = metrics::pages(&queues, standing, &clock);
+    let (port, flags) = (options.secure_port, &options.endpoint);
+    let _endpoint = endpoint::open(port, flags, &client, &clock, pages).await?;
     let work = |shutdown: CancellationToken| {
         let setup = |name| Setup {
             client: client.clone(),
             informers: informers.clone(),
             clock: clock.clone(),
             recorder: Recorder::new(client.clone(), clock.clone(), rng.clone(), source(name), ""),
+            queues: queues.clone(),
         };
         let enabled = CONTROLLERS.iter().filter(|(name, _)| enabled.contains(name));
         let tasks: Result<Vec<Option<Task>>, RunError> =
@@ -262,12 +278,8 @@ pub async fn run(
             Ok(())
         }
     };
-    if !options.leader_elect {
-        return work(shutdown).await;
-    }
-    let identity = format!("{}_{}", hostname(), rng.uuid());
-    let lease = LeaseName::system(COMPONENT);
-    let led = lead(client.clone(), clock.clone(), rng.clone(), lease, identity, shutdown, work);
+    let Some(candidate) = candidate else { return work(shutdown).await };
+    let led = lead(client.clone(), clock.clone(), rng.clone(), candidate, shutdown, work);
     match led.await {
         Ok(outcome) => outcome.unwrap_or(Ok(())),
         Err(source) => Err(RunError::Leader { source }),

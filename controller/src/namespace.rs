@@ -49,14 +49,14 @@ struct Terminator {
     client: Client,
     clock: Clock,
     namespaces: Informer<Namespace>,
-    queue: WorkQueue<Arc<str>>,
+    queue: Arc<WorkQueue<Arc<str>>>,
 }
 
 /// Runs until dropped.
 pub async fn run(setup: Setup) {
     let terminator = Arc::new(Terminator {
+        queue: setup.queue(NAME, ""),
         client: setup.client,
-        queue: WorkQueue::new(setup.clock.clone()),
         clock: setup.clock,
         namespaces: setup.informers.of::<Namespace>(),
     });

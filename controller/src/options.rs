@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use client::endpoint;
+
 use crate::load_balancer::Range;
 
 /// What can be said on the command line.
@@ -64,8 +66,15 @@ pub struct Options {
     /// How many ended pods may exist before the oldest are deleted; 0: any number.
     #[arg(long, value_name = "COUNT", default_value_t = 12500)]
     pub terminated_pod_gc_threshold: usize,
+    /// The port on which metrics and health are served over HTTPS; 0: nowhere.
+    #[arg(long, value_name = "PORT", default_value_t = 10257)]
+    pub secure_port: u16,
+    #[command(flatten)]
+    pub endpoint: endpoint::Flags,
 }
 
+/// The command line's defaults, but for the endpoint: who runs controllers in a process of others
+/// says whether there is one.
 impl Default for Options {
     fn default() -> Options {
         Options {
@@ -84,6 +93,8 @@ impl Default for Options {
             node_monitor_grace_period: Duration::from_secs(40),
             legacy_service_account_token_clean_up_period: Duration::from_secs(365 * 24 * 3600),
             terminated_pod_gc_threshold: 12500,
+            secure_port: 0,
+            endpoint: endpoint::Flags::default(),
         }
     }
 }

@@ -2,11 +2,14 @@
 //! and retries. It is the only driver of controllers; none of them loops by itself.
 
 use std::any::TypeId;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::error::chain;
-use client::{Change, Client, Clock, Entry, Informer, Informers, Key, Object, Recorder, WorkQueue};
+use client::{
+    Change, Client, Clock, Entry, Informer, Informers, Key, Object, Queues, Recorder, WorkQueue,
+};
 use futures::future::BoxFuture;
 use proto::kind::Row;
 use proto::meta::{Labels, ObjectMeta};
@@ -15,6 +18,7 @@ use proto::time::Time;
 use tokio::task::JoinSet;
 
 use crate::execute::Executor;
+use crate::metrics;
 use crate::plan::{Plan, group_of};
 use crate::view::{Cache, View};
 
@@ -63,6 +67,18 @@ pub struct Setup {
     pub informers: Informers,
     pub clock: Clock,
     pub recorder: Recorder,
+    pub queues: Queues,
+}
+
+impl Setup {
+    /// The work queue of this controller, for this resource where it has several.
+    pub fn queue<K: Clone + Eq + Hash + Send + 'static>(
+        &self,
+        controller: &'static str,
+        resource: &str,
+    ) -> Arc<WorkQueue<K>> {
+        self.queues.make(metrics::queue_name(controller, resource))
+    }
 }
 
 /// Collects what a controller watches.
@@ -268,7 +284,7 @@ pub async fn run<C: Controller>(controller: C, setup: Setup) {
     let Watches { mut view, triggers, synced, .. } = watches;
     view.start(setup.clock.now());
     let view = Arc::new(view);
-    let queue = Arc::new(WorkQueue::new(setup.clock.clone()));
+    let queue = setup.queue(C::NAME, &C::Object::row().resource);
     let mut tasks = JoinSet::new();
     for trigger in triggers {
         let (view, queue, clock) = (view.clone(), queue.clone(), setup.clock.clone());

@@ -46,6 +46,19 @@ impl Histogram {
         self.counts[bucket] += 1;
         self.sum += value;
     }
+
+    /// How many values there were.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Takes the values of another with the same bounds over, which has none afterwards.
+    pub fn absorb(&mut self, other: &mut Histogram) {
+        for (own, other) in self.counts.iter_mut().zip(&mut other.counts) {
+            *own += std::mem::take(other);
+        }
+        self.sum += std::mem::take(&mut other.sum);
+    }
 }
 
 impl Text {
@@ -284,6 +297,15 @@ mod tests {
         assert_eq!(of("t_seconds_bucket"), buckets.map(|(le, count)| (le.to_string(), count)));
         assert_eq!(of("t_seconds_count")[0].1, 4.0);
         assert!((of("t_seconds_sum")[0].1 - 7.65).abs() < 1e-9);
+    }
+
+    #[test]
+    fn values_are_taken_over() {
+        let (mut all, mut some) = (Histogram::new(&[1.0]), Histogram::new(&[1.0]));
+        all.observe(0.5);
+        [0.5, 2.0].into_iter().for_each(|value| some.observe(value));
+        all.absorb(&mut some);
+        assert_eq!((all.count(), all.sum, some), (3, 3.0, Histogram::new(&[1.0])));
     }
 
     #[test]

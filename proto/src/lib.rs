@@ -41,6 +41,7 @@ pub mod pod_resources {
 
 pub mod cron;
 pub mod exposition;
+pub mod health;
 pub mod indexes;
 pub mod json;
 pub mod kind;

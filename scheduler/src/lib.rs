@@ -6,6 +6,7 @@ pub mod config;
 pub mod cycle;
 pub mod devices;
 pub mod explanation;
+mod metrics;
 pub mod plugins;
 mod prebind;
 pub mod preemption;

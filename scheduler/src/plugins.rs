@@ -50,6 +50,30 @@ pub enum Event {
     ResourceSlice,
 }
 
+impl Event {
+    /// Upstream's name of it, as figures have it. One that stands for several there bears the name
+    /// of the most general.
+    pub fn label(self) -> &'static str {
+        match self {
+            Event::NodeAdded => "NodeAdd",
+            Event::NodeAllocatable => "NodeUpdateNodeAllocatable",
+            Event::NodeLabels => "NodeUpdateNodeLabel",
+            Event::NodeTaints => "NodeUpdateNodeTaint",
+            Event::PodAdded => "AssignedPodAdd",
+            Event::PodDeleted => "AssignedPodDelete",
+            Event::PodLabels => "AssignedPodUpdatePodLabel",
+            Event::Claim => "PersistentVolumeClaimUpdate",
+            Event::Volume => "PersistentVolumeUpdate",
+            Event::StorageClass => "storage.k8s.io/StorageClassUpdate",
+            Event::StorageCapacity => "storage.k8s.io/CSIStorageCapacityUpdate",
+            Event::Drivers => "storage.k8s.io/CSINodeUpdate",
+            Event::DeviceClaim => "resource.k8s.io/ResourceClaimUpdate",
+            Event::DeviceClass => "resource.k8s.io/DeviceClassUpdate",
+            Event::ResourceSlice => "resource.k8s.io/ResourceSliceUpdate",
+        }
+    }
+}
+
 /// That a node cannot take a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {

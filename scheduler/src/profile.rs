@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use proto::view::pod::{NodeAffinity, TopologySpreadConstraint};
+use proto::view::pod::{NodeAffinity, Pod, TopologySpreadConstraint};
 
 use crate::plugins::strategy::{Strategy, Weights};
 use crate::plugins::{PLUGINS, Plugin};
@@ -125,6 +125,14 @@ impl Profile {
             true => nodes,
             false => (nodes * percentage / 100).max(ALL_BELOW),
         }
+    }
+}
+
+/// The profile that the pod asks for.
+pub fn profile_of(pod: &Pod) -> &str {
+    match pod.spec.scheduler_name.as_str() {
+        "" => DEFAULT_NAME,
+        name => name,
     }
 }
 

@@ -1,28 +1,33 @@
 //! The executor: changes in, decisions through, bindings out. It makes no choices of its own.
 
 mod intake;
+mod pages;
 mod writer;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
-use client::{CancellationToken, Client, Clock, Entry, Informers, Key, Rng, lead};
-use proto::view::pod::Pod;
+use client::{CancellationToken, Candidate, Client, Clock, Informers, Key, Rng, endpoint, lead};
+use proto::exposition::Histogram;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::config::{self, Config};
 use crate::cycle::{DEALLOCATED, Decider, Placement, Unschedulable};
 use crate::devices::Grant;
+use crate::metrics::{self, Metrics, UNSCHEDULABLE};
 use crate::plugins::{Event, Plugin};
 use crate::preemption::{Preemption, Victims};
-use crate::profile::Profile;
+use crate::profile::{Profile, profile_of};
 use crate::queue::Queue;
 use crate::snapshot::{PodInfo, Snapshot};
 use crate::storage::Promise;
 
 use intake::Sources;
-use writer::{Done, Nomination, Writer};
+use writer::{Attempt, Done, Nomination, Writer};
 
 /// Decisions between two looks at what has changed.
 const BATCH: usize = 64;
@@ -36,11 +41,27 @@ pub struct Options {
     /// A KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// The port on which metrics and health are served over HTTPS; 0: nowhere
+    #[arg(long, value_name = "PORT", default_value_t = 10259)]
+    pub secure_port: u16,
+    #[command(flatten)]
+    pub endpoint: endpoint::Flags,
 }
 
+/// The command line's defaults, but for the endpoint: who runs a scheduler in a process of others
+/// says whether there is one.
 impl Default for Options {
     fn default() -> Options {
-        Options { leader_elect: true, config: None }
+        let endpoint = endpoint::Flags::default();
+        Options { leader_elect: true, config: None, secure_port: 0, endpoint }
+    }
+}
+
+impl Options {
+    /// The configuration, by the file that is named.
+    pub fn configuration(&self) -> Result<Config, Error> {
+        let config = self.config.as_deref().map(Config::load).transpose();
+        Ok(config.map_err(Error::Config)?.unwrap_or_default())
     }
 }
 
@@ -49,6 +70,8 @@ impl Default for Options {
 pub enum Error {
     #[error("cannot use the configuration")]
     Config(#[source] config::Error),
+    #[error("cannot serve metrics and health")]
+    Endpoint(#[source] endpoint::Error),
     #[error("the scheduler may not go on")]
     Lost(#[source] client::lead::Lost),
 }
@@ -63,18 +86,27 @@ pub async fn run(
     rng: Rng,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let config = options.config.map(|path| Config::load(&path)).transpose();
-    let config = config.map_err(Error::Config)?.unwrap_or_default();
-    let identity = rng.uuid();
+    let config = options.configuration()?;
+    let candidate = Candidate::new(config.lease.clone(), rng.uuid());
+    let elects = options.leader_elect && config.leader_elect.unwrap_or(true);
+    let standing = elects.then(|| (config.lease.name.clone(), candidate.standing.clone()));
+    let metrics = Arc::new(Metrics::default());
+    // A follower waits for nothing but its turn.
+    let follows = Arc::new(AtomicBool::new(elects));
+    let pages = pages::of(&metrics, standing, &follows, &informers, &clock, &shutdown);
+    let (port, flags) = (options.secure_port, &options.endpoint);
+    let endpoint = endpoint::open(port, flags, &client, &clock, pages).await;
+    let _endpoint = endpoint.map_err(Error::Endpoint)?;
     let work = |until: CancellationToken| {
-        Scheduler::new(&config, client.clone(), &informers, clock.clone(), rng.clone()).run(until)
+        let (client, clock, rng) = (client.clone(), clock.clone(), rng.clone());
+        let scheduler = Scheduler::new(&config, client, &informers, clock, rng, metrics.clone());
+        scheduler.run(until, follows.clone())
     };
-    if !(options.leader_elect && config.leader_elect.unwrap_or(true)) {
+    if !elects {
         work(shutdown).await;
         return Ok(());
     }
-    let (lease, ending) = (config.lease.clone(), shutdown);
-    lead(client.clone(), clock.clone(), rng.clone(), lease, identity, ending, work)
+    lead(client.clone(), clock.clone(), rng.clone(), candidate, shutdown, work)
         .await
         .map_err(Error::Lost)?;
     Ok(())
@@ -88,6 +120,9 @@ struct Scheduler {
     sources: Sources,
     writer: Writer,
     done: mpsc::UnboundedReceiver<Done>,
+    metrics: Arc<Metrics>,
+    /// Seconds that decisions of this turn took.
+    decisions: Histogram,
     clock: Clock,
     rng: Rng,
 }
@@ -99,6 +134,7 @@ impl Scheduler {
         informers: &Informers,
         clock: Clock,
         rng: Rng,
+        metrics: Arc<Metrics>,
     ) -> Scheduler {
         let client = client.named("kube-scheduler");
         let (sender, done) = mpsc::unbounded_channel();
@@ -110,14 +146,25 @@ impl Scheduler {
             queue: Queue::new(config.first_backoff, config.longest_backoff),
             deciders: config.profiles.iter().map(decider).collect(),
             sources: Sources::new(informers),
-            writer: Writer::new(&config.profiles, client, informers, clock.clone(), &rng, sender),
+            writer: Writer::new(
+                &config.profiles,
+                client,
+                informers,
+                (clock.clone(), &rng),
+                sender,
+                metrics.clone(),
+            ),
             done,
+            metrics,
+            decisions: metrics::algorithm(),
             clock,
             rng,
         }
     }
 
-    async fn run(mut self, until: CancellationToken) {
+    /// `follows` becomes true once all that there is is known.
+    async fn run(mut self, until: CancellationToken, follows: Arc<AtomicBool>) {
+        follows.store(false, Relaxed);
         // Before all nodes and pods are known, decisions would be made on half a cluster.
         for synced in self.sources.synced() {
             tokio::select! {
@@ -125,6 +172,7 @@ impl Scheduler {
                 () = until.cancelled() => return,
             }
         }
+        follows.store(true, Relaxed);
         loop {
             while let Some(news) = self.sources.try_next() {
                 self.take(news);
@@ -132,7 +180,9 @@ impl Scheduler {
             while let Ok(done) = self.done.try_recv() {
                 self.finish(done);
             }
-            if self.decide() {
+            let busy = self.decide();
+            self.tell();
+            if busy {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -152,11 +202,24 @@ impl Scheduler {
         }
     }
 
+    /// Makes known how things are.
+    fn tell(&mut self) {
+        let (queue, snapshot) = (&self.queue, &self.snapshot);
+        self.metrics.turn(&mut self.decisions, |state| {
+            state.pending = queue.counts();
+            if state.queue != *queue.figures() {
+                state.queue.clone_from(queue.figures());
+            }
+            state.nodes = snapshot.nodes().len();
+            (state.pods, state.assumed) = snapshot.placed();
+        });
+    }
+
     /// What a write came to.
     fn finish(&mut self, done: Done) {
         let now = self.clock.now();
         match done {
-            Done::NotBound(key) => {
+            Done::NotBound(key, waited) => {
                 let Some((_, pod)) = self.snapshot.placement(&key) else { return };
                 let pod = Arc::clone(pod);
                 if !pod.object.spec.node_name.is_empty() {
@@ -167,8 +230,7 @@ impl Scheduler {
                 if !node.is_empty() {
                     self.snapshot.nominations.put(Arc::clone(&pod), &node);
                 }
-                self.queue.put(pod, now);
-                self.queue.back_off(&key, now);
+                self.queue.put_back(pod, waited, now);
             }
             Done::Allocated { claim, revision } => {
                 self.snapshot.devices.written(&claim, revision);
@@ -198,30 +260,44 @@ impl Scheduler {
     /// Decides about as many pods as a batch has; whether there was any.
     fn decide(&mut self) -> bool {
         let now = self.clock.now();
+        let mut begun = self.clock.instant();
         for tried in 0..BATCH {
             let Some(pod) = self.queue.pop(now) else { return tried > 0 };
             let name = profile_of(&pod.object);
             // Pods of other schedulers do not enter the queue.
             let Some(decider) = self.deciders.get_mut(name) else { continue };
-            match decider.schedule(&pod, &self.snapshot) {
-                Ok(placement) => self.bind(pod, placement),
-                Err(refused) => self.refuse(pod, &refused),
+            let decision = decider.schedule(&pod, &self.snapshot);
+            // To read the clock costs: the end of one decision is the beginning of the next.
+            let ended = self.clock.instant();
+            let took = ended.duration_since(begun);
+            self.decisions.observe(took.as_secs_f64());
+            match decision {
+                Ok(placement) => self.bind(pod, placement, begun),
+                Err(refused) => self.refuse(pod, &refused, took),
             }
+            begun = ended;
         }
         true
     }
 
-    fn bind(&mut self, pod: Arc<PodInfo>, placement: Placement) {
-        self.queue.remove(&pod.key);
+    fn bind(&mut self, pod: Arc<PodInfo>, placement: Placement, begun: Instant) {
+        let Some(waited) = self.queue.remove(&pod.key) else { return };
         let promises = promises(&pod, &self.snapshot, &placement.node);
         self.snapshot.storage.promise(&pod.key, &promises);
         let grants = grants(&pod, &self.snapshot, &placement.node, &self.rng);
         self.snapshot.devices.assume(&pod.key, &grants);
         self.snapshot.place(Arc::clone(&pod), &placement.node);
-        self.writer.bind(pod, placement.node, promises, grants);
+        self.writer.bind(pod, placement.node, promises, grants, Attempt { begun, waited });
     }
 
-    fn refuse(&mut self, pod: Arc<PodInfo>, refused: &Unschedulable) {
+    fn refuse(&mut self, pod: Arc<PodInfo>, refused: &Unschedulable, took: Duration) {
+        self.metrics.attempt(profile_of(&pod.object), UNSCHEDULABLE, took);
+        if let Some(preemption) = &refused.preemption {
+            self.metrics.preemption(match preemption {
+                Preemption::Found(victims) => Some(victims.pods.len()),
+                _ => None,
+            });
+        }
         if refused.devices_back == Some(DEALLOCATED)
             && let Some(claim) = self.snapshot.devices.misplaced(&pod, &self.snapshot)
         {
@@ -295,12 +371,4 @@ fn grants(pod: &PodInfo, snapshot: &Snapshot, node: &str, rng: &Rng) -> Vec<Gran
         *share = rng.uuid();
     }
     grants
-}
-
-/// The profile that the pod asks for.
-fn profile_of(pod: &Entry<Pod>) -> &str {
-    match pod.spec.scheduler_name.as_str() {
-        "" => crate::profile::DEFAULT_NAME,
-        name => name,
-    }
 }

@@ -41,6 +41,8 @@ pub struct Snapshot {
     waiting: HashMap<Arc<str>, Vec<Arc<PodInfo>>>,
     /// How many placed pods say something of other pods.
     choosy: usize,
+    /// How many are placed by our own decision alone.
+    assumed: usize,
     /// Labels by namespace, for namespace selectors.
     namespaces: HashMap<String, Labels>,
     /// How many nodes have an image, by each of its names.
@@ -218,6 +220,7 @@ impl Snapshot {
             return;
         }
         self.remove_pod(&pod.key);
+        self.assumed += usize::from(is_assumed(&pod));
         let Some((name, at)) = self.index.get_key_value(node) else {
             let name: Arc<str> = node.into();
             self.placed.insert(pod.key.clone(), (name.clone(), Arc::clone(&pod)));
@@ -239,6 +242,7 @@ impl Snapshot {
     /// A pod no longer takes anything.
     pub fn remove_pod(&mut self, key: &Key) {
         let Some((node, pod)) = self.placed.remove(key) else { return };
+        self.assumed -= usize::from(is_assumed(&pod));
         match self.index.get(&node).copied() {
             Some(at) => {
                 self.nodes[at].release(key);
@@ -252,6 +256,11 @@ impl Snapshot {
                 }
             }
         }
+    }
+
+    /// How many pods are placed, and how many of them by our own decision alone.
+    pub fn placed(&self) -> (usize, usize) {
+        (self.placed.len(), self.assumed)
     }
 
     /// Where a pod is placed.
@@ -282,4 +291,9 @@ impl Snapshot {
             }
         }
     }
+}
+
+/// The API server has not said yet where it is.
+fn is_assumed(pod: &PodInfo) -> bool {
+    pod.object.spec.node_name.is_empty()
 }

@@ -45,7 +45,19 @@ impl World {
         nodes: usize,
         options: controller::Options,
     ) -> World {
-        let controllers = controller::Options { leader_elect: false, ..options };
+        World::with_parts(clock, rng, nodes, options, scheduler::Options::default()).await
+    }
+
+    /// The same with a scheduler that does more, too.
+    pub async fn with_parts(
+        clock: Clock,
+        rng: Rng,
+        nodes: usize,
+        controllers: controller::Options,
+        scheduler: scheduler::Options,
+    ) -> World {
+        let controllers = controller::Options { leader_elect: false, ..controllers };
+        let schedules = scheduler::Options { leader_elect: false, ..scheduler };
         let folder = tempfile::tempdir().expect("a temporary directory");
         let options = Arguments::parse(&["--ephemeral", "--secure-port=0"], folder.path());
         let server = apiserver::Server::start(options, clock.clone(), rng.clone())
@@ -59,8 +71,7 @@ impl World {
         tokio::spawn(async move { controller::run(controllers, manager, i, c, r, s).await });
         let scheduler = component("system:kube-scheduler");
         let (i, c, r, s) = (informers.clone(), clock.clone(), rng.clone(), shutdown.clone());
-        let options = scheduler::Options { leader_elect: false, ..Default::default() };
-        tokio::spawn(async move { scheduler::run(options, scheduler, i, c, r, s).await });
+        tokio::spawn(async move { scheduler::run(schedules, scheduler, i, c, r, s).await });
 
         let client = server.client(User::new("admin", &["system:masters"]));
         let simulated = Simulated::start(nodes, &client, &informers, &clock, &rng);

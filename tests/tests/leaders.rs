@@ -21,13 +21,12 @@ fn candidate(world: &World, name: &'static str, log: &Arc<Mutex<Vec<String>>>) -
     let ending = shutdown.clone();
     let task = tokio::spawn(async move {
         let said = |word: &str| log.lock().push(format!("{name} {word}"));
-        let lease = LeaseName::system("test");
-        let outcome =
-            lead(client, clock, Rng::seeded(1), lease, name.into(), ending, |ending| async {
-                said("leads");
-                ending.cancelled_owned().await;
-                said("ends");
-            });
+        let candidate = client::Candidate::new(LeaseName::system("test"), name.into());
+        let outcome = lead(client, clock, Rng::seeded(1), candidate, ending, |ending| async {
+            said("leads");
+            ending.cancelled_owned().await;
+            said("ends");
+        });
         if outcome.await.is_err() {
             said("lost");
         }

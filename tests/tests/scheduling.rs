@@ -338,7 +338,7 @@ fn another(world: &World, seed: u64, config: Option<std::path::PathBuf>) -> Canc
     let (clock, rng) = (world.clock.clone(), Rng::seeded(seed));
     // It reads for itself, with no more than a scheduler's rights.
     let informers = Informers::new(client.clone(), clock.clone(), rng.clone());
-    let options = scheduler::Options { leader_elect: false, config };
+    let options = scheduler::Options { leader_elect: false, config, ..Default::default() };
     let shutdown = CancellationToken::new();
     tokio::spawn(scheduler::run(options, client, informers, clock, rng, shutdown.clone()));
     shutdown

@@ -4,13 +4,10 @@
 
 use std::time::Duration;
 
-use client::{Client, Clock};
+use client::{Client, Clock, endpoint};
 use http::Method;
-use proto::kind::SUBJECT_ACCESS_REVIEW;
 use proto::user::User;
-use serde_json::{Value, json};
-
-use super::cache::Cache;
+use serde_json::json;
 
 /// How long a yes and a no hold (kubelet: authorization.webhook.cacheAuthorizedTTL and
 /// cacheUnauthorizedTTL).
@@ -18,9 +15,8 @@ const YES_LASTS: Duration = Duration::from_secs(300);
 const NO_LASTS: Duration = Duration::from_secs(30);
 
 pub struct Authorizer {
-    client: Client,
     node: String,
-    known: Cache<String, bool>,
+    reviews: endpoint::Authorizer,
 }
 
 /// Why a request is not served.
@@ -34,15 +30,21 @@ pub enum Refused {
 
 impl Authorizer {
     pub fn new(client: Client, clock: Clock, node: String) -> Authorizer {
-        Authorizer { client, node, known: Cache::new(clock) }
+        Authorizer { node, reviews: endpoint::Authorizer::new(client, clock, YES_LASTS, NO_LASTS) }
     }
 
     pub async fn authorize(&self, user: &User, method: &Method, path: &str) -> Result<(), Refused> {
         let verb = verb(method);
         let subresources = subresources(path);
         for subresource in subresources {
-            let spec = self.spec(user, verb, subresource);
-            match self.ask(&spec).await {
+            let attributes = json!({"resourceAttributes": {
+                "verb": verb,
+                "version": "v1",
+                "resource": "nodes",
+                "subresource": subresource,
+                "name": self.node,
+            }});
+            match self.reviews.allows(user, attributes).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) => {
@@ -61,43 +63,6 @@ impl Authorizer {
             user.name,
             subresources.join(" ")
         )))
-    }
-
-    fn spec(&self, user: &User, verb: &str, subresource: &str) -> Value {
-        let mut spec = json!({
-            "user": user.name,
-            "groups": user.groups,
-            "resourceAttributes": {
-                "verb": verb,
-                "version": "v1",
-                "resource": "nodes",
-                "subresource": subresource,
-                "name": self.node,
-            },
-        });
-        if !user.uid.is_empty() {
-            spec["uid"] = user.uid.as_str().into();
-        }
-        if !user.extra.is_empty() {
-            spec["extra"] = json!(user.extra);
-        }
-        spec
-    }
-
-    async fn ask(&self, spec: &Value) -> Result<bool, client::Error> {
-        let key = spec.to_string();
-        if let Some(known) = self.known.get(&key) {
-            return Ok(known);
-        }
-        let review = json!({
-            "apiVersion": SUBJECT_ACCESS_REVIEW.api_version(),
-            "kind": SUBJECT_ACCESS_REVIEW.kind,
-            "spec": spec,
-        });
-        let answer = self.client.post(&SUBJECT_ACCESS_REVIEW.path("", ""), &review).await?;
-        let allowed = answer["status"]["allowed"] == true;
-        self.known.put(key, allowed, if allowed { YES_LASTS } else { NO_LASTS });
-        Ok(allowed)
     }
 }
 

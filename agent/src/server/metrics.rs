@@ -3,13 +3,13 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use client::endpoint::Process;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use proto::exposition::{self, Text};
 
 use super::{Shared, refuse};
 use crate::stats::Scope;
-use crate::stats::machine::Reading;
 
 mod cadvisor;
 mod own;
@@ -21,7 +21,6 @@ pub(super) async fn own(State(shared): State<Shared>) -> Response {
         tracing::warn!(%error, "cannot count what runs");
     });
     let mut text = Text::default();
-    let reading = Reading::now();
     own::write(
         &mut text,
         &own::Own {
@@ -29,7 +28,7 @@ pub(super) async fn own(State(shared): State<Shared>) -> Response {
             running: running.as_ref().ok(),
             desired: shared.informer.snapshot().len(),
             active: shared.pods.len(),
-            process: &reading.agent,
+            process: &Process::now(),
         },
     );
     context.metrics.write(&mut text);
@@ -60,7 +59,7 @@ pub(super) async fn resource(State(shared): State<Shared>) -> Response {
 pub(super) async fn probes(State(shared): State<Shared>) -> Response {
     let mut text = Text::default();
     shared.pods.context().metrics.write_probes(&mut text);
-    own::write_start(&mut text, &Reading::now().agent);
+    Process::now().write_start(&mut text);
     answer(text)
 }
 

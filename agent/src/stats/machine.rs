@@ -1,8 +1,8 @@
 //! What the machine as a whole uses, from /proc.
 
 use std::fs;
-use std::time::Duration;
 
+use client::endpoint::Process;
 use proto::time::Time;
 
 /// Ticks of a second in /proc; Linux promises it.
@@ -53,20 +53,6 @@ pub struct Interface {
     pub tx_errors: u64,
 }
 
-/// This process.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Process {
-    pub cpu_nanoseconds: u64,
-    /// In bytes.
-    pub resident: u64,
-    pub virtual_size: u64,
-    pub started: Option<Time>,
-    pub open_files: u64,
-    pub most_files: u64,
-    pub page_faults: u64,
-    pub major_page_faults: u64,
-}
-
 impl Reading {
     pub fn now() -> Reading {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -84,7 +70,7 @@ impl Reading {
             interfaces: interfaces(&text("/proc/net/dev")),
             default_interface: default_interface(&text("/proc/net/route")),
             booted,
-            agent: agent(booted),
+            agent: Process::now(),
         }
     }
 }
@@ -155,40 +141,6 @@ fn default_interface(routes: &str) -> Option<String> {
     })
 }
 
-fn agent(booted: Option<Time>) -> Process {
-    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let files = fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64);
-    let limits = text("/proc/self/limits");
-    let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let limit = limit.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    Process {
-        open_files: files,
-        most_files: limit.unwrap_or(0),
-        resident: field(&text("/proc/self/status"), "VmRSS") * 1024,
-        ..process(&text("/proc/self/stat"), booted)
-    }
-}
-
-/// From a process's `stat` (proc(5)).
-fn process(stat: &str, booted: Option<Time>) -> Process {
-    // The name in brackets may hold anything.
-    let words = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let words: Vec<&str> = words.split_whitespace().collect();
-    // The first word is field 3 of the manual.
-    let at = |number: usize| words.get(number - 3).and_then(|word| word.parse::<u64>().ok());
-    let ticks = |ticks: u64| ticks * (1_000_000_000 / TICKS);
-    Process {
-        cpu_nanoseconds: ticks(at(14).unwrap_or(0) + at(15).unwrap_or(0)),
-        virtual_size: at(23).unwrap_or(0),
-        page_faults: at(10).unwrap_or(0) + at(12).unwrap_or(0),
-        major_page_faults: at(12).unwrap_or(0),
-        started: booted
-            .zip(at(22))
-            .map(|(booted, started)| booted.plus(Duration::from_nanos(ticks(started)))),
-        ..Process::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,10 +169,6 @@ mod tests {
                       br0 0000000A 00000000 1 0 0 0 000000FF 0\n\
                       eth0 00000000 0100000A 3 0 0 0 00000000 0\n";
         assert_eq!(default_interface(routes), Some("eth0".into()));
-        let of =
-            process("1 (a) b) S 0 0 0 0 0 0 5 0 1 0 7 8 0 0 20 0 1 0 250 4096 9", booted(stat));
-        assert_eq!((of.cpu_nanoseconds, of.virtual_size), (150_000_000, 4096));
-        assert_eq!(of.started.unwrap().to_string(), "2023-11-14T22:13:22Z");
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use client::endpoint::Process;
 use proto::cri::{self, UInt64Value};
 use proto::time::Time;
 
 use super::disk::{FileSystem, Measured, Usage};
-use super::machine::{Interface, Process, Reading};
+use super::machine::{Interface, Reading};
 use super::{Scope, moment};
 use crate::cri::{Usage as RuntimeUsage, labels};
 use crate::runtime::cgroup;

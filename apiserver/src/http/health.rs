@@ -10,6 +10,7 @@ use std::{
 
 use axum::response::Response;
 use client::Clock;
+use proto::health;
 
 use super::{answer, query::Query};
 use crate::cache::Cache;
@@ -113,7 +114,6 @@ impl Health {
         checks
     }
 
-    /// 200 `ok`, or 500 with the list of checks; `?verbose` always lists, `?exclude=` leaves out.
     pub(super) async fn answer(
         &self,
         endpoint: &str,
@@ -121,40 +121,8 @@ impl Health {
         query: &Query<'_>,
     ) -> Response {
         let checks = self.checks(endpoint).await;
-        if let Some(name) = single {
-            return match checks.iter().find(|(check, _)| *check == name) {
-                Some((_, true)) => answer::text(200, "ok"),
-                Some((_, false)) => {
-                    answer::text(500, format!("internal server error: {name} check failed\n"))
-                }
-                None => answer::text(404, "404 page not found\n"),
-            };
-        }
-        let mut excluded: Vec<&str> = query.all("exclude").collect();
-        let (mut passed, mut text) = (true, String::new());
-        for (name, holds) in checks {
-            let count = excluded.len();
-            excluded.retain(|other| *other != name);
-            text += &match (excluded.len() < count, holds) {
-                (true, _) => format!("[+]{name} excluded: ok\n"),
-                (false, true) => format!("[+]{name} ok\n"),
-                (false, false) => {
-                    passed = false;
-                    format!("[-]{name} failed: reason withheld\n")
-                }
-            };
-        }
-        if passed && query.find("verbose").is_none() {
-            return answer::text(200, "ok");
-        }
-        if !excluded.is_empty() {
-            let names: Vec<String> = excluded.iter().map(|name| format!("{name:?}")).collect();
-            let names = names.join(", ");
-            text +=
-                &format!("warn: some health checks cannot be excluded: no matches for {names}\n");
-        }
-        let verdict = if passed { "passed" } else { "failed" };
-        text += &format!("{endpoint} check {verdict}\n");
-        answer::text(if passed { 200 } else { 500 }, text)
+        let (excluded, verbose) = (query.all("exclude").collect(), query.find("verbose").is_some());
+        let (code, text) = health::answer(endpoint, &checks, single, excluded, verbose);
+        answer::text(code, text)
     }
 }

@@ -42,6 +42,9 @@ pub struct Create {
     /// Manifest to apply and wait for (repeatable)
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub filename: Vec<PathBuf>,
+    /// How pods are scheduled: a KubeSchedulerConfiguration, which the cluster keeps a copy of
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
     /// The kubeconfig that gets the cluster's context (default: the first of $KUBECONFIG, or
     /// ~/.kube/config)
     #[arg(long, value_name = "FILE")]
@@ -104,6 +107,8 @@ fn check(create: &Create) -> Result<(), Error> {
             return Err(Error::Missing { program, package });
         }
     }
+    let config = create.scheduler_config.clone();
+    scheduler::Options { config, ..Default::default() }.configuration()?;
     rollout::check(&create.filename)
 }
 
@@ -132,6 +137,7 @@ fn describe(create: &Create, state: &StateDir) -> Result<Cluster, Error> {
         simulated_nodes: create.simulated_nodes,
         store,
         separate: create.separate,
+        scheduler_config: create.scheduler_config.is_some(),
         kubeconfig: super::kubeconfig_path(create.kubeconfig.as_deref()),
         dir: state.cluster_dir(&create.name),
     };
@@ -144,6 +150,9 @@ fn describe(create: &Create, state: &StateDir) -> Result<Cluster, Error> {
     make(&cluster.dir.join("nodes"), 0o700)?;
     make(&cluster.dir.join("etcd"), 0o700)?;
     make(&state.images(), 0o755)?;
+    if let Some(path) = &create.scheduler_config {
+        std::fs::copy(path, cluster.scheduler_config()).map_err(Error::file("copy", path))?;
+    }
     cluster.write()?;
     Ok(cluster)
 }

@@ -49,6 +49,8 @@ pub enum Error {
     Namespace(#[source] io::Error),
     #[error("make the cluster's certificates")]
     Pki(#[from] apiserver::pki::PkiError),
+    #[error(transparent)]
+    Scheduler(#[from] scheduler::Error),
     #[error("start {process}")]
     Start {
         process: String,

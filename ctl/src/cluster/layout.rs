@@ -29,6 +29,9 @@ pub struct Cluster {
     pub store: Store,
     /// API server, scheduler and controllers in processes of their own.
     pub separate: bool,
+    /// There is a configuration for the scheduler.
+    #[serde(default)]
+    pub scheduler_config: bool,
     /// The kubeconfig that got this cluster's context.
     pub kubeconfig: Option<PathBuf>,
     #[serde(skip)]
@@ -197,6 +200,10 @@ impl Cluster {
         self.dir.join("server")
     }
 
+    pub fn scheduler_config(&self) -> PathBuf {
+        self.dir.join("scheduler.yaml")
+    }
+
     pub fn log(&self, process: &str) -> PathBuf {
         self.dir.join("logs").join(format!("{process}.log"))
     }
@@ -289,6 +296,7 @@ mod tests {
                 simulated_nodes: 0,
                 store: Store::Embedded,
                 separate: false,
+                scheduler_config: false,
                 kubeconfig: None,
                 dir: PathBuf::new(),
             };

@@ -33,11 +33,18 @@ pub fn services(cluster: &Cluster, own_program: &Path, state: &StateDir) -> Vec<
     if cluster.separate {
         let kubeconfig = |file: &str| cluster.server_dir().join(file);
         ours("apiserver", None, api_server("apiserver", cluster));
-        let scheduler =
-            Line::new("scheduler").flag("--kubeconfig", kubeconfig("scheduler.kubeconfig"));
+        // Each cluster has an address of its own, where the ports are free.
+        let gateway = cluster.networks().gateway().to_string();
+        let mut scheduler = Line::new("scheduler")
+            .flag("--kubeconfig", kubeconfig("scheduler.kubeconfig"))
+            .flag("--bind-address", &gateway);
+        if cluster.scheduler_config {
+            scheduler = scheduler.flag("--config", cluster.scheduler_config());
+        }
         ours("scheduler", None, scheduler.0);
         let controller = Line::new("controller")
             .flag("--kubeconfig", kubeconfig("controller.kubeconfig"))
+            .flag("--bind-address", &gateway)
             .flag("--root-ca-file", cluster.server_dir().join("pki/ca.crt"))
             .flag("--service-account-private-key-file", cluster.server_dir().join("pki/sa.key"))
             .flag("--load-balancer-cidr", cluster.networks().load_balancers().to_string());
@@ -45,6 +52,9 @@ pub fn services(cluster: &Cluster, own_program: &Path, state: &StateDir) -> Vec<
     } else {
         let mut line = Line(api_server("server", cluster));
         line = line.flag("--load-balancer-cidr", cluster.networks().load_balancers().to_string());
+        if cluster.scheduler_config {
+            line = line.flag("--scheduler-config", cluster.scheduler_config());
+        }
         ours("server", None, line.0);
     }
     ours("proxy", None, proxy(cluster));

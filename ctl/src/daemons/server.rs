@@ -3,8 +3,10 @@
 
 mod keep;
 
+use std::path::{Path, PathBuf};
+
 use apiserver::server::Check;
-use client::{BoxError, CancellationToken, Clock, Informers, Rng};
+use client::{BoxError, CancellationToken, Clock, Informers, Rng, endpoint};
 use controller::run::Controller;
 use controller::service_account::{self, ServiceAccounts};
 use proto::user::User;
@@ -42,6 +44,15 @@ pub struct Options {
     /// The length of a node's range
     #[arg(long, value_name = "BITS", default_value_t = 24)]
     node_cidr_mask_size: u32,
+    /// How pods are scheduled: a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1)
+    #[arg(long, value_name = "FILE")]
+    scheduler_config: Option<PathBuf>,
+    /// The port of the loopback on which the scheduler's metrics and health are served; 0: nowhere
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    scheduler_secure_port: u16,
+    /// The port of the loopback on which the controllers' metrics and health are served; 0: nowhere
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    controller_secure_port: u16,
     /// How logs look
     #[arg(long, default_value = "text", value_parser = ["text", "json"])]
     pub log_format: String,
@@ -62,6 +73,13 @@ pub async fn run(
     let token_key = token_key.unwrap_or_else(|| data_dir.join("pki/sa.key"));
     // An embedded store has one opener, and so this process no rival.
     let leader_elect = !options.server.etcd.servers.is_empty();
+    let scheduler = scheduler::Options {
+        leader_elect,
+        config: options.scheduler_config,
+        secure_port: options.scheduler_secure_port,
+        endpoint: endpoint_flags(&data_dir),
+    };
+    scheduler.configuration()?;
     let server =
         apiserver::Server::start_with(options.server, clock.clone(), rng.clone(), checks).await?;
     tracing::info!(address = %server.address(), "serving");
@@ -82,10 +100,11 @@ pub async fn run(
         cluster_signing_cert_file: Some(data_dir.join("pki/ca.crt")),
         cluster_signing_key_file: Some(data_dir.join("pki/ca.key")),
         leader_elect,
+        secure_port: options.controller_secure_port,
+        endpoint: endpoint_flags(&data_dir),
         ..controller::Options::default()
     };
     let makes_accounts = controller.includes(ServiceAccounts::NAME);
-    let scheduler = scheduler::Options { leader_elect, ..Default::default() };
     let parts = async {
         let (c, r, i, s) = (clock.clone(), rng.clone(), informers.clone(), shutdown.clone());
         let controllers = controller::run(controller, controllers, i, c, r, s);
@@ -113,5 +132,15 @@ pub async fn run(
         () = server.serve(shutdown.clone()) => Ok(()),
         error = parts => Err(error),
         () = announce => Ok(()),
+    }
+}
+
+/// The endpoints of the parts show the certificate of the whole: who knows the cluster's authority
+/// knows them. Their callers are those of the API server.
+fn endpoint_flags(data_dir: &Path) -> endpoint::Flags {
+    endpoint::Flags {
+        tls_cert_file: Some(data_dir.join("pki/apiserver.crt")),
+        tls_private_key_file: Some(data_dir.join("pki/apiserver.key")),
+        ..endpoint::Flags::default()
     }
 }

@@ -3,8 +3,11 @@
 //! back, so that the next one need not wait.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use proto::exposition::Text;
 use proto::time::MicroTime;
 use proto::view::lease::{Lease, LeaseSpec};
 use serde_json::{Value, json};
@@ -19,6 +22,8 @@ const LEASE_DURATION: Duration = Duration::from_secs(15);
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY_PERIOD: Duration = Duration::from_secs(2);
 const JITTER: f64 = 1.2;
+/// How much longer than its Lease lasts a leader may go without renewing before it is unwell.
+const STUCK: Duration = Duration::from_secs(20);
 
 /// Which Lease is fought over.
 #[derive(Clone, Debug)]
@@ -34,6 +39,44 @@ impl LeaseName {
     }
 }
 
+/// Who stands for election, and for which Lease.
+pub struct Candidate {
+    pub lease: LeaseName,
+    pub identity: String,
+    pub standing: Standing,
+}
+
+impl Candidate {
+    pub fn new(lease: LeaseName, identity: String) -> Candidate {
+        Candidate { lease, identity, standing: Standing::default() }
+    }
+}
+
+/// How a candidate stands, for those who look at it from outside. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Standing(Arc<Mutex<Option<Instant>>>);
+
+impl Standing {
+    pub fn is_leader(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    /// Whether a leader has renewed lately. One that neither did nor gave up is stuck.
+    pub fn is_well(&self, clock: &Clock) -> bool {
+        let renewed = *self.0.lock();
+        renewed.is_none_or(|at| clock.instant().duration_since(at) <= LEASE_DURATION + STUCK)
+    }
+
+    /// `leader_election_master_status`.
+    pub fn write(&self, lease: &str, text: &mut Text) {
+        let help = "[ALPHA] Gauge of if the reporting system is master of the relevant lease, 0 \
+                    indicates backup, 1 indicates master. 'name' is the string used to identify \
+                    the lease. Please make sure to group by name.";
+        text.gauge("leader_election_master_status", help)
+            .sample(&[("name", lease)], f64::from(u8::from(self.is_leader())));
+    }
+}
+
 /// The leader could not renew its Lease in time; its work was stopped.
 #[derive(Debug, thiserror::Error)]
 #[error("leader election lost: lease {namespace}/{name} was not renewed in time")]
@@ -46,8 +89,7 @@ struct Election<'a> {
     client: &'a Client,
     clock: &'a Clock,
     rng: &'a Rng,
-    lease: &'a LeaseName,
-    identity: &'a str,
+    candidate: &'a Candidate,
     /// The Lease as last seen, and when by our own clock: other machines' clocks are not trusted.
     seen: Option<(Entry<Lease>, Instant)>,
 }
@@ -59,19 +101,13 @@ pub async fn lead<F: Future>(
     client: Client,
     clock: Clock,
     rng: Rng,
-    lease: LeaseName,
-    identity: String,
+    candidate: Candidate,
     shutdown: CancellationToken,
     task: impl FnOnce(CancellationToken) -> F,
 ) -> Result<Option<F::Output>, Lost> {
-    let mut election = Election {
-        client: &client,
-        clock: &clock,
-        rng: &rng,
-        lease: &lease,
-        identity: &identity,
-        seen: None,
-    };
+    let Candidate { lease, identity, standing } = &candidate;
+    let mut election =
+        Election { client: &client, clock: &clock, rng: &rng, candidate: &candidate, seen: None };
     tokio::select! {
         () = election.acquire() => {}
         () = shutdown.cancelled() => return Ok(None),
@@ -85,6 +121,7 @@ pub async fn lead<F: Future>(
     if outcome.is_ok() {
         election.release().await;
     }
+    *standing.0.lock() = None;
     outcome
 }
 
@@ -95,7 +132,7 @@ impl Election<'_> {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::debug!(lease = %self.lease.name, %error, "cannot become leader yet");
+                    tracing::debug!(lease = %self.candidate.lease.name, %error, "cannot become leader yet");
                 }
             }
             self.clock.sleep(self.rng.jitter(RETRY_PERIOD, JITTER)).await;
@@ -114,7 +151,7 @@ impl Election<'_> {
                     Ok(Ok(true)) => break,
                     Ok(Ok(false)) => return,
                     Ok(Err(error)) => {
-                        tracing::warn!(lease = %self.lease.name, %error, "cannot renew the lease");
+                        tracing::warn!(lease = %self.candidate.lease.name, %error, "cannot renew the lease");
                     }
                     Err(_) => return,
                 }
@@ -130,20 +167,20 @@ impl Election<'_> {
     async fn try_hold(&mut self) -> Result<bool, Error> {
         // A holder knows what it wrote last and need not read it.
         if let Some((held, _)) = &self.seen
-            && held.spec.holder_identity == self.identity
+            && held.spec.holder_identity == self.candidate.identity
         {
             match self.write(held.clone()).await {
                 Err(error) if error.is_conflict() || error.is_not_found() => {}
                 other => return other.map(|()| true),
             }
         }
-        let LeaseName { namespace, name } = self.lease;
+        let LeaseName { namespace, name } = &self.candidate.lease;
         let current = match self.client.get::<Lease>(namespace, name).await {
             Ok(current) => current,
             Err(error) if error.is_not_found() => {
                 let object = self.object(json!({ "name": name, "namespace": namespace }), 0, None);
                 let made = self.client.create::<Lease>(namespace, &object).await?;
-                self.seen = Some((made, self.clock.instant()));
+                self.hold(made);
                 return Ok(true);
             }
             Err(error) => return Err(error),
@@ -152,7 +189,7 @@ impl Election<'_> {
             self.seen = Some((current.clone(), self.clock.instant()));
         }
         let holder = &current.spec.holder_identity;
-        if *holder != self.identity && !holder.is_empty() && !self.expired() {
+        if *holder != self.candidate.identity && !holder.is_empty() && !self.expired() {
             return Ok(false);
         }
         match self.write(current).await {
@@ -165,15 +202,21 @@ impl Election<'_> {
     /// Makes the Lease, as it was seen, ours from now on.
     async fn write(&mut self, current: Entry<Lease>) -> Result<(), Error> {
         let spec = &current.spec;
-        let ours = spec.holder_identity == self.identity;
+        let ours = spec.holder_identity == self.candidate.identity;
         let acquired = if ours { spec.acquire_time } else { None };
         let transitions = spec.lease_transitions + i32::from(!ours);
         let metadata = current.value()["metadata"].take();
         let object = self.object(metadata, transitions, acquired);
-        let LeaseName { namespace, name } = self.lease;
+        let LeaseName { namespace, name } = &self.candidate.lease;
         let held = self.client.update::<Lease>(namespace, name, "", &object).await?;
-        self.seen = Some((held, self.clock.instant()));
+        self.hold(held);
         Ok(())
+    }
+
+    fn hold(&mut self, held: Entry<Lease>) {
+        let now = self.clock.instant();
+        self.seen = Some((held, now));
+        *self.candidate.standing.0.lock() = Some(now);
     }
 
     fn expired(&self) -> bool {
@@ -185,7 +228,7 @@ impl Election<'_> {
     fn object(&self, metadata: Value, transitions: i32, acquired: Option<MicroTime>) -> Value {
         let now = MicroTime(self.clock.now());
         let spec = LeaseSpec {
-            holder_identity: self.identity.into(),
+            holder_identity: self.candidate.identity.clone(),
             lease_duration_seconds: Some(LEASE_DURATION.as_secs() as i32),
             acquire_time: Some(acquired.unwrap_or(now)),
             renew_time: Some(now),
@@ -210,7 +253,7 @@ impl Election<'_> {
             lease_transitions: lease.spec.lease_transitions,
         };
         object["spec"] = json!(spec);
-        let LeaseName { namespace, name } = self.lease;
+        let LeaseName { namespace, name } = &self.candidate.lease;
         let write = self.client.update::<Lease>(namespace, name, "", &object);
         match self.clock.timeout(RETRY_PERIOD, write).await {
             Ok(Ok(_)) => {}

@@ -1,10 +1,11 @@
 //! The API client: how every component speaks to the API server, over mutual TLS or, in one
 //! process, straight into its router; informers, work queue, leader election and events on top
-//! of it; and time and randomness, which come in as inputs. Nothing else opens a socket to an
-//! API server.
+//! of it; a component's own HTTPS endpoint, for whose callers the API server vouches; and time and
+//! randomness, which come in as inputs. Nothing else opens a socket to an API server.
 
 pub mod clock;
 pub mod daemon;
+pub mod endpoint;
 pub mod error;
 pub mod informer;
 pub mod kubeconfig;
@@ -22,11 +23,11 @@ pub use clock::Clock;
 pub use error::Error;
 pub use informer::{Change, Changes, Feed, Informer, Informers, Snapshot, in_namespace};
 pub use kubeconfig::{Config, Kubeconfig};
-pub use lead::{LeaseName, lead};
+pub use lead::{Candidate, LeaseName, Standing, lead};
 pub use object::{
     DeleteOptions, Entry, Key, List, ListOptions, Object, Patch, Propagation, WatchEvent,
 };
-pub use queue::WorkQueue;
+pub use queue::{Queues, WorkQueue};
 pub use recorder::Recorder;
 pub use request::{Body, BoxError, Client, Service};
 pub use rng::Rng;

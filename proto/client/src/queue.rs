@@ -1,8 +1,10 @@
 //! The work queue: keys that need looking at, each at most once in the queue and never handled
 //! by two workers at a time. A key carries no event, so it does not matter how often it is added.
 
+mod metrics;
+
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -12,6 +14,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::Clock;
+
+use metrics::Counted;
+pub use metrics::Queues;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(5);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1000);
@@ -27,9 +32,10 @@ pub struct WorkQueue<K> {
 
 struct State<K> {
     ready: VecDeque<K>,
-    /// Everything in `ready`, and what was added again while a worker has it.
-    wanted: HashSet<K>,
-    working: HashSet<K>,
+    /// Everything in `ready`, and what was added again while a worker has it; since when.
+    wanted: HashMap<K, Instant>,
+    /// Since when a worker has it.
+    working: HashMap<K, Instant>,
     /// What is to be added later. An entry counts only while `due` agrees with it.
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     due: HashMap<K, (Instant, u64)>,
@@ -38,20 +44,22 @@ struct State<K> {
     failures: HashMap<K, u32>,
     /// Keys that may not be handed out before a moment.
     resting: HashMap<K, Instant>,
+    counted: Counted,
 }
 
 impl<K: Clone + Eq + Hash> WorkQueue<K> {
     pub fn new(clock: Clock) -> WorkQueue<K> {
         let state = State {
             ready: VecDeque::new(),
-            wanted: HashSet::new(),
-            working: HashSet::new(),
+            wanted: HashMap::new(),
+            working: HashMap::new(),
             timers: BinaryHeap::new(),
             due: HashMap::new(),
             keys: HashMap::new(),
             serial: 0,
             failures: HashMap::new(),
             resting: HashMap::new(),
+            counted: Counted::default(),
         };
         WorkQueue { clock, state: Mutex::new(state), changed: Notify::new() }
     }
@@ -65,7 +73,7 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
                 state.add_later(key, until);
                 true
             }
-            _ => state.add(key),
+            _ => state.add(key, now),
         };
         drop(state);
         if wake {
@@ -78,7 +86,10 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         if delay.is_zero() {
             return self.add(key);
         }
-        self.state.lock().add_later(key, self.clock.instant() + delay);
+        let mut state = self.state.lock();
+        state.counted.retries += 1;
+        state.add_later(key, self.clock.instant() + delay);
+        drop(state);
         // A worker must learn of a timer that is earlier than the one it sleeps for.
         self.changed.notify_one();
     }
@@ -110,8 +121,9 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         loop {
             let wake = {
                 let mut state = self.state.lock();
-                state.fire(self.clock.instant());
-                if let Some(key) = state.take() {
+                let now = self.clock.instant();
+                state.fire(now);
+                if let Some(key) = state.take(now) {
                     if !state.ready.is_empty() {
                         self.changed.notify_one();
                     }
@@ -134,8 +146,8 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
     /// The worker has finished with the key.
     pub fn done(&self, key: &K) {
         let mut state = self.state.lock();
-        state.working.remove(key);
-        if state.wanted.contains(key) {
+        state.finish(key, self.clock.instant());
+        if state.wanted.contains_key(key) {
             state.ready.push_back(key.clone());
             drop(state);
             self.changed.notify_one();
@@ -148,11 +160,14 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         if rest.is_zero() {
             return self.done(key);
         }
-        let until = self.clock.instant() + rest;
+        let now = self.clock.instant();
+        let until = now + rest;
         let mut state = self.state.lock();
-        state.working.remove(key);
+        state.finish(key, now);
         state.resting.insert(key.clone(), until);
-        if state.wanted.remove(key) {
+        if state.wanted.remove(key).is_some() {
+            // It will be added once more, after its rest.
+            state.counted.adds -= 1;
             state.add_later(key.clone(), until);
             drop(state);
             self.changed.notify_one();
@@ -177,8 +192,13 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 
 impl<K: Clone + Eq + Hash> State<K> {
     /// Whether a worker can take it now.
-    fn add(&mut self, key: K) -> bool {
-        if !self.wanted.insert(key.clone()) || self.working.contains(&key) {
+    fn add(&mut self, key: K, now: Instant) -> bool {
+        if self.wanted.contains_key(&key) {
+            return false;
+        }
+        self.counted.adds += 1;
+        self.wanted.insert(key.clone(), now);
+        if self.working.contains_key(&key) {
             return false;
         }
         self.ready.push_back(key);
@@ -210,16 +230,24 @@ impl<K: Clone + Eq + Hash> State<K> {
             self.timers.pop();
             if let Some(key) = self.keys.remove(&serial) {
                 self.due.remove(&key);
-                self.add(key);
+                self.add(key, now);
             }
         }
     }
 
-    fn take(&mut self) -> Option<K> {
+    fn take(&mut self, now: Instant) -> Option<K> {
         let key = self.ready.pop_front()?;
-        self.wanted.remove(&key);
-        self.working.insert(key.clone());
+        if let Some(since) = self.wanted.remove(&key) {
+            self.counted.waited.observe(now.duration_since(since).as_secs_f64());
+        }
+        self.working.insert(key.clone(), now);
         Some(key)
+    }
+
+    fn finish(&mut self, key: &K, now: Instant) {
+        if let Some(begun) = self.working.remove(key) {
+            self.counted.worked.observe(now.duration_since(begun).as_secs_f64());
+        }
     }
 }
 

@@ -22,8 +22,9 @@ use proto::view::service::Service;
 use proto::view::stateful_set::StatefulSet;
 use proto::view::storage_class::StorageClass;
 
-use super::{Scheduler, profile_of};
+use super::Scheduler;
 use crate::plugins::Event;
+use crate::profile::profile_of;
 use crate::snapshot::{Kind, PodInfo};
 
 /// Declares the kinds that are followed, in the order in which news of them is taken: pods come
@@ -208,8 +209,13 @@ impl Scheduler {
             Some(false) => self.release(&key),
             None => {}
         }
-        if !self.wants_node(&info) {
+        if !self.is_ours(&info) {
             self.forget(&key);
+            return;
+        }
+        if let Some(plugin) = gate(&info) {
+            self.queue.gate(&info, plugin);
+            self.give_back(&key);
             return;
         }
         self.nominate(&info, old.as_deref());
@@ -223,6 +229,11 @@ impl Scheduler {
     /// The pod asks for nothing any more.
     fn forget(&mut self, key: &Key) {
         self.queue.remove(key);
+        self.give_back(key);
+    }
+
+    /// What was kept for the pod is free again.
+    fn give_back(&mut self, key: &Key) {
         if self.snapshot.nominations.of(key).is_some() {
             self.snapshot.nominations.remove(key);
             self.queue.happened(Event::PodDeleted, self.clock.now());
@@ -251,12 +262,19 @@ impl Scheduler {
         }
     }
 
-    /// Ours, not gated, with all claims made that are made for it, and not on its way out.
-    fn wants_node(&self, pod: &PodInfo) -> bool {
-        self.deciders.contains_key(profile_of(&pod.object))
-            && pod.object.spec.scheduling_gates.is_empty()
-            && !pod.object.is_terminating()
-            && pod.object.resource_claims().is_some()
+    /// And not on its way out.
+    fn is_ours(&self, pod: &PodInfo) -> bool {
+        self.deciders.contains_key(profile_of(&pod.object)) && !pod.object.is_terminating()
+    }
+}
+
+/// The plugin for whose sake the pod is not tried yet: somebody holds it, or not all claims are made
+/// that are made for it.
+fn gate(pod: &PodInfo) -> Option<&'static str> {
+    match () {
+        () if !pod.object.spec.scheduling_gates.is_empty() => Some("SchedulingGates"),
+        () if pod.object.resource_claims().is_none() => Some("DynamicResources"),
+        () => None,
     }
 }
 

@@ -12,14 +12,16 @@ use proto::view::resource_claim::ResourceClaim;
 use proto::view::{Condition, ObjectReference};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
-use super::profile_of;
 use crate::cycle::Unschedulable;
 use crate::devices::{Claim, Grant};
 use crate::explanation;
+use crate::metrics::{ERROR, Metrics};
 use crate::prebind;
 use crate::preemption::Victims;
-use crate::profile::Profile;
+use crate::profile::{Profile, profile_of};
+use crate::queue::Waited;
 use crate::reservation::{self, Failure, Reservation};
 use crate::snapshot::PodInfo;
 use crate::storage::Promise;
@@ -38,11 +40,19 @@ pub struct Writer {
     claims: Informer<PersistentVolumeClaim>,
     device_claims: Informer<ResourceClaim>,
     done: mpsc::UnboundedSender<Done>,
+    metrics: Arc<Metrics>,
+}
+
+/// An attempt to schedule a pod, as far as it had come when a node was chosen.
+#[derive(Clone, Copy)]
+pub struct Attempt {
+    pub begun: Instant,
+    pub waited: Waited,
 }
 
 /// What a write came to, where that matters.
 pub enum Done {
-    NotBound(Key),
+    NotBound(Key, Waited),
     /// The claim has its devices, by the API's word of this revision.
     Allocated {
         claim: Key,
@@ -68,9 +78,9 @@ impl Writer {
         profiles: &[Arc<Profile>],
         client: Client,
         informers: &Informers,
-        clock: Clock,
-        rng: &Rng,
+        (clock, rng): (Clock, &Rng),
         done: mpsc::UnboundedSender<Done>,
+        metrics: Arc<Metrics>,
     ) -> Writer {
         let recorder = |profile: &Arc<Profile>| {
             let (name, rng) = (&profile.name, rng.clone());
@@ -85,6 +95,7 @@ impl Writer {
             client,
             clock,
             done,
+            metrics,
         }
     }
 
@@ -94,6 +105,7 @@ impl Writer {
         node: Arc<str>,
         promises: Vec<Promise>,
         grants: Vec<Grant>,
+        attempt: Attempt,
     ) {
         let writer = self.clone();
         tokio::spawn(async move {
@@ -104,7 +116,7 @@ impl Writer {
                 let kept = prebind::keep(client, clock, claims, &node, &promises, patience).await;
                 if let Err(error) = kept {
                     writer.tell(&pod, &pod, "Warning", "FailedScheduling", error.to_string());
-                    writer.report(Done::NotBound(pod.key.clone()));
+                    writer.not_bound(&pod, attempt);
                     return;
                 }
             }
@@ -112,7 +124,7 @@ impl Writer {
                 let message = format!("running PreBind plugin \"DynamicResources\": {failure}");
                 writer.tell(&pod, &pod, "Warning", "FailedScheduling", message);
                 writer.reservation(&pod).undo(&grants, Some(&failure)).await;
-                writer.report(Done::NotBound(pod.key.clone()));
+                writer.not_bound(&pod, attempt);
                 return;
             }
             let _permit = writer.permits.acquire().await;
@@ -127,10 +139,11 @@ impl Writer {
                 Ok(_) => {
                     let message = format!("Successfully assigned {} to {node}", pod.key);
                     writer.tell(&pod, &pod, "Normal", "Scheduled", message);
+                    writer.bound(&pod, attempt);
                 }
                 Err(error) => {
                     writer.reservation(&pod).undo(&grants, None).await;
-                    writer.could_not_bind(&pod, &node, &error);
+                    writer.could_not_bind(&pod, &node, &error, attempt);
                 }
             }
         });
@@ -169,14 +182,26 @@ impl Writer {
         });
     }
 
-    fn could_not_bind(&self, pod: &PodInfo, node: &str, error: &Error) {
+    fn could_not_bind(&self, pod: &PodInfo, node: &str, error: &Error, attempt: Attempt) {
         // A pod that is gone has nothing left to tell about.
         if !error.is_not_found() {
             tracing::warn!(pod = %pod.key, node, %error, "cannot bind");
             let message = format!("binding rejected: {error}");
             self.tell(pod, pod, "Warning", "FailedScheduling", message);
         }
-        self.report(Done::NotBound(pod.key.clone()));
+        self.not_bound(pod, attempt);
+    }
+
+    fn bound(&self, pod: &PodInfo, Attempt { begun, waited }: Attempt) {
+        let took = self.clock.instant().duration_since(begun);
+        let (profile, since) = (profile_of(&pod.object), self.clock.now().since(waited.since));
+        self.metrics.scheduled(profile, took, waited.attempts, since);
+    }
+
+    fn not_bound(&self, pod: &PodInfo, Attempt { begun, waited }: Attempt) {
+        let took = self.clock.instant().duration_since(begun);
+        self.metrics.attempt(profile_of(&pod.object), ERROR, took);
+        self.report(Done::NotBound(pod.key.clone(), waited));
     }
 
     /// Writes the condition and the nomination, where they say something new, and the event.

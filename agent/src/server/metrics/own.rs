@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use client::endpoint::{Process, write_build};
 use proto::exposition::Text;
 
 use crate::cri::{Running, labels};
-use crate::node::VERSION;
-use crate::stats::machine::Process;
 
 pub struct Own<'a> {
     pub node: &'a str,
@@ -20,27 +19,7 @@ pub struct Own<'a> {
 }
 
 pub fn write(text: &mut Text, own: &Own<'_>) {
-    let git = format!("{VERSION}+coracle-{}", env!("CARGO_PKG_VERSION"));
-    text.gauge(
-        "kubernetes_build_info",
-        "[ALPHA] A metric with a constant '1' value labeled by major, minor, git version, git \
-         commit, git tree state, build date, Go version, and compiler from which Kubernetes was \
-         built, and platform on which it is running.",
-    )
-    .sample(
-        &[
-            ("build_date", "1970-01-01T00:00:00Z"),
-            ("compiler", "rustc"),
-            ("git_commit", ""),
-            ("git_tree_state", "clean"),
-            ("git_version", &git),
-            ("go_version", ""),
-            ("major", "1"),
-            ("minor", "36"),
-            ("platform", &format!("linux/{}", crate::node::facts::architecture())),
-        ],
-        1.0,
-    );
+    write_build(text);
     text.gauge("kubelet_node_name", "[ALPHA] The node's name. The count is always 1.")
         .sample(&[("node", own.node)], 1.0);
     text.gauge(
@@ -68,30 +47,7 @@ pub fn write(text: &mut Text, own: &Own<'_>) {
         text.gauge("kubelet_running_containers", "[ALPHA] Number of containers currently running")
             .sample(&[("container_state", "running")], ours as f64);
     }
-    write_process(text, own.process);
-}
-
-fn write_process(text: &mut Text, process: &Process) {
-    text.counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")
-        .sample(&[], process.cpu_nanoseconds as f64 / 1e9);
-    let gauges = [
-        ("process_max_fds", "Maximum number of open file descriptors.", process.most_files),
-        ("process_open_fds", "Number of open file descriptors.", process.open_files),
-        ("process_resident_memory_bytes", "Resident memory size in bytes.", process.resident),
-        ("process_virtual_memory_bytes", "Virtual memory size in bytes.", process.virtual_size),
-    ];
-    for (name, help, value) in gauges {
-        text.gauge(name, help).sample(&[], value as f64);
-    }
-    write_start(text, process);
-}
-
-pub fn write_start(text: &mut Text, process: &Process) {
-    let help = "[STABLE] Start time of the process since unix epoch in seconds.";
-    if let Some(started) = process.started {
-        let seconds = started.0.as_nanosecond() as f64 / 1e9;
-        text.gauge("process_start_time_seconds", help).sample(&[], seconds);
-    }
+    own.process.write(text);
 }
 
 #[cfg(test)]

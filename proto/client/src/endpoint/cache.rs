@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
-use client::Clock;
 use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use crate::Clock;
 
 /// As many as upstream's caches of reviews hold.
 const MOST: usize = 8192;

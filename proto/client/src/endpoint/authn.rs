@@ -1,10 +1,9 @@
 //! Who calls: a client certificate of the cluster's authority, which TLS has verified, or a bearer
-//! token, of which the API server says whose it is (Kubernetes: Kubelet authentication). Nobody is
-//! let in because the API server does not answer.
+//! token, of which the API server says whose it is (Kubernetes: TokenReview). Nobody is let in
+//! because the API server does not answer.
 
 use std::time::Duration;
 
-use client::{Client, Clock};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use proto::kind::TOKEN_REVIEW;
@@ -14,16 +13,17 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::cache::Cache;
+use crate::{Client, Clock};
 
-/// How long the API server's word about a token holds (kubelet: authentication.webhook.cacheTTL).
-const LASTS: Duration = Duration::from_secs(120);
 /// Whoever says nothing about itself, where that is allowed.
-const ANONYMOUS: &str = "system:anonymous";
+pub const ANONYMOUS: &str = "system:anonymous";
 
 pub struct Authenticator {
     client: Client,
-    /// `--anonymous-auth`.
+    /// Whether who says nothing about itself is somebody.
     anonymous: bool,
+    /// How long the API server's word about a token holds.
+    lasts: Duration,
     /// By the token's hash: tokens themselves are not kept. None: the token is nobody's.
     known: Cache<[u8; 32], Option<User>>,
 }
@@ -52,8 +52,8 @@ struct UserInfo {
 }
 
 impl Authenticator {
-    pub fn new(client: Client, clock: Clock, anonymous: bool) -> Authenticator {
-        Authenticator { client, anonymous, known: Cache::new(clock) }
+    pub fn new(client: Client, clock: Clock, anonymous: bool, lasts: Duration) -> Authenticator {
+        Authenticator { client, anonymous, lasts, known: Cache::new(clock) }
     }
 
     /// The user; None: 401. A certificate counts more than a token.
@@ -88,7 +88,7 @@ impl Authenticator {
             Ok(answer) => serde_json::from_value::<Review>(answer).unwrap_or_default().status,
             Err(error) => {
                 // Not remembered: the next one may be answered.
-                tracing::warn!(error = client::error::chain(&error), "cannot review a token");
+                tracing::warn!(error = crate::error::chain(&error), "cannot review a token");
                 return None;
             }
         };
@@ -98,7 +98,7 @@ impl Authenticator {
         let UserInfo { username, uid, groups, extra } = status.user;
         let user = User { name: username, uid, groups, extra };
         let user = status.authenticated.then_some(user);
-        self.known.put(hash, user.clone(), LASTS);
+        self.known.put(hash, user.clone(), self.lasts);
         user
     }
 }

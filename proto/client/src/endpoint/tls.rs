@@ -15,14 +15,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::Endpoint;
-
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("read {}", path.display())]
     Read { path: PathBuf, source: rustls::pki_types::pem::Error },
-    #[error("use the certificates in {}", path.display())]
-    Authority { path: PathBuf, source: rustls::Error },
+    #[error("read the authorities of client certificates")]
+    Pem(#[source] rustls::pki_types::pem::Error),
+    #[error("use the authorities of client certificates")]
+    Authority(#[source] rustls::Error),
     #[error("verify client certificates")]
     Verifier(#[source] rustls::server::VerifierBuilderError),
     #[error("make a certificate")]
@@ -35,21 +35,49 @@ pub enum TlsError {
 pub struct Acceptor {
     identity: Option<(PathBuf, PathBuf)>,
     client_ca: Option<PathBuf>,
-    current: Mutex<(TlsAcceptor, Option<SystemTime>)>,
+    current: Mutex<Current>,
 }
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
+struct Current {
+    identity: Identity,
+    /// When the file of the certificate was written.
+    changed: Option<SystemTime>,
+    /// Whose client certificates are believed.
+    authorities: Vec<CertificateDer<'static>>,
+    acceptor: TlsAcceptor,
+}
+
 impl Acceptor {
-    pub fn new(endpoint: &Endpoint) -> Result<Acceptor, TlsError> {
-        let (identity, client_ca) = (endpoint.identity.clone(), endpoint.client_ca.clone());
+    /// `identity` is the files of a certificate and its key; without them a certificate for `names`
+    /// is made. Client certificates are believed if an authority of `client_ca` has signed them.
+    pub fn new(
+        identity: Option<(PathBuf, PathBuf)>,
+        names: &[String],
+        client_ca: Option<PathBuf>,
+    ) -> Result<Acceptor, TlsError> {
         let changed = identity.as_ref().and_then(|(certificate, _)| modified(certificate));
         let pair = match &identity {
             Some((certificate, key)) => read(certificate, key)?,
-            None => make(&endpoint.names)?,
+            None => make(names)?,
         };
-        let acceptor = TlsAcceptor::from(configuration(pair, client_ca.as_deref())?);
-        Ok(Acceptor { identity, client_ca, current: Mutex::new((acceptor, changed)) })
+        let authorities = client_ca.as_deref().map(certificates).transpose()?.unwrap_or_default();
+        let current = Mutex::new(Current::new(pair, changed, authorities)?);
+        Ok(Acceptor { identity, client_ca, current })
+    }
+
+    /// Client certificates are believed, from the next connection on, that one of these has signed
+    /// (PEM).
+    pub fn trust(&self, authorities: &str) -> Result<(), TlsError> {
+        let authorities = CertificateDer::pem_slice_iter(authorities.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(TlsError::Pem)?;
+        let mut current = self.current.lock();
+        let (chain, key) = &current.identity;
+        let identity = (chain.clone(), key.clone_key());
+        *current = Current::new(identity, current.changed, authorities)?;
+        Ok(())
     }
 
     /// The connection, and the user its certificate names.
@@ -58,7 +86,7 @@ impl Acceptor {
         stream: TcpStream,
     ) -> std::io::Result<(TlsStream<TcpStream>, Option<User>)> {
         self.refresh();
-        let acceptor = self.current.lock().0.clone();
+        let acceptor = self.current.lock().acceptor.clone();
         let stream = acceptor.accept(stream).await?;
         let certificates = stream.get_ref().1.peer_certificates();
         let user = certificates.and_then(|chain| user(chain.first()?));
@@ -69,34 +97,50 @@ impl Acceptor {
         let Some((certificate, key)) = &self.identity else { return };
         let changed = modified(certificate);
         let mut current = self.current.lock();
-        if current.1 == changed {
+        if current.changed == changed {
             return;
         }
-        let renewed =
-            read(certificate, key).and_then(|pair| configuration(pair, self.client_ca.as_deref()));
-        match renewed {
-            Ok(config) => *current = (TlsAcceptor::from(config), changed),
+        let renewed = || {
+            let authorities = match &self.client_ca {
+                Some(path) => certificates(path)?,
+                None => current.authorities.clone(),
+            };
+            Current::new(read(certificate, key)?, changed, authorities)
+        };
+        match renewed() {
+            Ok(renewed) => *current = renewed,
             Err(error) => tracing::warn!(%error, "the renewed certificate cannot be used"),
         }
     }
 }
 
+impl Current {
+    fn new(
+        identity: Identity,
+        changed: Option<SystemTime>,
+        authorities: Vec<CertificateDer<'static>>,
+    ) -> Result<Current, TlsError> {
+        let (chain, key) = &identity;
+        let config = configuration((chain.clone(), key.clone_key()), &authorities)?;
+        let acceptor = TlsAcceptor::from(config);
+        Ok(Current { identity, changed, authorities, acceptor })
+    }
+}
+
 fn configuration(
     (chain, key): Identity,
-    client_ca: Option<&Path>,
+    authorities: &[CertificateDer<'static>],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Configure)?;
-    let builder = match client_ca {
-        None => builder.with_no_client_auth(),
-        Some(path) => {
+    let builder = match authorities {
+        [] => builder.with_no_client_auth(),
+        authorities => {
             let mut roots = RootCertStore::empty();
-            for authority in certificates(path)? {
-                roots
-                    .add(authority)
-                    .map_err(|source| TlsError::Authority { path: path.to_path_buf(), source })?;
+            for authority in authorities {
+                roots.add(authority.clone()).map_err(TlsError::Authority)?;
             }
             // Who has no certificate is told so in HTTP.
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
@@ -124,7 +168,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         .map_err(|source| TlsError::Read { path: path.to_path_buf(), source })
 }
 
-/// A certificate that nobody has signed, as the kubelet's default.
+/// A certificate that nobody has signed, as upstream's components make by default.
 fn make(names: &[String]) -> Result<Identity, TlsError> {
     let made = rcgen::generate_simple_self_signed(names).map_err(TlsError::Make)?;
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());

@@ -160,9 +160,16 @@ impl Devices {
 
     /// What the pod wants, or why it cannot run anywhere yet.
     pub fn wishes(&self, pod: &PodInfo) -> Result<Wishes, String> {
-        let backed = self.backed(pod);
-        let stale = !backed.is_empty() && self.stale(pod).is_some();
-        Ok(Wishes { claims: self.claims_of(pod)?, backed, stale })
+        let (mut claims, mut backed) = (self.claims_of(pod)?, self.backed(pod));
+        let mut made = self.stale(pod).filter(|_| !backed.is_empty());
+        // Where a pod is already, what was claimed for it is what it has.
+        if !pod.object.spec.node_name.is_empty()
+            && let Some(made) = made.take()
+        {
+            claims.push(made.clone());
+            backed.clear();
+        }
+        Ok(Wishes { claims, backed, stale: made.is_some() })
     }
 
     /// The claims of the pod that it names, or why it cannot run anywhere yet.

@@ -24,9 +24,9 @@ pub enum Failure {
     #[error("{0}")]
     Write(Error),
     #[error("create claim for extended resources {0}: {1}")]
-    Make(String, #[source] Error),
+    Make(String, Error),
     #[error("update pod {0} ExtendedResourceClaimStatus: {1}")]
-    Tell(Key, #[source] Error),
+    Tell(Key, Error),
     #[error("claim {0} got allocated elsewhere in the meantime")]
     Taken(String),
     #[error("claim {0} got deleted in the meantime")]

@@ -249,9 +249,7 @@ impl Work<'_> {
 
     /// The container's devices, and how they are; or were, when it last had any.
     fn devices(&self, container: &Container, previous: Option<&ContainerStatus>) -> Vec<Value> {
-        let of = |(resource, devices): (&String, &Vec<DeviceHealth>)| {
-            json!({ "name": resource, "resources": devices })
-        };
+        let of = |(resource, devices): (&String, &Vec<DeviceHealth>)| json!({ "name": resource, "resources": devices });
         match self.memory.devices.get(&container.name) {
             Some(own) => own.iter().map(of).collect(),
             None => previous.map(|it| it.allocated_resources_status.clone()).unwrap_or_default(),

@@ -264,18 +264,24 @@ async fn selectors(kind: &Kind<'_>, pointer: &str, path: &str) {
     let refused = async |expression: &str| kind.refused(pointer, all(expression)).await;
     let path = format!("{path}[0].cel.expression");
     let unknown = "device.driver == 'd' && nonsense";
-    assert_eq!(refused(unknown).await, [format!(
-        "{path}: Invalid value: {unknown:?}: compilation failed: ERROR: <input>:1:25: undeclared \
+    assert_eq!(
+        refused(unknown).await,
+        [format!(
+            "{path}: Invalid value: {unknown:?}: compilation failed: ERROR: <input>:1:25: undeclared \
          reference to 'nonsense' (in container '')\n | {unknown}\n | ........................^"
-    )]);
+        )]
+    );
     let unread = refused("device.").await;
     let start = format!(
         "{path}: Invalid value: \"device.\": compilation failed: ERROR: <input>:1:8: Syntax error: "
     );
     assert!(unread[0].starts_with(&start), "{unread:?}");
-    assert_eq!(refused("1 + 1").await, [format!(
-        "{path}: Invalid value: \"1 + 1\": must evaluate to bool or the unknown type, not int"
-    )]);
+    assert_eq!(
+        refused("1 + 1").await,
+        [format!(
+            "{path}: Invalid value: \"1 + 1\": must evaluate to bool or the unknown type, not int"
+        )]
+    );
     let ten = "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10].all(x, ";
     let costly = format!("{}true{}", ten.repeat(7), ")".repeat(7));
     let too_complex = format!("{path}: Forbidden: too complex, exceeds cost limit");

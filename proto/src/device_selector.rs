@@ -29,8 +29,19 @@ const STACK: usize = 64 << 20;
 const FIELDS: &[&str] = &["allowMultipleAllocations", "attributes", "capacity", "driver"];
 /// Names that CEL has of itself: its types.
 const TYPES: &[&str] = &[
-    "bool", "bytes", "double", "dyn", "google", "int", "list", "map", "null_type", "optional_type",
-    "string", "type", "uint",
+    "bool",
+    "bytes",
+    "double",
+    "dyn",
+    "google",
+    "int",
+    "list",
+    "map",
+    "null_type",
+    "optional_type",
+    "string",
+    "type",
+    "uint",
 ];
 /// Functions with a namespace, whose parts look like variables.
 const NAMESPACES: &[&str] = &["base64", "cel", "format", "math", "optional", "sets", "strings"];

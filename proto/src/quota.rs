@@ -407,8 +407,8 @@ pub fn is_countable(row: &Row) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::resource_claim::EXTENDED_CLAIM;
     use crate::kind::{DEPLOYMENT, PERSISTENT_VOLUME_CLAIM, POD, SECRET, SERVICE};
+    use crate::view::resource_claim::EXTENDED_CLAIM;
 
     fn written(usage: &Resources) -> String {
         let parts: Vec<String> = usage.iter().map(|(name, q)| format!("{name}={q}")).collect();

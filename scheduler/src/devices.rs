@@ -20,8 +20,8 @@ use proto::view::resource_claim::{Allocation, DeviceClass, ResourceClaim};
 
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 
-pub use extended::{Backed, object};
 use extended::slot;
+pub use extended::{Backed, object};
 pub use inventory::Inventory;
 use selector::Selectors;
 
@@ -147,9 +147,8 @@ impl Devices {
     /// What the pod was to have and has not been written will not be. Whether there was anything.
     pub fn release(&mut self, pod: &Key) -> bool {
         let before = self.assumed.len();
-        self.assumed.retain(|_, assumed| {
-            assumed.pod != *pod || assumed.written.is_some() && !assumed.made
-        });
+        self.assumed
+            .retain(|_, assumed| assumed.pod != *pod || assumed.written.is_some() && !assumed.made);
         self.assumed.len() < before
     }
 
@@ -263,8 +262,7 @@ impl Devices {
             let found = allocate::search(self, inventory, &place, &views).map_err(Lack::Wrong)?;
             let found = found.ok_or(Lack::None)?;
             for (grant, picks) in grants.iter_mut().zip(found) {
-                let made =
-                    outcome::allocation(self, inventory, &grant.claim, &picks, &node.name);
+                let made = outcome::allocation(self, inventory, &grant.claim, &picks, &node.name);
                 grant.allocation = Some(made);
             }
         }

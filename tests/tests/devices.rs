@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use agent::cpu_manager::{CpuSet, SYS, Topology};
 use agent::plugins::channel;
-use proto::dra_health::HealthStatus;
 use proto::device_plugin::{CdiDevice, ContainerAllocateResponse, DeviceSpec, Mount};
+use proto::dra_health::HealthStatus;
 use proto::pod_resources::pod_resources_lister_client::PodResourcesListerClient;
 use proto::pod_resources::{
     AllocatableResourcesRequest, ContainerResources, GetPodResourcesRequest,
@@ -359,7 +359,11 @@ fn claimed_devices_are_got_ready() {
     assert_eq!((device.driver_name.as_str(), device.device_name.as_str()), (DRIVER, "large"));
     assert_eq!(device.cdi_devices[0].name, driver.cdi());
     let ready = driver.calls().iter().filter(|call| *call == "ready mine").count();
-    node.is_told("first", "claim:thing/r", json!({"resourceID": driver.cdi(), "health": "Unknown"}));
+    node.is_told(
+        "first",
+        "claim:thing/r",
+        json!({"resourceID": driver.cdi(), "health": "Unknown"}),
+    );
     driver.tells(HealthStatus::Unhealthy, "it is hot");
     let hot = json!({"resourceID": driver.cdi(), "health": "Unhealthy", "message": "it is hot"});
     node.is_told("first", "claim:thing/r", hot);
@@ -402,15 +406,14 @@ fn extended_resources_can_be_claimed() {
         json!({"name": name, "image": "test/shell:1", "command": ["sleep", seconds(number)],
             "resources": {"limits": limits}})
     };
-    let containers = json!([
-        container("c", 24, json!({RESOURCE: "1"})),
-        container("other", 23, json!({}))
-    ]);
+    let containers =
+        json!([container("c", 24, json!({RESOURCE: "1"})), container("other", 23, json!({}))]);
     node.create("asks", 23, json!({}), json!({ "containers": containers }));
     let has = node.runs("asks", 24);
     assert_eq!(variable(has, "THING").unwrap(), "large");
     assert_eq!(variable(node.runs("asks", 23), "THING"), None, "who does not ask has none");
-    let status = node.get(&["pod", "asks"]).unwrap()["status"]["extendedResourceClaimStatus"].clone();
+    let status =
+        node.get(&["pod", "asks"]).unwrap()["status"]["extendedResourceClaimStatus"].clone();
     assert_eq!(
         status["requestMappings"],
         json!([{"containerName": "c", "resourceName": RESOURCE,

@@ -59,8 +59,8 @@ impl Devices {
     fn asked(&self, pod: &Pod, container: &Container) -> Vec<(String, usize)> {
         let state = self.0.state.lock();
         let limits = container.resources.limits.iter();
-        let asked = limits
-            .filter(|(name, _)| state.resources.contains_key(*name) && !pod.is_claimed(name));
+        let asked =
+            limits.filter(|(name, _)| state.resources.contains_key(*name) && !pod.is_claimed(name));
         let asked = asked.map(|(name, count)| {
             (name.clone(), usize::try_from(count.value()).unwrap_or_default())
         });

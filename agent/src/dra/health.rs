@@ -15,8 +15,8 @@ use tonic::{Code, Status};
 
 use super::{Dra, Shared};
 use crate::devices::DeviceHealth;
-use crate::pod::{Container, Pod};
 use crate::plugins::{CallError, patient_channel};
+use crate::pod::{Container, Pod};
 
 /// How long a word holds that does not say so (kubelet: 30 s).
 const PATIENCE: i64 = 30;

@@ -208,9 +208,8 @@ impl Scope<'_> {
         }
         let extended = |pod: &Value| pod.at("status").at("extendedResourceClaimStatus").clone();
         if extended(self.new) != extended(old) {
-            return self.deny(format!(
-                "node {node:?} cannot update extended resource claim status"
-            ));
+            return self
+                .deny(format!("node {node:?} cannot update extended resource claim status"));
         }
         Ok(())
     }

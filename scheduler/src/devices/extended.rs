@@ -72,7 +72,8 @@ pub fn made(pod: &PodInfo, backed: &Backed, node: &NodeInfo) -> Option<Grant> {
     }
     let devices = DeviceClaim { requests, ..DeviceClaim::default() };
     let spec = ResourceClaimSpec { devices };
-    let view = ResourceClaim { metadata: metadata(&pod.object.metadata), spec, ..Default::default() };
+    let view =
+        ResourceClaim { metadata: metadata(&pod.object.metadata), spec, ..Default::default() };
     let claim = Arc::new(Entry { view, bytes: Default::default() });
     Some(Grant { claim, allocation: None, answers })
 }
@@ -111,9 +112,7 @@ pub fn object(claim: &ResourceClaim) -> Value {
 /// pod has none until it is made, so that the pod stands for it, by a name that no claim can have.
 pub fn slot(claim: &ResourceClaim) -> Key {
     match claim.extended_owner() {
-        Some(pod) => {
-            Key::new(&claim.metadata.namespace, &format!("{}/{}", pod.name, pod.uid))
-        }
+        Some(pod) => Key::new(&claim.metadata.namespace, &format!("{}/{}", pod.name, pod.uid)),
         None => Key::of(&claim.metadata),
     }
 }

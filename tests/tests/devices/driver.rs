@@ -109,8 +109,7 @@ impl Driver {
 
     /// Says of its device how it is, for the next minute.
     pub fn tells(&self, health: HealthStatus, message: &str) {
-        let device =
-            DeviceIdentifier { pool_name: "alone".into(), device_name: "large".into() };
+        let device = DeviceIdentifier { pool_name: "alone".into(), device_name: "large".into() };
         let told = DeviceHealth {
             device: Some(device),
             health: health.into(),

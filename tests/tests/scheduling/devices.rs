@@ -209,7 +209,10 @@ async fn devices_for_extended_resources() {
     create(&world, asking("d", "example.com/own")).await;
     world.until::<Pod>(|pods| node_of(pods, "d").is_some()).await;
     let d = pods.get("default", "d").unwrap();
-    assert_eq!((&d.spec.node_name, d.status.extended_resource_claim_status.is_none()), (&node, true));
+    assert_eq!(
+        (&d.spec.node_name, d.status.extended_resource_claim_status.is_none()),
+        (&node, true)
+    );
 }
 
 /// Whatever comes and goes at once, nobody has what somebody else has, and nothing is lost.

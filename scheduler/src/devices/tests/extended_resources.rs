@@ -47,7 +47,8 @@ fn which_class_stands_for_a_resource() {
         asking("p", json!({"containers": [container("c", json!({resource: "1", "cpu": "1"}))]}))
     };
     let mut devices = backed_world(&[], &[]);
-    let backs = |devices: &Devices, resource: &str| devices.backed(&asks(resource)).remove(resource);
+    let backs =
+        |devices: &Devices, resource: &str| devices.backed(&asks(resource)).remove(resource);
     assert_eq!(backs(&devices, GPU).as_deref(), Some("gpu"));
     assert_eq!(backs(&devices, implicit).as_deref(), Some("gpu"));
     assert_eq!(backs(&devices, "deviceclass.resource.kubernetes.io/nic"), None);

@@ -12,7 +12,7 @@ use proto::view::resource_claim::{DeviceClass, FINALIZER, ResourceClaim, Resourc
 use serde_json::{Value, json};
 use tests::world::World;
 
-use super::{create, node_of, pod};
+use super::{create, events, node_of, pod};
 
 const DRIVER: &str = "gpu.example.com";
 

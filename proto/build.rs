@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "csi/registration.proto",
         "kubelet/device_plugin.proto",
         "kubelet/dra.proto",
+        "kubelet/dra_health.proto",
         "kubelet/pod_resources.proto",
     ];
     let files = protox::compile(all, ["."])?;

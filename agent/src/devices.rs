@@ -12,6 +12,7 @@ use client::error::chain;
 use parking_lot::Mutex;
 use proto::device_plugin::{ContainerAllocateResponse, Device, DevicePluginOptions};
 use proto::time::Time;
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -106,6 +107,17 @@ pub struct Item {
     pub nodes: Vec<i64>,
 }
 
+/// How a device is, as a pod's status says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceHealth {
+    #[serde(rename = "resourceID")]
+    pub id: String,
+    /// `Healthy`, `Unhealthy` or `Unknown`.
+    pub health: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
 impl Allotment {
     fn ids(&self) -> BTreeSet<String> {
         self.devices.values().flatten().cloned().collect()
@@ -163,18 +175,15 @@ impl Devices {
         self.0.state.lock().held.keys().map(|owner| owner.pod.clone()).collect()
     }
 
-    /// By container of the pod: its devices by resource, each with its health as a pod's status calls it.
-    pub fn health(
-        &self,
-        pod: &str,
-    ) -> BTreeMap<String, BTreeMap<String, Vec<(String, &'static str)>>> {
+    /// By container of the pod and resource: how its devices are.
+    pub fn health(&self, pod: &str) -> BTreeMap<String, BTreeMap<String, Vec<DeviceHealth>>> {
         let state = self.0.state.lock();
         let mut health: BTreeMap<String, BTreeMap<_, _>> = BTreeMap::new();
         for (owner, allotment) in state.of_pod(pod) {
             let resource = state.resources.get(&owner.resource);
             let one = |id: String| {
-                let word = resource.map_or("Unknown", |resource| resource.health(&id));
-                (id, word)
+                let health = resource.map_or("Unknown", |resource| resource.health(&id));
+                DeviceHealth { id, health, message: None }
             };
             let devices = allotment.ids().into_iter().map(one).collect();
             health

@@ -5,6 +5,7 @@
 
 mod call;
 mod checkpoint;
+mod health;
 mod register;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,12 +15,16 @@ use std::sync::Arc;
 use client::error::chain;
 use client::{Client, Entry};
 use parking_lot::Mutex;
+use proto::view::pod::RequestMapping;
 use proto::view::resource_claim::{NamedClaim, ResourceClaim};
 use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::cri::PodId;
 use crate::pod::{Container, Pod};
 
+use health::Words;
 pub use register::Registrar;
 
 /// The claims of one node. Clones share them. The default is a simulated node's, whose devices are always
@@ -31,12 +36,21 @@ pub struct Dra(Arc<Shared>);
 struct Shared {
     /// `<root>/dra_manager_state`.
     file: Option<PathBuf>,
-    /// Where each driver listens.
-    drivers: Mutex<BTreeMap<String, PathBuf>>,
+    drivers: Mutex<BTreeMap<String, Driver>>,
+    /// By driver.
+    health: Mutex<BTreeMap<String, Words>>,
+    changed: watch::Sender<()>,
     /// By the claim's uid.
     claims: Mutex<BTreeMap<String, Held>>,
     /// By the claim's uid: one at a time gets it ready or takes it down.
     turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+struct Driver {
+    /// Where it listens.
+    socket: PathBuf,
+    /// Hears how its devices are.
+    _health: AbortOnDropHandle<()>,
 }
 
 /// A claim that is, or is about to be, ready on this node.
@@ -237,6 +251,11 @@ impl Dra {
         guards
     }
 
+    /// Marked whenever devices are well or unwell.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
     /// The uids of pods that have claims here.
     pub fn holders(&self) -> BTreeSet<String> {
         self.0.claims.lock().values().flat_map(|held| held.pods.iter().cloned()).collect()
@@ -245,9 +264,10 @@ impl Dra {
     /// What the runtime is to give to a container, by CDI.
     pub fn cdi(&self, pod: &Pod, container: &Container) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
-        for (_, _, device) in
-            self.of(&pod.metadata.uid, pod.resource_claims.iter().flatten(), container)
-        {
+        let mut uses = uses(container);
+        uses.extend(mapped(pod.claimed.iter(), &container.name));
+        let named = pod.resource_claims.iter().flatten();
+        for (_, _, device) in self.used(&pod.metadata.uid, named, &uses) {
             for name in device.cdi {
                 if !names.contains(&name) {
                     names.push(name);
@@ -255,20 +275,6 @@ impl Dra {
             }
         }
         names
-    }
-
-    /// The devices of a container, each with its claim and driver.
-    fn of<'a>(
-        &self,
-        pod: &str,
-        named: impl Iterator<Item = &'a NamedClaim> + Clone,
-        container: &Container,
-    ) -> Vec<(Held, String, Device)> {
-        let uses = container.resources.claims.iter().map(|used| {
-            let text = |key: &str| used.get(key).and_then(Value::as_str).unwrap_or_default();
-            (text("name").to_string(), text("request").to_string())
-        });
-        self.used(pod, named, &uses.collect::<Vec<_>>())
     }
 
     /// The devices behind these claims of a pod, or single requests of them.
@@ -300,6 +306,24 @@ impl Dra {
         let written = checkpoint::write(file, &self.0.claims.lock());
         written.map_err(|error| format!("checkpoint ResourceClaim state: {}", chain(&error)))
     }
+}
+
+/// What the container names: a claim of its pod, and perhaps a single request of it.
+fn uses(container: &Container) -> Vec<(String, String)> {
+    let uses = container.resources.claims.iter().map(|used| {
+        let text = |key: &str| used.get(key).and_then(Value::as_str).unwrap_or_default();
+        (text("name").to_string(), text("request").to_string())
+    });
+    uses.collect()
+}
+
+/// The same of what it has by the claim for its pod's extended resources, which has no name there.
+pub fn mapped<'a>(
+    mappings: impl Iterator<Item = &'a RequestMapping> + 'a,
+    container: &'a str,
+) -> impl Iterator<Item = (String, String)> + 'a {
+    let own = mappings.filter(move |mapping| mapping.container_name == container);
+    own.map(|mapping| (String::new(), mapping.request_name.clone()))
 }
 
 /// Takes down, for as long as it takes, what a pod had that has gone while nobody looked.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use proto::meta::{Labels, ObjectMeta, or_default};
 use proto::quantity::Quantity;
-use proto::view::pod::{Affinity, Toleration};
+use proto::view::pod::{Affinity, RequestMapping, Toleration};
 use proto::view::resource_claim::NamedClaim;
 use serde::Deserialize;
 use serde_json::Value;
@@ -34,6 +34,9 @@ pub struct Pod {
     /// Its ResourceClaims, as spec and status name them; none where one is not made yet.
     #[serde(skip)]
     pub resource_claims: Option<Vec<NamedClaim>>,
+    /// What of its extended resources it has by a claim, and by which of its requests.
+    #[serde(skip)]
+    pub claimed: Vec<RequestMapping>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status};
 
 use crate::cpu_manager::CpuSet;
 use crate::devices::Item;
+use crate::dra;
 use crate::pods::Pods;
 
 /// Answers about the pods of one node.
@@ -88,9 +89,12 @@ impl Lister {
         container: &view::pod::Container,
     ) -> Vec<DynamicResource> {
         let uses = container.resources.claims.iter();
-        let uses: Vec<(String, String)> =
+        let mut uses: Vec<(String, String)> =
             uses.map(|used| (used.name.clone(), used.request.clone())).collect();
-        let named = pod.resource_claims().unwrap_or_default();
+        let extended = pod.status.extended_resource_claim_status.iter();
+        let mappings = extended.flat_map(|status| &status.request_mappings);
+        uses.extend(dra::mapped(mappings, &container.name));
+        let named = pod.all_claims().unwrap_or_default();
         let mut all: Vec<DynamicResource> = Vec::new();
         for (held, driver_name, device) in self.pods.context().dra.used(uid, named.iter(), &uses) {
             let resource = ClaimResource {

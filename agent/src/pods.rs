@@ -140,12 +140,15 @@ impl Pods {
     /// Lets the pods see, for ever, what becomes of their devices and of the CPUs that they share.
     pub async fn follow_resources(&self) {
         let (mut devices, mut cpus) = (self.context.devices.changes(), self.context.cpus.changes());
+        let mut claimed = self.context.dra.changes();
         loop {
             let of_all = tokio::select! {
                 _ = devices.changed() => false,
+                _ = claimed.changed() => false,
                 _ = cpus.changed() => true,
             };
-            let holders = self.context.devices.holders();
+            let mut holders = self.context.devices.holders();
+            holders.extend(self.context.dra.holders());
             let workers = self.workers.lock();
             let concerned = workers.iter().filter(|(uid, _)| of_all || holders.contains(*uid));
             concerned.for_each(|(_, worker)| worker.wake());

@@ -4,6 +4,7 @@
 use proto::time::Time;
 use serde_json::{Map, Value, json};
 
+use crate::devices::DeviceHealth;
 use crate::observed::{Container as Run, Exit, Observed, State};
 use crate::plan::{End, Memory, Plan, finished};
 use crate::pod::status::{
@@ -248,11 +249,7 @@ impl Work<'_> {
 
     /// The container's devices, and how they are; or were, when it last had any.
     fn devices(&self, container: &Container, previous: Option<&ContainerStatus>) -> Vec<Value> {
-        let of = |(resource, devices): (&String, &Vec<(String, &'static str)>)| {
-            let devices = devices.iter();
-            let devices = devices.map(|(id, health)| json!({"resourceID": id, "health": health}));
-            json!({"name": resource, "resources": devices.collect::<Vec<_>>()})
-        };
+        let of = |(resource, devices): (&String, &Vec<DeviceHealth>)| json!({ "name": resource, "resources": devices });
         match self.memory.devices.get(&container.name) {
             Some(own) => own.iter().map(of).collect(),
             None => previous.map(|it| it.allocated_resources_status.clone()).unwrap_or_default(),

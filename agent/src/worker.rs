@@ -308,7 +308,13 @@ impl Worker {
         }
         self.memory.excess = self.context.ended.put(&self.id.uid, observed, &self.wake);
         self.memory.cpus = self.context.cpus.of(pod);
-        let devices = self.context.devices.health(&self.id.uid);
+        let mut devices = self.context.devices.health(&self.id.uid);
+        for container in pod.spec.init_containers.iter().chain(&pod.spec.containers) {
+            let claimed = self.context.dra.health(pod, container);
+            if !claimed.is_empty() {
+                devices.entry(container.name.clone()).or_default().extend(claimed);
+            }
+        }
         if !devices.is_empty() {
             // Whoever asks why a pod has ended may ask for the devices that it had.
             self.memory.devices = devices;
@@ -359,7 +365,10 @@ impl Worker {
         match serde_json::from_slice::<Pod>(&entry.bytes) {
             Ok(mut pod) => {
                 pod.is_static = self.mirror.is_some();
-                pod.resource_claims = entry.view.resource_claims();
+                pod.resource_claims = entry.view.all_claims();
+                let extended = &entry.view.status.extended_resource_claim_status;
+                let mappings = extended.iter().flat_map(|status| &status.request_mappings);
+                pod.claimed = mappings.cloned().collect();
                 let shown =
                     |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
                 self.relabelled |= self.pod.as_ref().is_some_and(|old| shown(old) != shown(&pod));

@@ -127,7 +127,10 @@ async fn what_is_there_is_counted() {
     let bench = Bench::new();
     let plugin = bench.plugin("a b -c", (3, 2)).await;
     bench.allocate(&simple("u", 1)).await.unwrap();
-    let health = |bench: &Bench| bench.devices.health("u")["c"][RESOURCE].clone();
+    let health = |bench: &Bench| {
+        let all = bench.devices.health("u")["c"][RESOURCE].clone();
+        all.into_iter().map(|it| (it.id, it.health)).collect::<Vec<_>>()
+    };
     assert_eq!(health(&bench), [("a".to_string(), "Healthy")]);
     plugin.offer("-a b@1 c -d");
     bench.until((4, 2)).await;
@@ -235,7 +238,8 @@ async fn a_restart_forgets_nothing() {
     assert!(!bench.devices.is_new());
     assert_eq!(bench.amounts(), Some((0, 0)), "until the plugin comes");
     assert_eq!(bench.held("stays", "c"), "a,b");
-    assert_eq!(bench.devices.health("stays")["c"][RESOURCE][0], ("a".to_string(), "Unknown"));
+    let stays = &bench.devices.health("stays")["c"][RESOURCE][0];
+    assert_eq!((stays.id.as_str(), stays.health), ("a", "Unknown"));
     // A container that starts again needs no plugin for it.
     let given = bench.devices.given("stays", "c", &bench.clock).await.unwrap();
     assert_eq!(given.environment["DEVICES"], "a,b");

@@ -424,6 +424,12 @@ async fn a_node_writes_its_own_things_only() {
         ),
         (format!("PATCH {PODS}/p/status"), json!({"status": {"reason": "x"}}), 200, ""),
         (
+            format!("PATCH {PODS}/p/status"),
+            json!({"status": {"extendedResourceClaimStatus": {"resourceClaimName": "c"}}}),
+            403,
+            "node \"n1\" cannot update extended resource claim status",
+        ),
+        (
             format!("PATCH {PODS}/far/status"),
             json!({"status": {"reason": "x"}}),
             403,

@@ -202,6 +202,8 @@ async fn device_claims() {
     let created = kind.create().await;
     let exactly = &created["spec"]["devices"]["requests"][0]["exactly"];
     assert_eq!((&exactly["allocationMode"], &exactly["count"]), (&json!("ExactCount"), &json!(1)));
+    let exactly = "/spec/devices/requests/0/exactly/selectors";
+    selectors(&kind, exactly, "spec.devices.requests[0].exactly.selectors").await;
     kind.refuses(&[
         changed("/spec/devices/requests/0/exactly", Value::Null, &[
             "spec.devices.requests[0]: Required value: exactly one of `exactly` or \
@@ -256,6 +258,39 @@ async fn device_claims() {
     assert!(found[0].starts_with("spec.metadata.labels: Invalid value: \"a b\""), "{found:?}");
 }
 
+/// Expressions that cannot be used are not stored.
+async fn selectors(kind: &Kind<'_>, pointer: &str, path: &str) {
+    let all = |expression: &str| json!([{"cel": {"expression": expression}}]);
+    let refused = async |expression: &str| kind.refused(pointer, all(expression)).await;
+    let path = format!("{path}[0].cel.expression");
+    let unknown = "device.driver == 'd' && nonsense";
+    assert_eq!(
+        refused(unknown).await,
+        [format!(
+            "{path}: Invalid value: {unknown:?}: compilation failed: ERROR: <input>:1:25: undeclared \
+         reference to 'nonsense' (in container '')\n | {unknown}\n | ........................^"
+        )]
+    );
+    let unread = refused("device.").await;
+    let start = format!(
+        "{path}: Invalid value: \"device.\": compilation failed: ERROR: <input>:1:8: Syntax error: "
+    );
+    assert!(unread[0].starts_with(&start), "{unread:?}");
+    assert_eq!(
+        refused("1 + 1").await,
+        [format!(
+            "{path}: Invalid value: \"1 + 1\": must evaluate to bool or the unknown type, not int"
+        )]
+    );
+    let ten = "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10].all(x, ";
+    let costly = format!("{}true{}", ten.repeat(7), ")".repeat(7));
+    let too_complex = format!("{path}: Forbidden: too complex, exceeds cost limit");
+    assert_eq!(refused(&costly).await, [too_complex]);
+    let long = format!("device.driver == {:?}", "x".repeat(10 * 1024));
+    let too_long = format!("{path}: Too long: may not be more than 10240 bytes");
+    assert_eq!(refused(&long).await, [too_long]);
+}
+
 #[tokio::test]
 async fn device_classes_and_slices() {
     let api = Api::start().await;
@@ -276,6 +311,7 @@ async fn device_classes_and_slices() {
     .await;
     kind.keeps(&[changed("/spec/selectors", json!([]), &[])]).await;
     assert_eq!(kind.get().await["metadata"]["generation"], 2);
+    selectors(&kind, "/spec/selectors", "spec.selectors").await;
 
     let device = json!({"name": "g0", "attributes": {"model": {"string": "a"}},
         "taints": [{"key": "broken", "effect": "NoSchedule"}]});

@@ -40,7 +40,7 @@ impl Controller for DeviceTaintEviction {
                 return Vec::new();
             }
             let mut pods = view.all::<Pod>();
-            pods.retain(|pod| !pod.spec.resource_claims.is_empty());
+            pods.retain(|pod| has_claims(pod));
             pods.iter().map(|pod| Key::of(&pod.metadata)).collect()
         });
     }
@@ -48,11 +48,11 @@ impl Controller for DeviceTaintEviction {
     fn plan(&self, pod: &Entry<Pod>, view: &View, now: Time) -> Result<Plan, PlanError> {
         let mut plan = Plan::default();
         let placed = !pod.spec.node_name.is_empty();
-        if pod.spec.resource_claims.is_empty() || !placed || !pod.is_active() {
+        if !has_claims(pod) || !placed || !pod.is_active() {
             return Ok(plan);
         }
         let mut due: Option<Time> = None;
-        for used in pod.resource_claims().unwrap_or_default() {
+        for used in pod.all_claims().unwrap_or_default() {
             let claim = view.get::<ResourceClaim>(&pod.metadata.namespace, &used.name);
             let Some(claim) = claim.filter(|claim| claim.is_reserved_for(pod)) else { continue };
             let results = claim.status.allocation.iter().flat_map(|it| &it.devices.results);
@@ -82,6 +82,10 @@ impl Controller for DeviceTaintEviction {
         plan.delete(&POD, meta);
         Ok(plan)
     }
+}
+
+fn has_claims(pod: &Pod) -> bool {
+    !pod.spec.resource_claims.is_empty() || pod.extended_claim().is_some()
 }
 
 fn drives_out(slice: &Option<Arc<Entry<ResourceSlice>>>) -> bool {

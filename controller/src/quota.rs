@@ -217,7 +217,7 @@ fn surroundings(
             around.extended.insert(class.into(), name);
         }
     }
-    let owner = quota::pod_of(claim);
+    let owner = claim.extended_owner();
     let pod = owner.and_then(|owner| view.get::<Pod>(&claim.metadata.namespace, &owner.name));
     if let Some(pod) = pod {
         let claims = claims.iter().map(|entry| &entry.view);

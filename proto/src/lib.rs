@@ -33,6 +33,12 @@ pub mod dra {
     tonic::include_proto!("k8s.io.kubelet.pkg.apis.dra.v1");
 }
 
+/// How drivers tell of the health of such devices (kubelet DRA health API `v1alpha1`).
+pub mod dra_health {
+    #![allow(clippy::all, missing_docs)]
+    tonic::include_proto!("v1alpha1");
+}
+
 /// What pods have of a node's devices and CPUs (pod resources API `v1`).
 pub mod pod_resources {
     #![allow(clippy::all, missing_docs)]
@@ -40,6 +46,7 @@ pub mod pod_resources {
 }
 
 pub mod cron;
+pub mod device_selector;
 pub mod exposition;
 pub mod health;
 pub mod indexes;

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use crate::kind::{self, Row};
-use crate::meta::OwnerReference;
 use crate::quantity::Quantity;
 use crate::time::Time;
 use crate::view::Resources;
@@ -59,12 +58,10 @@ const OF_PODS: &[&str] = &[
 const OF_CLASS: &str = ".storageclass.storage.k8s.io/";
 const HUGE: &str = "hugepages-";
 const OF_DEVICES: &str = ".deviceclass.resource.k8s.io/devices";
-/// The extended resource that every device class is.
-const IMPLICIT: &str = "deviceclass.resource.kubernetes.io/";
+/// The extended resource that every device class is, before the class's name.
+pub const IMPLICIT: &str = "deviceclass.resource.kubernetes.io/";
 /// How many devices a claim gets at most.
 const MOST_DEVICES: i64 = 32;
-/// On claims that the scheduler makes of a pod's extended resources.
-const FOR_POD: &str = "resource.kubernetes.io/extended-resource-claim";
 const REQUESTS: &str = "requests.";
 
 /// The name under which every object of a kind is counted: `count/deployments.apps`.
@@ -332,13 +329,6 @@ fn of_devices(claim: &ResourceClaim, around: &Surroundings) -> Resources {
     usage
 }
 
-/// The pod that the claim says it was made for, if it was made for one.
-pub fn pod_of(claim: &ResourceClaim) -> Option<&OwnerReference> {
-    let made = claim.metadata.annotations.get(FOR_POD).is_some_and(|value| value == "true");
-    let owner = claim.metadata.controller().filter(|_| made)?;
-    (owner.kind == "Pod" && owner.api_version == "v1").then_some(owner)
-}
-
 /// What is charged for the pod of a claim. Only the first of the claims that name the pod is for
 /// it; `claims` are those of the namespace.
 pub fn paid<'a>(
@@ -347,13 +337,13 @@ pub fn paid<'a>(
     claims: impl IntoIterator<Item = &'a ResourceClaim>,
     now: Time,
 ) -> Resources {
-    let Some(owner) = pod_of(claim).filter(|owner| owner.uid == pod.metadata.uid) else {
+    let Some(owner) = claim.extended_owner().filter(|owner| owner.uid == pod.metadata.uid) else {
         return Resources::new();
     };
     let age =
         |claim: &ResourceClaim| (claim.metadata.creation_timestamp, claim.metadata.name.clone());
     let earlier = |other: &&ResourceClaim| {
-        pod_of(other).is_some_and(|its| its.uid == owner.uid) && age(other) < age(claim)
+        other.extended_owner().is_some_and(|its| its.uid == owner.uid) && age(other) < age(claim)
     };
     match claims.into_iter().find(earlier) {
         Some(_) => Resources::new(),
@@ -418,6 +408,7 @@ pub fn is_countable(row: &Row) -> bool {
 mod tests {
     use super::*;
     use crate::kind::{DEPLOYMENT, PERSISTENT_VOLUME_CLAIM, POD, SECRET, SERVICE};
+    use crate::view::resource_claim::EXTENDED_CLAIM;
 
     fn written(usage: &Resources) -> String {
         let parts: Vec<String> = usage.iter().map(|(name, q)| format!("{name}={q}")).collect();
@@ -490,7 +481,7 @@ mod tests {
             let owner = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "name": "p",
                 "uid": uid, "controller": true});
             let metadata = serde_json::json!({"name": name, "ownerReferences": [owner],
-                "annotations": {FOR_POD: made}});
+                "annotations": {EXTENDED_CLAIM: made}});
             serde_json::from_value(serde_json::json!({ "metadata": metadata })).unwrap()
         };
         let (first, second) = (claim("a", "p", "true"), claim("b", "p", "true"));

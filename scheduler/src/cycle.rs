@@ -45,6 +45,9 @@ pub struct Unschedulable {
 /// A claim gives its devices back, so that they can be found elsewhere.
 pub const DEALLOCATED: &str = "deallocation of ResourceClaim completed";
 
+/// What was claimed for the pod when it was to go elsewhere goes, so that it can be claimed anew.
+pub const DELETED: &str = "deletion of ResourceClaim completed";
+
 /// All that the plugins say of one node, for `ctl why`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Opinion {
@@ -78,7 +81,9 @@ impl Decider {
         cluster: &Snapshot,
     ) -> Result<Placement, Unschedulable> {
         let mut alone;
-        let memo = match pod.signature() {
+        // What is said of devices depends on more than the pod and the node.
+        let signature = pod.signature().filter(|_| !cluster.devices.concern(pod));
+        let memo = match signature {
             Some(signature) => self.memory.recall(signature, pod, cluster, &self.profile),
             None => {
                 alone = Memo::new(pod, cluster, &self.profile);
@@ -229,10 +234,12 @@ impl Search<'_> {
 
 /// As kube-scheduler words it. Where devices are has to have been the reason for a rejection.
 fn devices_back(pod: &PodInfo, cluster: &Snapshot, rejected: bool) -> &'static str {
-    match pod.object.spec.resource_claims.is_empty() {
-        true => "no new claims to deallocate",
-        false if rejected && cluster.devices.misplaced(pod, cluster).is_some() => DEALLOCATED,
-        false => "still not schedulable",
+    let devices = &cluster.devices;
+    match devices.concern(pod) {
+        false => "no new claims to deallocate",
+        true if rejected && devices.misplaced(pod, cluster).is_some() => DEALLOCATED,
+        true if devices.stale(pod).is_some() => DELETED,
+        true => "still not schedulable",
     }
 }
 

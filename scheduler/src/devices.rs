@@ -4,6 +4,7 @@
 
 mod allocate;
 mod capacity;
+mod extended;
 mod inventory;
 mod outcome;
 mod selector;
@@ -14,10 +15,13 @@ use std::sync::Arc;
 use client::{Entry, Key};
 use proto::view::Condition;
 use proto::view::device::ResourceSlice;
+use proto::view::pod::RequestMapping;
 use proto::view::resource_claim::{Allocation, DeviceClass, ResourceClaim};
 
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 
+use extended::slot;
+pub use extended::{Backed, object};
 pub use inventory::Inventory;
 use selector::Selectors;
 
@@ -31,7 +35,7 @@ pub struct Devices {
     claims: HashMap<Key, Claim>,
     classes: HashMap<String, Arc<Entry<DeviceClass>>>,
     slices: BTreeMap<String, Arc<Entry<ResourceSlice>>>,
-    /// By claim: what it will have, though the API does not say so yet.
+    /// By [`slot`]: what a claim will have, though the API does not say so yet.
     assumed: BTreeMap<Key, Assumed>,
     selectors: Selectors,
 }
@@ -39,8 +43,10 @@ pub struct Devices {
 #[derive(Debug)]
 struct Assumed {
     pod: Key,
-    /// Of the claim.
+    /// Of the claim; empty until it is made.
     uid: String,
+    /// The claim is made for the pod, and has no use without it.
+    made: bool,
     allocation: Allocation,
     /// The revision at which the API says so; none yet.
     written: Option<u64>,
@@ -52,6 +58,18 @@ pub struct Grant {
     pub claim: Claim,
     /// None: it has one, which is to be reserved or waited for.
     pub allocation: Option<Allocation>,
+    /// Of a claim that is still to be made for the pod's extended resources: what answers what.
+    pub answers: Vec<RequestMapping>,
+}
+
+/// What a pod wants of the cluster's devices.
+#[derive(Debug, Default)]
+pub struct Wishes {
+    pub claims: Vec<Claim>,
+    /// Its extended resources, which it need not get as devices.
+    pub backed: Backed,
+    /// It has a claim that is of no use any more.
+    pub stale: bool,
 }
 
 /// Why a node cannot give a pod its devices.
@@ -61,26 +79,31 @@ pub enum Lack {
     Elsewhere,
     /// There are not enough.
     None,
+    /// What was claimed for the pod when it was to go somewhere has to go first.
+    Stale,
     /// Something is wrong with a claim, a class or a pool.
     Wrong(String),
 }
 
 impl Devices {
     pub fn put_claim(&mut self, key: Key, claim: Option<Claim>) {
-        let caught_up = self.assumed.get(&key).is_some_and(|assumed| match &claim {
+        let old = match &claim {
+            Some(claim) => self.claims.insert(key, claim.clone()),
+            None => self.claims.remove(&key),
+        };
+        let Some(known) = claim.as_ref().or(old.as_ref()) else { return };
+        let (slot, meta) = (slot(known), &known.metadata);
+        let caught_up = self.assumed.get(&slot).is_some_and(|assumed| match &claim {
+            // Of a claim that was made before it says nothing of the one that is to be made.
+            _ if assumed.made && meta.uid != assumed.uid => false,
             None => true,
             Some(claim) => {
-                let meta = &claim.metadata;
                 let written = assumed.written.is_some_and(|at| meta.revision() >= at);
                 meta.uid != assumed.uid || claim.status.allocation.is_some() || written
             }
         });
         if caught_up {
-            self.assumed.remove(&key);
-        }
-        match claim {
-            Some(claim) => drop(self.claims.insert(key, claim)),
-            None => drop(self.claims.remove(&key)),
+            self.assumed.remove(&slot);
         }
     }
 
@@ -100,30 +123,55 @@ impl Devices {
 
     /// Keeps the devices of these grants from other pods.
     pub fn assume(&mut self, pod: &Key, grants: &[Grant]) {
-        for Grant { claim, allocation } in grants {
-            let Some(allocation) = allocation else { continue };
-            let (pod, uid) = (pod.clone(), claim.metadata.uid.clone());
-            let assumed = Assumed { pod, uid, allocation: allocation.clone(), written: None };
-            self.assumed.insert(Key::of(&claim.metadata), assumed);
+        for grant in grants {
+            let Some(allocation) = grant.allocation.clone() else { continue };
+            let uid = grant.claim.metadata.uid.clone();
+            let (pod, made) = (pod.clone(), grant.is_new());
+            let assumed = Assumed { pod, uid, made, allocation, written: None };
+            self.assumed.insert(slot(&grant.claim), assumed);
         }
     }
 
-    /// The claim's allocation was written at this revision.
-    pub fn written(&mut self, claim: &Key, revision: u64) {
-        let seen = self.claims.get(claim).is_some_and(|it| it.metadata.revision() >= revision);
-        if seen {
-            self.assumed.remove(claim);
-        } else if let Some(assumed) = self.assumed.get_mut(claim) {
-            assumed.written = Some(revision);
+    /// The claim's allocation was written; this is what the API says of it since.
+    pub fn written(&mut self, claim: &ResourceClaim) {
+        let (meta, slot) = (&claim.metadata, slot(claim));
+        let revision = meta.revision();
+        let known = self.claims.get(&Key::of(meta));
+        if known.is_some_and(|it| it.metadata.revision() >= revision) {
+            self.assumed.remove(&slot);
+        } else if let Some(assumed) = self.assumed.get_mut(&slot) {
+            (assumed.uid, assumed.written) = (meta.uid.clone(), Some(revision));
         }
     }
 
-    /// What the pod was to have and has not been written will not be.
-    pub fn release(&mut self, pod: &Key) {
-        self.assumed.retain(|_, assumed| assumed.pod != *pod || assumed.written.is_some());
+    /// What the pod was to have and has not been written will not be. Whether there was anything.
+    pub fn release(&mut self, pod: &Key) -> bool {
+        let before = self.assumed.len();
+        self.assumed
+            .retain(|_, assumed| assumed.pod != *pod || assumed.written.is_some() && !assumed.made);
+        self.assumed.len() < before
     }
 
-    /// The claims of the pod, or why it cannot run anywhere yet.
+    /// Whether the pod may need any devices.
+    pub fn concern(&self, pod: &PodInfo) -> bool {
+        !pod.object.spec.resource_claims.is_empty() || !self.backed(pod).is_empty()
+    }
+
+    /// What the pod wants, or why it cannot run anywhere yet.
+    pub fn wishes(&self, pod: &PodInfo) -> Result<Wishes, String> {
+        let (mut claims, mut backed) = (self.claims_of(pod)?, self.backed(pod));
+        let mut made = self.stale(pod).filter(|_| !backed.is_empty());
+        // Where a pod is already, what was claimed for it is what it has.
+        if !pod.object.spec.node_name.is_empty()
+            && let Some(made) = made.take()
+        {
+            claims.push(made.clone());
+            backed.clear();
+        }
+        Ok(Wishes { claims, backed, stale: made.is_some() })
+    }
+
+    /// The claims of the pod that it names, or why it cannot run anywhere yet.
     pub fn claims_of(&self, pod: &PodInfo) -> Result<Vec<Claim>, String> {
         let namespace = pod.namespace();
         let Some(named) = pod.object.resource_claims() else {
@@ -188,34 +236,40 @@ impl Devices {
         Inventory::new(&self.slices, held.chain(assumed))
     }
 
-    /// What is to be done so that the pod has its claims on the node, or why it cannot.
+    /// What is to be done so that the pod has its devices on the node, or why it cannot.
     pub fn on_node(
         &self,
         pod: &PodInfo,
-        claims: &[Claim],
+        wishes: &Wishes,
         inventory: &Inventory,
         node: &NodeInfo,
     ) -> Result<Vec<Grant>, Lack> {
+        if wishes.stale {
+            return Err(Lack::Stale);
+        }
+        let claims = &wishes.claims;
         if claims.iter().any(|claim| !is_usable(claim, node)) {
             return Err(Lack::Elsewhere);
         }
         let (had, wanted): (Vec<&Claim>, Vec<&Claim>) =
             claims.iter().partition(|claim| claim.status.allocation.is_some());
-        let mut grants = Vec::new();
-        if !wanted.is_empty() {
-            let views: Vec<&ResourceClaim> = wanted.iter().map(|claim| &claim.view).collect();
+        let grant = |claim: &Claim| Grant::of(claim, None);
+        let mut grants: Vec<Grant> = wanted.into_iter().map(grant).collect();
+        grants.extend(extended::made(pod, &wishes.backed, node));
+        if !grants.is_empty() {
+            let views: Vec<&ResourceClaim> = grants.iter().map(|it| &it.claim.view).collect();
             let place = inventory::Place { name: &node.name, labels: node.labels() };
             let found = allocate::search(self, inventory, &place, &views).map_err(Lack::Wrong)?;
             let found = found.ok_or(Lack::None)?;
-            for (claim, picks) in wanted.into_iter().zip(found) {
-                let made = outcome::allocation(self, inventory, claim, &picks, &node.name);
-                grants.push(Grant { claim: claim.clone(), allocation: Some(made) });
+            for (grant, picks) in grants.iter_mut().zip(found) {
+                let made = outcome::allocation(self, inventory, &grant.claim, &picks, &node.name);
+                grant.allocation = Some(made);
             }
         }
         let reserve = had.into_iter().filter(|claim| {
             !claim.is_reserved_for(&pod.object) || readiness(claim) != Readiness::Ready
         });
-        grants.extend(reserve.map(|claim| Grant { claim: claim.clone(), allocation: None }));
+        grants.extend(reserve.map(grant));
         Ok(grants)
     }
 
@@ -230,6 +284,17 @@ impl Devices {
             claim.status.allocation.is_some()
                 && cluster.nodes().iter().any(|node| !is_usable(claim, node))
         })
+    }
+}
+
+impl Grant {
+    pub fn of(claim: &Claim, allocation: Option<Allocation>) -> Grant {
+        Grant { claim: claim.clone(), allocation, answers: Vec::new() }
+    }
+
+    /// Whether the claim is still to be made.
+    pub fn is_new(&self) -> bool {
+        !self.answers.is_empty()
     }
 }
 

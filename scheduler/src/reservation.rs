@@ -2,13 +2,15 @@
 //! and for whom is written, and what its drivers want to do first is waited for. The decision itself
 //! was made before, in [`crate::devices`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, Clock, Entry, Error, Informer, Key, Patch};
+use client::{Client, Clock, DeleteOptions, Entry, Error, Informer, Key, Patch};
+use proto::view::pod::Pod;
 use proto::view::resource_claim::{Consumer, FINALIZER, ResourceClaim};
 use serde_json::{Value, json};
 
-use crate::devices::{Grant, Readiness, readiness};
+use crate::devices::{self, Claim, Grant, Readiness, readiness};
 use crate::snapshot::PodInfo;
 
 /// How long drivers may take (kube-scheduler: ten minutes).
@@ -21,6 +23,10 @@ const ATTEMPTS: usize = 5;
 pub enum Failure {
     #[error("{0}")]
     Write(Error),
+    #[error("create claim for extended resources {0}: {1}")]
+    Make(String, Error),
+    #[error("update pod {0} ExtendedResourceClaimStatus: {1}")]
+    Tell(Key, Error),
     #[error("claim {0} got allocated elsewhere in the meantime")]
     Taken(String),
     #[error("claim {0} got deleted in the meantime")]
@@ -40,21 +46,76 @@ pub struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
+    /// Makes the claim, without its devices.
+    pub async fn make(&self, claim: &Claim) -> Result<Claim, Failure> {
+        let namespace = &claim.metadata.namespace;
+        let made = self.client.create::<ResourceClaim>(namespace, &devices::object(claim)).await;
+        let failed = |error| Failure::Make(Key::of(&claim.metadata).to_string(), error);
+        made.map(Arc::new).map_err(failed)
+    }
+
+    /// Says in the pod's status which claim answers which of its extended resources.
+    pub async fn tell(&self, grant: &Grant) -> Result<(), Failure> {
+        let name = &grant.claim.metadata.name;
+        let status = json!({ "resourceClaimName": name, "requestMappings": grant.answers });
+        let told = self.status(status).await;
+        told.map_err(|error| Failure::Tell(self.pod.key.clone(), error))
+    }
+
+    /// What the pod's status says of its extended resources.
+    async fn status(&self, status: Value) -> Result<(), Error> {
+        let patch = Patch::Strategic(json!({
+            "metadata": { "uid": self.pod.uid() },
+            "status": { "extendedResourceClaimStatus": status },
+        }));
+        let (namespace, name) = (self.pod.namespace(), &*self.pod.key.name);
+        self.client.patch::<Pod>(namespace, name, "status", &patch).await.map(drop)
+    }
+
+    /// Removes the claim, with its devices, that was made for the pod, and what the pod's status says
+    /// of it.
+    pub async fn withdraw(&self, claim: &Claim) {
+        let failed = |error: Error| {
+            if !error.is_not_found() && !error.is_conflict() {
+                let claim = Key::of(&claim.metadata);
+                tracing::warn!(%claim, %error, "cannot remove a claim for extended resources");
+            }
+        };
+        if let Err(error) = self.remove(claim).await {
+            failed(error);
+        }
+        if let Err(error) = self.status(Value::Null).await {
+            failed(error);
+        }
+    }
+
+    async fn remove(&self, claim: &Claim) -> Result<(), Error> {
+        let meta = &claim.metadata;
+        let (namespace, name) = (&meta.namespace, &meta.name);
+        let patch = Patch::Strategic(json!({ "metadata": {
+            "uid": meta.uid, "$deleteFromPrimitiveList/finalizers": [FINALIZER],
+        } }));
+        self.patch(namespace, name, "", &patch).await?;
+        let only = DeleteOptions::uid(&meta.uid);
+        self.client.delete::<ResourceClaim>(namespace, name, &only).await
+    }
+
     /// Writes the allocation, if there is one, and that the claim is the pod's; the finalizer first,
-    /// so that no claim goes without giving its devices back. Answers with the claim's revision.
-    pub async fn write(&self, grant: &Grant) -> Result<u64, Failure> {
+    /// so that no claim goes without giving its devices back. Answers with what was written, if
+    /// anything was.
+    pub async fn write(&self, grant: &Grant) -> Result<Option<Entry<ResourceClaim>>, Failure> {
         let meta = &grant.claim.metadata;
         let consumer = Consumer::pod(&self.pod.object.metadata);
         let Some(allocation) = &grant.allocation else {
             if grant.claim.is_reserved_for(&self.pod.object) {
-                return Ok(meta.revision());
+                return Ok(None);
             }
             // Refused where it is no longer allocated.
             let status = json!({ "reservedFor": [consumer] });
             let patch =
                 Patch::Strategic(json!({ "metadata": { "uid": meta.uid }, "status": status }));
             let written = self.patch(&meta.namespace, &meta.name, "status", &patch).await;
-            return Ok(written.map_err(Failure::Write)?.metadata.revision());
+            return written.map(Some).map_err(Failure::Write);
         };
         let mut allocation = allocation.clone();
         allocation.allocation_timestamp = Some(self.clock.now());
@@ -63,7 +124,7 @@ impl Reservation<'_> {
         for _ in 0..ATTEMPTS {
             let known: &Entry<ResourceClaim> = latest.as_ref().unwrap_or(&grant.claim);
             match self.allocate(known, &status).await {
-                Ok(written) => return Ok(written.metadata.revision()),
+                Ok(written) => return Ok(Some(written)),
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(Failure::Write(error)),
             }
@@ -147,7 +208,12 @@ impl Reservation<'_> {
         let key = Key::of(&grant.claim.metadata);
         let claim = self.claims.get(&key.namespace, &key.name);
         let claim = claim.filter(|claim| claim.metadata.uid == grant.claim.metadata.uid);
-        let claim = claim.ok_or_else(|| Failure::Gone(key.to_string()))?;
+        let claim = match claim {
+            Some(claim) => claim,
+            // That it is there is still on its way to us.
+            None if grant.is_new() => return Ok(false),
+            None => return Err(Failure::Gone(key.to_string())),
+        };
         match readiness(&claim) {
             // What we wrote is still on its way to us.
             _ if claim.status.allocation.is_none() => Ok(false),
@@ -163,6 +229,13 @@ impl Reservation<'_> {
         let back = matches!(why, Some(Failure::Late | Failure::Refused(_)));
         for grant in grants {
             let meta = &grant.claim.metadata;
+            if grant.is_new() {
+                // One without a uid was not made.
+                if !meta.uid.is_empty() {
+                    self.withdraw(&grant.claim).await;
+                }
+                continue;
+            }
             let consumer = json!([{ "$patch": "delete", "uid": self.pod.uid() }]);
             let mut status = json!({ "reservedFor": consumer });
             if back && grant.allocation.is_some() {

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::config::{self, Config};
-use crate::cycle::{DEALLOCATED, Decider, Placement, Unschedulable};
+use crate::cycle::{DEALLOCATED, DELETED, Decider, Placement, Unschedulable};
 use crate::devices::Grant;
 use crate::metrics::{self, Metrics, UNSCHEDULABLE};
 use crate::plugins::{Event, Plugin};
@@ -232,9 +232,7 @@ impl Scheduler {
                 }
                 self.queue.put_back(pod, waited, now);
             }
-            Done::Allocated { claim, revision } => {
-                self.snapshot.devices.written(&claim, revision);
-            }
+            Done::Allocated(claim) => self.snapshot.devices.written(&claim),
             Done::Preempted { key, plugins } => self.queue.refused(&key, plugins, now),
             Done::NotPreempted(key) => self.queue.retry(&key, now),
         }
@@ -242,7 +240,10 @@ impl Scheduler {
 
     fn release(&mut self, key: &Key) {
         self.snapshot.storage.release(key);
-        self.snapshot.devices.release(key);
+        if self.snapshot.devices.release(key) {
+            // No claim changes by it.
+            self.queue.happened(Event::DeviceClaim, self.clock.now());
+        }
         if let Some((_, pod)) = self.snapshot.placement(key) {
             let pod = Arc::clone(pod);
             self.snapshot.remove_pod(key);
@@ -303,6 +304,11 @@ impl Scheduler {
         {
             self.writer.deallocate(claim);
         }
+        if refused.devices_back == Some(DELETED)
+            && let Some(claim) = self.snapshot.devices.stale(&pod)
+        {
+            self.writer.withdraw(Arc::clone(&pod), claim.clone());
+        }
         let plugins = refused.plugins.keys().copied().collect();
         let nomination = match &refused.preemption {
             Some(Preemption::Found(victims)) => {
@@ -354,16 +360,16 @@ fn promises(pod: &PodInfo, snapshot: &Snapshot, node: &str) -> Vec<Promise> {
     storage.on_node(&pod.key, &claims, node).unwrap_or_default()
 }
 
-/// What the pod's claims are to be given on the node that was chosen, each share with an id.
+/// What the pod is to be given by claims on the node that was chosen, each share with an id.
 fn grants(pod: &PodInfo, snapshot: &Snapshot, node: &str, rng: &Rng) -> Vec<Grant> {
-    if pod.object.spec.resource_claims.is_empty() {
+    let devices = &snapshot.devices;
+    if !devices.concern(pod) {
         return Vec::new();
     }
-    let devices = &snapshot.devices;
-    let (Ok(claims), Some(node)) = (devices.claims_of(pod), snapshot.node(node)) else {
+    let (Ok(wishes), Some(node)) = (devices.wishes(pod), snapshot.node(node)) else {
         return Vec::new();
     };
-    let found = devices.on_node(pod, &claims, &devices.inventory(), node);
+    let found = devices.on_node(pod, &wishes, &devices.inventory(), node);
     let mut grants = found.unwrap_or_default();
     let allocations = grants.iter_mut().filter_map(|grant| grant.allocation.as_mut());
     let results = allocations.flat_map(|allocation| &mut allocation.devices.results);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use agent::cpu_manager::{CpuSet, SYS, Topology};
 use agent::plugins::channel;
 use proto::device_plugin::{CdiDevice, ContainerAllocateResponse, DeviceSpec, Mount};
+use proto::dra_health::HealthStatus;
 use proto::pod_resources::pod_resources_lister_client::PodResourcesListerClient;
 use proto::pod_resources::{
     AllocatableResourcesRequest, ContainerResources, GetPodResourcesRequest,
@@ -139,6 +140,15 @@ impl Node {
             devices.split(',').map(|id| json!({"resourceID": id, "health": health})).collect();
         let expected = json!([{"name": RESOURCE, "resources": resources}]);
         self.until(name, health, |pod| {
+            pod["status"]["containerStatuses"][0]["allocatedResourcesStatus"] == expected
+        });
+    }
+
+    /// How the one device of the pod's first container is.
+    #[track_caller]
+    fn is_told(&self, name: &str, resource: &str, health: Value) {
+        let expected = json!([{"name": resource, "resources": [health]}]);
+        self.until(name, &expected.to_string(), |pod| {
             pod["status"]["containerStatuses"][0]["allocatedResourcesStatus"] == expected
         });
     }
@@ -288,7 +298,8 @@ fn offer(node: &Node) {
     let requests = json!([{"name": "r", "exactly": {"deviceClassName": "things"}}]);
     for object in [
         json!({"kind": "DeviceClass", "metadata": {"name": "things"},
-            "spec": {"selectors": [{"cel": {"expression": select}}]}}),
+            "spec": {"extendedResourceName": RESOURCE,
+                "selectors": [{"cel": {"expression": select}}]}}),
         json!({"kind": "ResourceSlice", "metadata": {"name": "alone"}, "spec": {
             "driver": DRIVER, "nodeName": "alone", "devices": [{"name": "large"}],
             "pool": {"name": "alone", "generation": 1, "resourceSliceCount": 1}}}),
@@ -348,6 +359,17 @@ fn claimed_devices_are_got_ready() {
     assert_eq!((device.driver_name.as_str(), device.device_name.as_str()), (DRIVER, "large"));
     assert_eq!(device.cdi_devices[0].name, driver.cdi());
     let ready = driver.calls().iter().filter(|call| *call == "ready mine").count();
+    node.is_told(
+        "first",
+        "claim:thing/r",
+        json!({"resourceID": driver.cdi(), "health": "Unknown"}),
+    );
+    driver.tells(HealthStatus::Unhealthy, "it is hot");
+    let hot = json!({"resourceID": driver.cdi(), "health": "Unhealthy", "message": "it is hot"});
+    node.is_told("first", "claim:thing/r", hot);
+    driver.tells(HealthStatus::Healthy, "");
+    let well = json!({"resourceID": driver.cdi(), "health": "Healthy"});
+    node.is_told("first", "claim:thing/r", well);
 
     // An agent that restarts neither asks again nor forgets what is to be taken down.
     drop(agent);
@@ -364,6 +386,54 @@ fn claimed_devices_are_got_ready() {
         let claim = node.get(&["resourceclaim", "mine"])?;
         claim["status"]["allocation"].is_null().then_some(())
     });
+}
+
+/// Nobody on the node counts them: they are claimed for who asks for them.
+#[test]
+fn extended_resources_can_be_claimed() {
+    needs!(root);
+    needs!("busybox");
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path());
+    let _agent = node.agent(&[]);
+    until("the node to be registered", 60, || node.get(&["node", "alone"]));
+    let manual = folder.path().join("manual");
+    std::fs::write(&manual, "read me").unwrap();
+    let driver = Driver::start(&folder.path().join("kubelet/plugins_registry"), &manual);
+    driver.answers("container-0-request-0");
+    offer(&node);
+    let container = |name: &str, number: u32, limits: Value| {
+        json!({"name": name, "image": "test/shell:1", "command": ["sleep", seconds(number)],
+            "resources": {"limits": limits}})
+    };
+    let containers =
+        json!([container("c", 24, json!({RESOURCE: "1"})), container("other", 23, json!({}))]);
+    node.create("asks", 23, json!({}), json!({ "containers": containers }));
+    let has = node.runs("asks", 24);
+    assert_eq!(variable(has, "THING").unwrap(), "large");
+    assert_eq!(variable(node.runs("asks", 23), "THING"), None, "who does not ask has none");
+    let status =
+        node.get(&["pod", "asks"]).unwrap()["status"]["extendedResourceClaimStatus"].clone();
+    assert_eq!(
+        status["requestMappings"],
+        json!([{"containerName": "c", "resourceName": RESOURCE,
+            "requestName": "container-0-request-0"}])
+    );
+    let claim = status["resourceClaimName"].as_str().unwrap().to_string();
+    assert!(claim.starts_with("asks-extended-resources-"), "{claim}");
+    assert_eq!(node.listed()["asks"].dynamic_resources[0].claim_name, claim);
+
+    // There is but one.
+    node.create("waits", 25, json!({RESOURCE: "1"}), json!({}));
+    node.until("waits", "waiting", |pod| {
+        let condition = &pod["status"]["conditions"][0];
+        condition["message"].as_str().is_some_and(|it| it.contains("cannot allocate all claims"))
+    });
+    node.server.ctl(&["delete", "pod", "asks", "--wait=true"]).ok();
+    assert!(driver.calls().contains(&format!("over {claim}")));
+    assert_eq!(variable(node.runs("waits", 25), "THING").unwrap(), "large");
+    until("the claim to go", 60, || node.get(&["resourceclaim", &claim]).is_none().then_some(()));
+    node.server.ctl(&["delete", "pod", "waits", "--wait=true"]).ok();
 }
 
 #[test]

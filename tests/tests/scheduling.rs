@@ -6,15 +6,15 @@ use std::time::Duration;
 use client::{CancellationToken, DeleteOptions, Informer, Informers, ListOptions, Rng};
 use proto::user::User;
 use proto::view::Condition;
-use proto::view::device::ResourceSlice;
 use proto::view::event::Event;
-use proto::view::node::Node;
 use proto::view::pod::Pod;
 use proto::view::pod_disruption_budget::PodDisruptionBudget;
 use proto::view::replica_set::ReplicaSet;
-use proto::view::resource_claim::{FINALIZER, ResourceClaim, ResourceClaimTemplate};
 use serde_json::{Value, json};
 use tests::world::World;
+
+#[path = "scheduling/devices.rs"]
+mod devices;
 
 /// A simulated node has eight CPUs.
 fn pod(name: &str, class: &str, cpu: &str) -> Value {
@@ -210,126 +210,6 @@ async fn replicas_make_room_and_come_back() {
     world.until::<Pod>(settled).await;
     world.client.delete::<ReplicaSet>("default", "high", &DeleteOptions::default()).await.unwrap();
     world.until::<Pod>(|pods| running(pods, "low") == 6).await;
-}
-
-const DRIVER: &str = "gpu.example.com";
-
-/// A class, a template for one of its devices, and two devices of each node.
-async fn devices(world: &World) {
-    let select = format!("device.driver == {DRIVER:?} && device.attributes[{DRIVER:?}].size > 1");
-    let class = json!({"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass",
-        "metadata": {"name": "gpu"},
-        "spec": {"selectors": [{"cel": {"expression": select}}]}});
-    world.client.post("/apis/resource.k8s.io/v1/deviceclasses", &class).await.unwrap();
-    let requests = json!([{"name": "r", "exactly": {"deviceClassName": "gpu"}}]);
-    let template = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaimTemplate",
-        "metadata": {"name": "one"}, "spec": {"spec": {"devices": {"requests": requests}}}});
-    world.client.create::<ResourceClaimTemplate>("default", &template).await.unwrap();
-    for node in world.informers.of::<Node>().snapshot().values() {
-        let node = &node.metadata.name;
-        world.client.create::<ResourceSlice>("", &slice(node, json!([]))).await.unwrap();
-    }
-}
-
-fn slice(node: &str, taints: Value) -> Value {
-    json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice",
-        "metadata": {"name": format!("{node}-gpus")}, "spec": {"driver": DRIVER, "nodeName": node,
-            "pool": {"name": node, "generation": 1, "resourceSliceCount": 1},
-            "devices": [{"name": "small", "attributes": {"size": {"int": 1}}},
-                {"name": "large", "attributes": {"size": {"int": 8}}, "taints": taints}]}})
-}
-
-/// A pod with a claim of its own.
-fn claiming(name: &str) -> Value {
-    let mut pod = pod(name, "", "1");
-    pod["spec"]["resourceClaims"] = json!([{"name": "gpu", "resourceClaimTemplateName": "one"}]);
-    pod["spec"]["containers"][0]["resources"]["claims"] = json!([{"name": "gpu"}]);
-    pod
-}
-
-#[tokio::test(start_paused = true)]
-async fn devices_go_to_who_claims_them() {
-    let world = World::new(21, 2).await;
-    devices(&world).await;
-    for name in ["a", "b"] {
-        create(&world, claiming(name)).await;
-    }
-    let run = |pods: &Informer<Pod>| ["a", "b"].iter().all(|name| node_of(pods, name).is_some());
-    world.until::<Pod>(run).await;
-    let (pods, claims) = (world.informers.of::<Pod>(), world.informers.of::<ResourceClaim>());
-    assert_ne!(node_of(&pods, "a"), node_of(&pods, "b"), "each node has but one such device");
-    let a = pods.get("default", "a").unwrap();
-    let name = a.status.resource_claim_statuses[0].resource_claim_name.clone().unwrap();
-    assert!(name.starts_with("a-gpu-") && name.len() == "a-gpu-".len() + 5, "{name}");
-    let claim = claims.get("default", &name).unwrap();
-    assert!(claim.is_of(&a) && claim.is_reserved_for(&a));
-    assert_eq!(claim.metadata.finalizers, [FINALIZER]);
-    let results = &claim.status.allocation.as_ref().unwrap().devices.results;
-    let given: Vec<_> = results.iter().map(|it| (it.pool.as_str(), it.device.as_str())).collect();
-    assert_eq!(given, [(a.spec.node_name.as_str(), "large")]);
-
-    create(&world, claiming("c")).await;
-    let says = |pods: &Informer<Pod>| {
-        let pod = pods.get("default", "c")?;
-        Some(Condition::find(&pod.status.conditions, "PodScheduled")?.message.clone())
-    };
-    let none = "0/2 nodes are available: 2 cannot allocate all claims. still not schedulable, \
-                preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
-    world.until::<Pod>(|pods| says(pods).as_deref() == Some(none)).await;
-    world.client.delete::<Pod>("default", "a", &DeleteOptions::default()).await.unwrap();
-    world.until::<Pod>(|pods| node_of(pods, "c").is_some()).await;
-    world.until::<ResourceClaim>(|claims| claims.get("default", &name).is_none()).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_claim_that_several_share() {
-    let world = World::new(22, 2).await;
-    devices(&world).await;
-    let mut shared = Vec::new();
-    for name in ["a", "b"] {
-        let mut pod = claiming(name);
-        pod["spec"]["resourceClaims"] = json!([{"name": "gpu", "resourceClaimName": "ours"}]);
-        shared.push(pod);
-    }
-    let [a, b] = shared.try_into().unwrap();
-    create(&world, a).await;
-    let says = |pods: &Informer<Pod>| {
-        let pod = pods.get("default", "a")?;
-        Some(Condition::find(&pod.status.conditions, "PodScheduled")?.message.clone())
-    };
-    world.until::<Pod>(|pods| says(pods).is_some()).await;
-    let pods = world.informers.of::<Pod>();
-    let missing = "0/2 nodes are available: could not find ResourceClaim \"default/ours\".";
-    assert!(says(&pods).unwrap().starts_with(missing), "{:?}", says(&pods));
-    let requests = json!([{"name": "r", "exactly": {"deviceClassName": "gpu"}}]);
-    let claim = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
-        "metadata": {"name": "ours"}, "spec": {"devices": {"requests": requests}}});
-    world.client.create::<ResourceClaim>("default", &claim).await.unwrap();
-    world.until::<Pod>(|pods| node_of(pods, "a").is_some()).await;
-    create(&world, b).await;
-    world.until::<Pod>(|pods| node_of(pods, "b").is_some()).await;
-    assert_eq!(node_of(&pods, "a"), node_of(&pods, "b"), "where the device is");
-    let reserved = |claims: &Informer<ResourceClaim>| {
-        let claim = claims.get("default", "ours").unwrap();
-        let mut names: Vec<String> =
-            claim.status.reserved_for.iter().map(|it| it.name.clone()).collect();
-        names.sort();
-        (names, claim.status.allocation.is_some(), claim.metadata.finalizers.len())
-    };
-    let both = (vec!["a".to_string(), "b".to_string()], true, 1);
-    world.until::<ResourceClaim>(|claims| reserved(claims) == both).await;
-    // A tainted device drives out who has it; then nobody does, and it is free.
-    let node = node_of(&pods, "a").unwrap();
-    let taints = json!([{"key": "sick", "value": "yes", "effect": "NoExecute"}]);
-    let patch = client::Patch::Merge(json!({ "spec": slice(&node, taints)["spec"] }));
-    let name = format!("{node}-gpus");
-    world.client.patch::<ResourceSlice>("", &name, "", &patch).await.unwrap();
-    world.until::<Pod>(|pods| pods.snapshot().is_empty()).await;
-    let free = (Vec::new(), false, 0);
-    world.until::<ResourceClaim>(|claims| reserved(claims) == free).await;
-    world.clock.sleep(Duration::from_secs(5)).await;
-    let evicted = events(&world, "DeviceTaintManagerEviction").await;
-    assert_eq!(evicted.len(), 2);
 }
 
 /// Another scheduler beside the world's own, with this configuration.

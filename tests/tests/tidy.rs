@@ -153,7 +153,10 @@ fn functions(lines: &[&str]) -> Vec<(usize, usize)> {
 #[test]
 fn the_kernel_is_behind_one_door() {
     for (path, text) in sources() {
-        if path.starts_with("agent/src/runtime/sys") || path == "tests/tests/tidy.rs" {
+        // The last stands in for the kernel: a day of chaos has no other randomness than its own.
+        let doors =
+            ["agent/src/runtime/sys", "tests/tests/tidy.rs", "tests/tests/chaos/entropy.rs"];
+        if doors.iter().any(|door| path.starts_with(door)) {
             continue;
         }
         for (number, line) in text.lines().enumerate() {

@@ -52,13 +52,15 @@ impl Devices {
     /// Does any container of the pod ask for something that plugins offer?
     fn is_asked_by(&self, pod: &Pod) -> bool {
         let mut containers = pod.spec.init_containers.iter().chain(&pod.spec.containers);
-        containers.any(|container| !self.asked(container).is_empty())
+        containers.any(|container| !self.asked(pod, container).is_empty())
     }
 
-    fn asked(&self, container: &Container) -> Vec<(String, usize)> {
+    /// What it has by a claim is not asked of plugins.
+    fn asked(&self, pod: &Pod, container: &Container) -> Vec<(String, usize)> {
         let state = self.0.state.lock();
         let limits = container.resources.limits.iter();
-        let asked = limits.filter(|(name, _)| state.resources.contains_key(*name));
+        let asked =
+            limits.filter(|(name, _)| state.resources.contains_key(*name) && !pod.is_claimed(name));
         let asked = asked.map(|(name, count)| {
             (name.clone(), usize::try_from(count.value()).unwrap_or_default())
         });
@@ -71,7 +73,7 @@ impl Devices {
         let spec = &pod.spec;
         let init = spec.init_containers.iter().map(|it| (it, !it.is_sidecar()));
         for (container, passes) in init.chain(spec.containers.iter().map(|it| (it, false))) {
-            for (resource, count) in self.asked(container) {
+            for (resource, count) in self.asked(pod, container) {
                 let owner = Owner {
                     pod: pod.metadata.uid.clone(),
                     container: container.name.clone(),

@@ -12,9 +12,9 @@ use crate::plugins::{CallError, channel};
 impl Dra {
     fn driver(&self, name: &str) -> Result<DraPluginClient<Channel>, String> {
         let drivers = self.0.drivers.lock();
-        let socket = drivers.get(name);
-        let socket = socket.ok_or_else(|| format!("DRA driver {name} is not registered"))?;
-        Ok(DraPluginClient::new(channel(socket)))
+        let driver = drivers.get(name);
+        let driver = driver.ok_or_else(|| format!("DRA driver {name} is not registered"))?;
+        Ok(DraPluginClient::new(channel(&driver.socket)))
     }
 
     fn named(&self, uids: &[String]) -> Vec<Claim> {

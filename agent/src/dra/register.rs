@@ -8,8 +8,10 @@ use async_trait::async_trait;
 use client::{Client, Clock, DeleteOptions, ListOptions};
 use proto::registration::PluginInfo;
 use proto::view::device::ResourceSlice;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::Dra;
+use super::health::Listener;
+use super::{Dra, Driver};
 use crate::plugins::{Error, Handler};
 
 /// What a driver serves that can be used.
@@ -75,12 +77,20 @@ impl Handler for Registrar {
     }
 
     async fn take(&self, info: &PluginInfo, endpoint: &Path) -> Result<(), Error> {
-        self.dra.0.drivers.lock().insert(info.name.clone(), endpoint.to_path_buf());
+        let (name, socket) = (&info.name, endpoint.to_path_buf());
+        let listener = Listener::new(&self.dra, self.clock.clone(), name);
+        let task = AbortOnDropHandle::new(tokio::spawn(listener.follow(socket.clone())));
+        let driver = Driver { socket, _health: task };
+        self.dra.0.drivers.lock().insert(name.clone(), driver);
         Ok(())
     }
 
     async fn gone(&self, name: &str) -> Result<(), Error> {
-        self.dra.0.drivers.lock().remove(name);
+        let gone = self.dra.0.drivers.lock().remove(name);
+        drop(gone);
+        if self.dra.0.health.lock().remove(name).is_some() {
+            self.dra.0.changed.send_replace(());
+        }
         tokio::spawn(self.clone().withdraw(name.into()));
         Ok(())
     }

@@ -9,6 +9,7 @@ use super::End;
 use crate::backoff::Backoff;
 use crate::config;
 use crate::cpu_manager::Cpus;
+use crate::devices::DeviceHealth;
 use crate::observed::{Applied, Container as Run};
 use crate::pod::{Container, Pod};
 use crate::resize::{self, Due, Pending};
@@ -59,7 +60,7 @@ pub struct Memory {
     /// By container id: the CPUs that the runtime was told last, lest it is told for ever.
     pub pinned: BTreeMap<String, String>,
     /// By container and resource: its devices, and how they are.
-    pub devices: BTreeMap<String, BTreeMap<String, Vec<(String, &'static str)>>>,
+    pub devices: BTreeMap<String, BTreeMap<String, Vec<DeviceHealth>>>,
     /// The final report has been handed over.
     pub finished: bool,
     /// Runs that have to go because the node has too many.

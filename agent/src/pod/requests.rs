@@ -18,7 +18,14 @@ impl Pod {
             total.extend(whole.requests.clone());
         }
         add(&mut total, &self.spec.overhead);
+        // What it has by a claim it does not have of the node itself.
+        total.retain(|name, _| !self.is_claimed(name));
         total
+    }
+
+    /// Whether it has this extended resource by a claim.
+    pub fn is_claimed(&self, resource: &str) -> bool {
+        self.claimed.iter().any(|mapping| mapping.resource_name == resource)
     }
 
     /// Of one of the two lists of its containers.

@@ -304,11 +304,16 @@ fn disruptions_are_told() {
 #[test]
 fn how_devices_are() {
     let pod = pod(json!({"containers": [{"name": "c"}, {"name": "d"}]}));
-    let of_c = vec![("a".to_string(), "Healthy"), ("b".to_string(), "Unknown")];
+    let device = |id: &str, health: &'static str, message: Option<&str>| DeviceHealth {
+        id: id.into(),
+        health,
+        message: message.map(String::from),
+    };
+    let of_c = vec![device("a", "Healthy", None), device("b", "Unhealthy", Some("hot"))];
     let devices = [("c".to_string(), [("e.com/x".to_string(), of_c)].into())].into();
     let memory = Memory { mounted: true, devices, ..Memory::default() };
     let expected = json!([{"name": "e.com/x", "resources": [
-        {"resourceID": "a", "health": "Healthy"}, {"resourceID": "b", "health": "Unknown"}]}]);
+        {"resourceID": "a", "health": "Healthy"}, {"resourceID": "b", "health": "Unhealthy", "message": "hot"}]}]);
     for observed in [observed(vec![]), observed(vec![run("c", 0, running())])] {
         let status = json!(reported(&pod, &observed, &memory));
         let of = |index: usize| &status["containerStatuses"][index]["allocatedResourcesStatus"];

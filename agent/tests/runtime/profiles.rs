@@ -133,10 +133,8 @@ async fn containers_are_confined_where_the_kernel_has_apparmor() {
         (strong, "unconfined"),
     ] {
         // Able to mount, but for the profile.
-        let capabilities = cri::Capability {
-            add_capabilities: vec!["SYS_ADMIN".into()],
-            ..Default::default()
-        };
+        let capabilities =
+            cri::Capability { add_capabilities: vec!["SYS_ADMIN".into()], ..Default::default() };
         context(&mut config).capabilities = Some(capabilities);
         let id = lab.run(&pod, config).await;
         let pid = lab.pid(&id).await;

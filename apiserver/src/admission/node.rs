@@ -206,6 +206,11 @@ impl Scope<'_> {
         if claims(self.new) != claims(old) {
             return self.deny(format!("node {node:?} cannot update resource claim statues"));
         }
+        let extended = |pod: &Value| pod.at("status").at("extendedResourceClaimStatus").clone();
+        if extended(self.new) != extended(old) {
+            return self
+                .deny(format!("node {node:?} cannot update extended resource claim status"));
+        }
         Ok(())
     }
 

@@ -266,7 +266,7 @@ fn surroundings(request: &Request, claim: &ResourceClaim) -> Result<Surroundings
             around.extended.insert(class.into(), found.spec.extended_resource_name);
         }
     }
-    let Some(owner) = quota::pod_of(claim) else { return Ok(around) };
+    let Some(owner) = claim.extended_owner() else { return Ok(around) };
     if let Some(pod) = request.cluster.get(&kind::POD, request.namespace, &owner.name) {
         let claims = request.cluster.list(&kind::RESOURCE_CLAIM, request.namespace);
         let claims: Result<Vec<ResourceClaim>, Denied> =

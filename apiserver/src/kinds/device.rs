@@ -1,6 +1,7 @@
 //! Dynamic resource allocation: DeviceClasses, and what claims and slices share with them.
-//! Expressions in CEL are bounded but not compiled here.
+//! Expressions in CEL are compiled before they are stored, once: what is there already stays good.
 
+use proto::device_selector::{self, Refusal};
 use proto::status::FieldError;
 use serde_json::Value;
 
@@ -21,7 +22,7 @@ const SPEC: Path = Path::root("spec");
 pub const ADMINS: &str = "resource.kubernetes.io/admin-access";
 const MOST_SELECTORS: usize = 32;
 const MOST_CONFIGS: usize = 32;
-/// Of an expression, and of a driver's parameters, in bytes.
+/// Of a driver's parameters, in bytes.
 const LONGEST: usize = 10 * 1024;
 const EFFECTS: &[&str] = &["NoExecute", "NoSchedule", "None"];
 
@@ -33,9 +34,14 @@ impl Strategy for DeviceClass {
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
+        self.validate_update(object, &Value::Null)
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let spec = object.at("spec");
-        selectors(&SPEC.field("selectors"), spec.items("selectors"), &mut errors);
+        let stored = old.at("spec").items("selectors");
+        selectors(&SPEC.field("selectors"), spec.items("selectors"), stored, &mut errors);
         let path = SPEC.field("config");
         if check::items(&path, spec.items("config").len(), MOST_CONFIGS, &mut errors) {
             for (index, config) in spec.items("config").iter().enumerate() {
@@ -52,7 +58,8 @@ impl Strategy for DeviceClass {
     }
 }
 
-fn selectors(path: &Path, selectors: &[Value], errors: &mut Errors) {
+/// Those that are `stored` are not looked at again.
+fn selectors(path: &Path, selectors: &[Value], stored: &[Value], errors: &mut Errors) {
     if !check::items(path, selectors.len(), MOST_SELECTORS, errors) {
         return;
     }
@@ -61,10 +68,21 @@ fn selectors(path: &Path, selectors: &[Value], errors: &mut Errors) {
         let path = path.field("cel");
         match selector.at("cel") {
             Value::Null => errors.push(FieldError::required(path, "")),
-            cel => {
-                check::length(&path.field("expression"), cel.text("expression"), LONGEST, errors)
-            }
+            _ if stored.contains(selector) => {}
+            cel => expression(&path.field("expression"), cel.text("expression"), errors),
         }
+    }
+}
+
+fn expression(path: &Path, text: &str, errors: &mut Errors) {
+    if text.len() > device_selector::LONGEST {
+        errors.push(check::too_long(path, device_selector::LONGEST));
+        return;
+    }
+    match device_selector::compile(text) {
+        Ok(_) => {}
+        Err(Refusal::Invalid(why)) => errors.push(FieldError::invalid(path, text, why)),
+        Err(why @ Refusal::TooComplex) => errors.push(FieldError::forbidden(path, why.to_string())),
     }
 }
 
@@ -199,3 +217,28 @@ fn node_selector(path: &Path, selector: &Value, errors: &mut Errors) {
 const IDENTIFIER: &str = "a valid C identifier must start with alphabetic character or '_', \
     followed by a string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or \
     'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Also one that an earlier release, or another server, has stored.
+    #[test]
+    fn what_is_stored_stays_good() {
+        let class = |expressions: &[&str]| {
+            let all = expressions.iter().map(|one| json!({"cel": {"expression": one}}));
+            json!({"spec": {"selectors": all.collect::<Vec<_>>()}})
+        };
+        let found = |new: &[&str], old: &[&str]| {
+            let errors = DeviceClass.validate_update(&class(new), &class(old));
+            errors.iter().map(|error| error.field.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&["bad"], &["bad"]), [""; 0]);
+        assert_eq!(found(&["true", "bad"], &["bad"]), [""; 0]);
+        let second = ["spec.selectors[1].cel.expression"];
+        assert_eq!(found(&["bad", "worse"], &["bad"]), second);
+        assert_eq!(DeviceClass.validate(&class(&["bad"])).len(), 1);
+    }
+}

@@ -26,7 +26,9 @@ impl Controller for Claims {
             let claims = pods.flat_map(|pod| {
                 let named = pod.spec.resource_claims.iter();
                 let names = named.filter_map(|claim| pod.claim_name(claim)?.0);
-                names.map(|name| Key::new(&change.key.namespace, name)).collect::<Vec<_>>()
+                let mut names: Vec<String> = names.map(String::from).collect();
+                names.extend(pod.extended_claim().map(|claim| claim.name));
+                names.into_iter().map(|name| Key::new(&change.key.namespace, &name))
             });
             let mut keys: Vec<Key> = claims.collect();
             keys.sort();

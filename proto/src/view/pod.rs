@@ -202,6 +202,21 @@ views! {
         pub nominated_node_name: String,
         pub qos_class: String,
         pub resource_claim_statuses: Vec<PodClaimStatus>,
+        pub extended_resource_claim_status: Option<ExtendedClaimStatus>,
+    }
+
+    /// The claim that was made for the extended resources of the pod that a class of devices stands
+    /// for.
+    pub struct ExtendedClaimStatus {
+        pub resource_claim_name: String,
+        pub request_mappings: Vec<RequestMapping>,
+    }
+
+    /// A request of that claim, and the extended resource of a container that it answers.
+    pub struct RequestMapping {
+        pub container_name: String,
+        pub resource_name: String,
+        pub request_name: String,
     }
 
     /// Which claim was made for the pod's claim of that name; none: there is no need of one.

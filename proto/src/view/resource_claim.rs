@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::meta::ObjectMeta;
+use crate::meta::{ObjectMeta, OwnerReference};
 use crate::time::Time;
 use crate::view::device::Toleration;
 use crate::view::pod::{NodeSelector, Pod, PodClaim};
@@ -14,6 +14,8 @@ use crate::view::{Resources, object, views};
 pub const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// On claims made for pods: which of the pod's claims it is.
 pub const POD_CLAIM: &str = "resource.kubernetes.io/pod-claim-name";
+/// `true` on claims that the scheduler makes of a pod's extended resources.
+pub const EXTENDED_CLAIM: &str = "resource.kubernetes.io/extended-resource-claim";
 
 views! {
     pub struct ResourceClaim {
@@ -169,6 +171,13 @@ impl ResourceClaim {
         self.status.reserved_for.iter().any(|consumer| consumer.uid == pod.metadata.uid)
     }
 
+    /// The pod for whose extended resources it says it was made, if for any's.
+    pub fn extended_owner(&self) -> Option<&OwnerReference> {
+        let made = self.metadata.annotations.get(EXTENDED_CLAIM).is_some_and(|it| it == "true");
+        let owner = self.metadata.controller().filter(|_| made)?;
+        (owner.kind == "Pod" && owner.api_version == "v1").then_some(owner)
+    }
+
     /// Whether it was made for this very pod.
     pub fn is_of(&self, pod: &Pod) -> bool {
         self.metadata.controller().is_some_and(|owner| owner.uid == pod.metadata.uid)
@@ -193,6 +202,7 @@ impl Consumer {
 /// What a pod calls its claim, and which it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedClaim {
+    /// Empty: the one that was made for its extended resources.
     pub pod_claim: String,
     pub name: String,
     /// It must be the pod's own.
@@ -200,7 +210,7 @@ pub struct NamedClaim {
 }
 
 impl Pod {
-    /// Its ResourceClaims; none of them where one is not made yet. One of which the status says that
+    /// The ResourceClaims that it names; none of them where one is not made yet. One of which the status says that
     /// there is no need of it is left out.
     pub fn resource_claims(&self) -> Option<Vec<NamedClaim>> {
         let mut claims = Vec::new();
@@ -212,6 +222,20 @@ impl Pod {
             claims.push(NamedClaim { pod_claim: claim.name.clone(), name, made });
         }
         Some(claims)
+    }
+
+    /// With the one that was made for its extended resources.
+    pub fn all_claims(&self) -> Option<Vec<NamedClaim>> {
+        let mut claims = self.resource_claims()?;
+        claims.extend(self.extended_claim());
+        Some(claims)
+    }
+
+    /// The claim that was made for its extended resources.
+    pub fn extended_claim(&self) -> Option<NamedClaim> {
+        let status = self.status.extended_resource_claim_status.as_ref()?;
+        let name = status.resource_claim_name.clone();
+        Some(NamedClaim { pod_claim: String::new(), name, made: true })
     }
 
     /// The name of the claim, if one is needed, and whether it was made for the pod; none where that

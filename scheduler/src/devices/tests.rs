@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod extended_resources;
+
 const DRIVER: &str = "gpu.example.com";
 
 fn entry<T: client::Object>(value: Value) -> Arc<Entry<T>> {
@@ -72,8 +74,8 @@ fn node(name: &str) -> NodeInfo {
 /// What the pod's claims get on the node: each device as `request=pool/device`.
 fn found(devices: &Devices, claims: &[&str], on: &str) -> Result<Vec<String>, Lack> {
     let pod = pod("p", claims);
-    let claims = devices.claims_of(&pod).map_err(Lack::Wrong)?;
-    let grants = devices.on_node(&pod, &claims, &devices.inventory(), &node(on))?;
+    let wishes = devices.wishes(&pod).map_err(Lack::Wrong)?;
+    let grants = devices.on_node(&pod, &wishes, &devices.inventory(), &node(on))?;
     let results = grants.iter().filter_map(|grant| grant.allocation.as_ref());
     let results = results.flat_map(|allocation| &allocation.devices.results);
     Ok(results.map(|one| format!("{}={}/{}", one.request, one.pool, one.device)).collect())
@@ -159,8 +161,8 @@ fn what_others_have() {
     let both = [one(), claim("d", requests(json!([exactly("r", none())])), none())];
     let mut devices = world(&slices, &both);
     let pod_c = pod("p", &["c"]);
-    let claims = devices.claims_of(&pod_c).unwrap();
-    let grants = devices.on_node(&pod_c, &claims, &devices.inventory(), &node("a")).unwrap();
+    let wishes = devices.wishes(&pod_c).unwrap();
+    let grants = devices.on_node(&pod_c, &wishes, &devices.inventory(), &node("a")).unwrap();
     devices.assume(&pod_c.key, &grants);
     assert_eq!(found(&devices, &["d"], "a"), Ok(vec!["r=a/y".into()]));
     let why = "resource claim n/c is in the process of being allocated";
@@ -275,8 +277,8 @@ fn what_is_written() {
         )],
     );
     let pod = pod("p", &["c"]);
-    let claims = devices.claims_of(&pod).unwrap();
-    let grants = devices.on_node(&pod, &claims, &devices.inventory(), &node("a")).unwrap();
+    let wishes = devices.wishes(&pod).unwrap();
+    let grants = devices.on_node(&pod, &wishes, &devices.inventory(), &node("a")).unwrap();
     assert_eq!(
         json!(grants[0].allocation),
         json!({"devices": {

@@ -1,4 +1,5 @@
-//! DynamicResources: a pod with ResourceClaims runs where its devices are, or can be had.
+//! DynamicResources: a pod with ResourceClaims, or with extended resources for which a class of devices
+//! stands, runs where its devices are, or can be had.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use proto::view::resource_claim::ResourceClaim;
 
 use super::{Event, Judge, Plugin, Reason, Reasons, Rejection, proportional};
-use crate::devices::{Claim, Grant, Inventory, Lack};
+use crate::devices::{Claim, Grant, Inventory, Lack, Wishes};
 use crate::profile::Args;
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 
@@ -16,10 +17,10 @@ pub struct DynamicResources;
 /// A request has no more alternatives.
 const MOST_ALTERNATIVES: i64 = 8;
 
-/// Claims that can be had somewhere.
+/// Devices that can be had somewhere.
 struct Wanted {
     pod: Arc<PodInfo>,
-    claims: Vec<Claim>,
+    wishes: Wishes,
     inventory: Inventory,
     /// Whether it matters which devices they get.
     choosy: bool,
@@ -42,6 +43,7 @@ impl Plugin for DynamicResources {
     fn cures(&self) -> &'static [Event] {
         &[
             Event::NodeAdded,
+            Event::NodeAllocatable,
             Event::NodeLabels,
             Event::DeviceClaim,
             Event::DeviceClass,
@@ -50,26 +52,24 @@ impl Plugin for DynamicResources {
     }
 
     fn judge(&self, pod: &Arc<PodInfo>, cluster: &Snapshot, _: &Args) -> Option<Box<dyn Judge>> {
-        if pod.object.spec.resource_claims.is_empty() {
+        let devices = &cluster.devices;
+        if !devices.concern(pod) {
             return None;
         }
-        let devices = &cluster.devices;
-        let claims = match devices.claims_of(pod) {
-            Ok(claims) => claims,
+        let wishes = match devices.wishes(pod) {
+            Ok(wishes) => wishes,
             Err(why) => return Some(Box::new(Nowhere(why.into()))),
         };
         let waits = |claim: &Claim| claim.status.allocation.is_none();
-        let inventory = match claims.iter().any(waits) {
+        let inventory = match !wishes.backed.is_empty() || wishes.claims.iter().any(waits) {
             true => devices.inventory(),
             false => Inventory::default(),
         };
-        let mut requests = claims.iter().filter(|claim| waits(claim)).flat_map(|claim| {
-            let devices = &claim.spec.devices;
-            devices.requests.iter()
-        });
+        let waiting = wishes.claims.iter().filter(|claim| waits(claim));
+        let mut requests = waiting.flat_map(|claim| &claim.spec.devices.requests);
         let choosy = requests.any(|request| !request.first_available.is_empty());
         let (pod, found) = (Arc::clone(pod), RefCell::default());
-        Some(Box::new(Wanted { pod, claims, inventory, choosy, found }))
+        Some(Box::new(Wanted { pod, wishes, inventory, choosy, found }))
     }
 }
 
@@ -85,7 +85,7 @@ impl Judge for Nowhere {
 
 impl Judge for Wanted {
     fn filter(&self, node: &NodeInfo, cluster: &Snapshot) -> Option<Rejection> {
-        let found = cluster.devices.on_node(&self.pod, &self.claims, &self.inventory, node);
+        let found = cluster.devices.on_node(&self.pod, &self.wishes, &self.inventory, node);
         match found {
             Ok(grants) => {
                 if self.choosy {
@@ -96,6 +96,7 @@ impl Judge for Wanted {
             }
             Err(Lack::Elsewhere) => Rejection::lasting("resourceclaim not available on the node"),
             Err(Lack::None) => Rejection::lasting("cannot allocate all claims"),
+            Err(Lack::Stale) => Rejection::lasting("cannot schedule extended resource claim"),
             Err(Lack::Wrong(why)) => {
                 Some(Rejection { reasons: Reasons::Many(vec![why.into()]), curable: false })
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::strategy::{Amounts, Strategy};
 use super::{Event, Judge, Plugin, Reason, Reasons, Rejection};
+use crate::devices::Backed;
 use crate::profile::Args;
 use crate::resources::Resources;
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
@@ -13,6 +14,8 @@ pub struct NodeResourcesFit;
 
 struct Asked {
     requests: Resources,
+    /// Extended resources that may be had as devices, where the node has none by itself.
+    backed: Backed,
     amounts: Amounts,
     strategy: Strategy,
 }
@@ -30,14 +33,15 @@ impl Plugin for NodeResourcesFit {
     }
 
     fn cures(&self) -> &'static [Event] {
-        &[Event::NodeAdded, Event::NodeAllocatable, Event::PodDeleted]
+        &[Event::NodeAdded, Event::NodeAllocatable, Event::PodDeleted, Event::DeviceClass]
     }
 
-    fn judge(&self, pod: &Arc<PodInfo>, _: &Snapshot, args: &Args) -> Option<Box<dyn Judge>> {
+    fn judge(&self, pod: &Arc<PodInfo>, cluster: &Snapshot, args: &Args) -> Option<Box<dyn Judge>> {
         let mut requests = pod.requests.clone();
         requests.extended.retain(|name, amount| *amount > 0 && !args.ignores(name));
         let amounts = Amounts::scored(pod, &args.resources);
-        Some(Box::new(Asked { requests, amounts, strategy: args.strategy.clone() }))
+        let (backed, strategy) = (cluster.devices.backed(pod), args.strategy.clone());
+        Some(Box::new(Asked { requests, backed, amounts, strategy }))
     }
 }
 
@@ -86,6 +90,9 @@ impl Asked {
         check("ephemeral-storage", storage.0, storage.1, storage.2);
         for (name, amount) in &want.extended {
             let of = |all: &Resources| all.extended.get(name).copied().unwrap_or(0);
+            if of(have) == 0 && self.backed.contains_key(name) {
+                continue;
+            }
             check(name, *amount, of(have), of(used));
         }
         wanting

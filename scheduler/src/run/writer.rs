@@ -53,11 +53,8 @@ pub struct Attempt {
 /// What a write came to, where that matters.
 pub enum Done {
     NotBound(Key, Waited),
-    /// The claim has its devices, by the API's word of this revision.
-    Allocated {
-        claim: Key,
-        revision: u64,
-    },
+    /// The claim has its devices; as the API has it since.
+    Allocated(Box<ResourceClaim>),
     /// All victims have been told to go. The plugins refused the pod before.
     Preempted {
         key: Key,
@@ -120,7 +117,8 @@ impl Writer {
                     return;
                 }
             }
-            if let Err(failure) = writer.reserve(&pod, &node, &grants).await {
+            let mut grants = grants;
+            if let Err(failure) = writer.reserve(&pod, &node, &mut grants).await {
                 let message = format!("running PreBind plugin \"DynamicResources\": {failure}");
                 writer.tell(&pod, &pod, "Warning", "FailedScheduling", message);
                 writer.reservation(&pod).undo(&grants, Some(&failure)).await;
@@ -154,15 +152,27 @@ impl Writer {
         Reservation { client, clock, claims, pod }
     }
 
-    async fn reserve(&self, pod: &PodInfo, node: &str, grants: &[Grant]) -> Result<(), Failure> {
+    /// Makes the claims that are still to be made, too.
+    async fn reserve(
+        &self,
+        pod: &PodInfo,
+        node: &str,
+        grants: &mut [Grant],
+    ) -> Result<(), Failure> {
         let reservation = self.reservation(pod);
-        for grant in grants {
-            let revision = reservation.write(grant).await?;
-            if grant.allocation.is_some() {
-                let claim = Key::of(&grant.claim.metadata);
-                self.report(Done::Allocated { claim, revision });
+        for grant in grants.iter_mut() {
+            if grant.is_new() {
+                grant.claim = reservation.make(&grant.claim).await?;
+            }
+            let written = reservation.write(grant).await?;
+            if let Some(written) = written.filter(|_| grant.allocation.is_some()) {
+                self.report(Done::Allocated(Box::new(written.view)));
+            }
+            if grant.is_new() {
+                reservation.tell(grant).await?;
             }
         }
+        let grants = &*grants;
         if !Reservation::waits(grants) {
             return Ok(());
         }
@@ -179,6 +189,15 @@ impl Writer {
             if let Err(error) = reservation::deallocate(&writer.client, &claim).await {
                 tracing::warn!(claim = %Key::of(&claim.metadata), %error, "cannot deallocate");
             }
+        });
+    }
+
+    /// Removes what was claimed for the pod's extended resources in vain.
+    pub fn withdraw(&self, pod: Arc<PodInfo>, claim: Claim) {
+        let writer = self.clone();
+        tokio::spawn(async move {
+            let _permit = writer.permits.acquire().await;
+            writer.reservation(&pod).withdraw(&claim).await;
         });
     }
 

@@ -4,16 +4,24 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use proto::dra::dra_plugin_server::{DraPlugin, DraPluginServer};
 use proto::dra::*;
+use proto::dra_health::dra_resource_health_server::{DraResourceHealth, DraResourceHealthServer};
+use proto::dra_health::{
+    DeviceHealth, DeviceIdentifier, HealthStatus, NodeWatchResourcesRequest,
+    NodeWatchResourcesResponse,
+};
 use proto::registration::registration_server::{Registration, RegistrationServer};
 use proto::registration::{
     InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
 };
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::watch;
+use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 use tonic::{Request, Response, Status};
 
 pub const DRIVER: &str = "things.example.com";
@@ -31,6 +39,9 @@ struct State {
     calls: Mutex<Vec<String>>,
     /// Why it does not get anything ready.
     refusal: Mutex<String>,
+    /// For which request of a claim it gives its device.
+    request: Mutex<String>,
+    health: watch::Sender<NodeWatchResourcesResponse>,
     cdi: String,
 }
 
@@ -62,7 +73,11 @@ impl Driver {
         std::fs::create_dir_all(descriptions).unwrap();
         let description = descriptions.join(format!("coracle-test-{}.json", std::process::id()));
         std::fs::write(&description, content.to_string()).unwrap();
-        let state = Arc::new(State { cdi: format!("{kind}=large"), ..State::default() });
+        let state = Arc::new(State {
+            cdi: format!("{kind}=large"),
+            request: Mutex::new("r".into()),
+            ..State::default()
+        });
         std::fs::create_dir_all(folder).unwrap();
         let socket = folder.join("things-reg.sock");
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -76,7 +91,8 @@ impl Driver {
         };
         let router = tonic::transport::Server::builder()
             .add_service(RegistrationServer::new(Service(state.clone())))
-            .add_service(DraPluginServer::new(Service(state.clone())));
+            .add_service(DraPluginServer::new(Service(state.clone())))
+            .add_service(DraResourceHealthServer::new(Service(state.clone())));
         runtime.spawn(router.serve_with_incoming(listener));
         Driver { state, socket, description, _runtime: runtime }
     }
@@ -84,6 +100,24 @@ impl Driver {
     /// From now on it says this instead of doing anything; unless it is empty.
     pub fn refuses(&self, why: &str) {
         *self.state.refusal.lock() = why.into();
+    }
+
+    /// From now on its device is for this request of whoever claims it.
+    pub fn answers(&self, request: &str) {
+        *self.state.request.lock() = request.into();
+    }
+
+    /// Says of its device how it is, for the next minute.
+    pub fn tells(&self, health: HealthStatus, message: &str) {
+        let device = DeviceIdentifier { pool_name: "alone".into(), device_name: "large".into() };
+        let told = DeviceHealth {
+            device: Some(device),
+            health: health.into(),
+            health_check_timeout_seconds: 60,
+            message: message.into(),
+            ..DeviceHealth::default()
+        };
+        self.state.health.send_replace(NodeWatchResourcesResponse { devices: vec![told] });
     }
 
     pub fn calls(&self) -> Vec<String> {
@@ -128,7 +162,7 @@ impl DraPlugin for Service {
             let said = if error.is_empty() { "ready" } else { "refused" };
             self.0.calls.lock().push(format!("{said} {}", claim.name));
             let device = Device {
-                request_names: vec!["r".into()],
+                request_names: vec![self.0.request.lock().clone()],
                 pool_name: "alone".into(),
                 device_name: "large".into(),
                 cdi_device_ids: vec![self.0.cdi.clone()],
@@ -150,5 +184,18 @@ impl DraPlugin for Service {
         };
         let claims = request.into_inner().claims.into_iter().map(one).collect();
         Ok(Response::new(NodeUnprepareResourcesResponse { claims }))
+    }
+}
+
+#[tonic::async_trait]
+impl DraResourceHealth for Service {
+    type NodeWatchResourcesStream = BoxStream<'static, Result<NodeWatchResourcesResponse, Status>>;
+
+    async fn node_watch_resources(
+        &self,
+        _: Request<NodeWatchResourcesRequest>,
+    ) -> Result<Response<Self::NodeWatchResourcesStream>, Status> {
+        let told = WatchStream::new(self.0.health.subscribe());
+        Ok(Response::new(told.map(Ok).boxed()))
     }
 }

@@ -279,7 +279,7 @@ fn wanted(path: &Path, request: &Value, errors: &mut Errors) {
         "" => errors.push(FieldError::required(path.field("deviceClassName"), "")),
         class => check::subdomain(&path.field("deviceClassName"), class, errors),
     }
-    selectors(&path.field("selectors"), request.items("selectors"), errors);
+    selectors(&path.field("selectors"), request.items("selectors"), &[], errors);
     let count = request.int("count").unwrap_or(0);
     let path_count = path.field("count");
     match request.text("allocationMode") {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::cri::simulated::EXIT_AFTER;
-use client::{DeleteOptions, Entry, Object, Patch, Propagation, Rng};
+use client::{Clock, DeleteOptions, Entry, Object, Patch, Propagation, Rng};
 use proto::view::controller_revision::ControllerRevision;
 use proto::view::cron_job::CronJob;
 use proto::view::daemon_set::DaemonSet;
@@ -114,10 +114,7 @@ fn the_same_seed_gives_the_same_history() {
 fn seed() -> u64 {
     match std::env::var("SEED") {
         Ok(text) => text.parse().unwrap(),
-        Err(_) => {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-            u64::from(now.subsec_nanos() / 1000)
-        }
+        Err(_) => Clock::system().now().0.as_microsecond().unsigned_abs() % 1_000_000,
     }
 }
 
@@ -133,9 +130,17 @@ async fn play(seed: u64, sizes: Sizes, label: &str) {
         label: label.into(),
     };
     play.begin().await;
-    let end = play.chaos.clock.now().plus(Duration::from_secs(sizes.minutes * 60));
+    let start = play.chaos.clock.now();
+    let end = start.plus(Duration::from_secs(sizes.minutes * 60));
     play.chaos.faults.set(true);
+    let mut told = start;
     while play.chaos.clock.now() < end {
+        let now = play.chaos.clock.now();
+        if now.since(told) >= Duration::from_secs(3600) {
+            told = now;
+            let (hours, writes) = (now.since(start).as_secs() / 3600, play.chaos.history.events());
+            eprintln!("{label}: {hours} hours, {writes} writes");
+        }
         play.act().await;
         play.chaos.heal(false).await;
         play.check_identities();

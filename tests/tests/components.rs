@@ -166,7 +166,9 @@ async fn who_may_read() {
     for port in [port, controllers] {
         let nobody = Seen::nobody(port).open().await;
         assert_eq!(nobody.get("/healthz").await, (200, "ok".into()));
-        assert_eq!(nobody.get("/metrics").await.0, 401);
+        let (code, why) = nobody.get("/metrics").await;
+        assert_eq!(code, 403);
+        assert!(why.contains("system:anonymous"), "{why}");
         assert_eq!(Seen::bearer(port, "bad").get("/metrics").await.0, 401);
         let (code, why) = Seen::bearer(port, &may_not).get("/metrics").await;
         let status: Value = serde_json::from_str(&why).unwrap();

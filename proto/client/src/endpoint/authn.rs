@@ -16,7 +16,7 @@ use super::cache::Cache;
 use crate::{Client, Clock};
 
 /// Whoever says nothing about itself, where that is allowed.
-pub const ANONYMOUS: &str = "system:anonymous";
+const ANONYMOUS: &str = "system:anonymous";
 
 pub struct Authenticator {
     client: Client,

@@ -18,7 +18,6 @@ use proto::status::Status;
 use proto::user::User;
 use serde_json::json;
 
-use super::authn::ANONYMOUS;
 use super::process::write_build;
 use super::{Authenticator, Authorizer, Process};
 use crate::{Client, Clock};
@@ -140,8 +139,6 @@ impl Guarded {
         let attributes = json!({"nonResourceAttributes": {"path": path, "verb": verb}});
         match self.authorizer.allows(&user, attributes).await {
             Ok(true) => Ok(()),
-            // Who has not said who it is may still do so.
-            Ok(false) if user.name == ANONYMOUS => Err(Status::unauthorized()),
             Ok(false) => {
                 let why = format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name);
                 Err(Status::failure(403, "Forbidden", why))
@@ -188,7 +185,7 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 
 fn refuse(status: &Status) -> Answer {
     let mut answer = text(status.code, "application/json", json!(status).to_string());
-    if status.code == 401 {
+    if matches!(status.code, 401 | 403) {
         // Whose certificates are believed may have been learned since this connection was made: on
         // the next one the caller is asked for its own.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

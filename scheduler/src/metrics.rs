@@ -134,24 +134,21 @@ impl Counted {
                 results.iter().map(move |(result, spread)| (labels(*result), spread))
             })
         };
-        let help = "[STABLE] Number of attempts to schedule pods, by the result. 'unschedulable' \
-                    means a pod could not be scheduled, while 'error' means an internal scheduler \
-                    problem.";
+        let help = "[STABLE] Attempts to find a node for a pod, by what they came to";
         let mut family = text.counter("scheduler_schedule_attempts_total", help);
         all().for_each(|(labels, spread)| family.sample(&labels, spread.count() as f64));
-        let help =
-            "[STABLE] Scheduling attempt latency in seconds (scheduling algorithm + binding)";
+        let help = "[STABLE] Seconds of one attempt, with the binding where there was one";
         let name = "scheduler_scheduling_attempt_duration_seconds";
         let mut family = text.family(name, Kind::Histogram, help);
         all().for_each(|(labels, spread)| family.histogram(&labels, spread));
-        let help = "[ALPHA] Scheduling algorithm latency in seconds";
+        let help = "[ALPHA] Seconds of one decision";
         let name = "scheduler_scheduling_algorithm_duration_seconds";
         text.family(name, Kind::Histogram, help).histogram(&[], &self.algorithm);
-        let help = "[STABLE] Number of attempts to successfully schedule a pod.";
+        let help = "[STABLE] Attempts that a pod took until it was bound";
         let name = "scheduler_pod_scheduling_attempts";
         text.family(name, Kind::Histogram, help).histogram(&[], &self.tries);
-        let help = "[BETA] E2e latency for a pod being scheduled, from the time the pod enters the \
-                    scheduling queue and might involve multiple scheduling attempts.";
+        let help =
+            "[BETA] Seconds from a pod's first queueing until it was bound, over all its attempts";
         let name = "scheduler_pod_scheduling_sli_duration_seconds";
         let mut family = text.family(name, Kind::Histogram, help);
         for (attempts, spread) in &self.pods {
@@ -161,10 +158,10 @@ impl Counted {
     }
 
     fn write_preemptions(&self, text: &mut Text) {
-        let help = "[STABLE] Total preemption attempts in the cluster till now";
+        let help = "[STABLE] Attempts to make room for a pod by ending others";
         text.counter("scheduler_preemption_attempts_total", help)
             .sample(&[], self.preemptions as f64);
-        let help = "[STABLE] Number of selected preemption victims";
+        let help = "[STABLE] Pods chosen to end in one such attempt";
         text.family("scheduler_preemption_victims", Kind::Histogram, help)
             .histogram(&[], &self.victims);
     }
@@ -172,11 +169,7 @@ impl Counted {
 
 impl State {
     fn write(&self, text: &mut Text) {
-        let help = "[STABLE] Number of pending pods, by the queue type. 'active' means number of \
-                    pods in activeQ; 'backoff' means number of pods in backoffQ; 'unschedulable' \
-                    means number of pods in unschedulablePods that the scheduler attempted to \
-                    schedule and failed; 'gated' is the number of unschedulable pods that the \
-                    scheduler never attempted to schedule because they are gated.";
+        let help = "[STABLE] Pods that wait for a node, by what they wait for";
         let mut family = text.gauge("scheduler_pending_pods", help);
         let Counts { active, backoff, unschedulable, gated } = self.pending;
         for (queue, count) in [
@@ -187,22 +180,20 @@ impl State {
         ] {
             family.sample(&[("queue", queue)], count as f64);
         }
-        let help = "[STABLE] Number of pods added to scheduling queues by event and queue type.";
+        let help =
+            "[STABLE] Pods that came into a queue, by the queue and by what brought them there";
         let mut family = text.counter("scheduler_queue_incoming_pods_total", help);
         for ((queue, event), count) in &self.queue.incoming {
             family.sample(&[("event", event), ("queue", queue)], *count as f64);
         }
-        let help = "[ALPHA] The number of unschedulable pods broken down by plugin name. A pod \
-                    will increment the gauge for all plugins that caused it to not schedule and so \
-                    this metric have meaning only when broken down by plugin.";
+        let help = "[ALPHA] Pods that no node suits, once for each plugin that refused them";
         let mut family = text.gauge("scheduler_unschedulable_pods", help);
         for (profile, plugins) in &self.queue.unschedulable {
             for (plugin, count) in plugins {
                 family.sample(&[("plugin", plugin), ("profile", profile)], *count as f64);
             }
         }
-        let help =
-            "[ALPHA] Number of nodes, pods, and assumed (bound) pods in the scheduler cache.";
+        let help = "[ALPHA] What the scheduler holds in memory, by its kind";
         let mut family = text.gauge("scheduler_cache_size", help);
         for (kind, count) in
             [("assumed_pods", self.assumed), ("nodes", self.nodes), ("pods", self.pods)]
@@ -241,20 +232,8 @@ pub fn write_resources<'a>(text: &mut Text, pods: impl Iterator<Item = &'a Pod>)
             }
         }
     };
-    write(
-        "kube_pod_resource_limit",
-        "[STABLE] Resources limit for workloads on the cluster, broken down by pod. This shows \
-         the resource usage the scheduler and kubelet expect per pod for resources along with the \
-         unit for the resource if any.",
-        false,
-    );
-    write(
-        "kube_pod_resource_request",
-        "[STABLE] Resources requested by workloads on the cluster, broken down by pod. This shows \
-         the resource usage the scheduler and kubelet expect per pod for resources along with the \
-         unit for the resource if any.",
-        true,
-    );
+    write("kube_pod_resource_limit", "[STABLE] What a pod may use of a resource at most", false);
+    write("kube_pod_resource_request", "[STABLE] What a pod asks for of a resource", true);
 }
 
 fn unit(resource: &str) -> &'static str {

@@ -69,9 +69,7 @@ impl Standing {
 
     /// `leader_election_master_status`.
     pub fn write(&self, lease: &str, text: &mut Text) {
-        let help = "[ALPHA] Gauge of if the reporting system is master of the relevant lease, 0 \
-                    indicates backup, 1 indicates master. 'name' is the string used to identify \
-                    the lease. Please make sure to group by name.";
+        let help = "[ALPHA] 1 for who holds the Lease, 0 for who waits for it";
         text.gauge("leader_election_master_status", help)
             .sample(&[("name", lease)], f64::from(u8::from(self.is_leader())));
     }

@@ -97,21 +97,18 @@ impl Queues {
             }
         };
         let (gauge, counter) = (Kind::Gauge, Kind::Counter);
-        let help = "[BETA] Total number of adds handled by workqueue";
+        let help = "[BETA] Keys added to the queue";
         write("workqueue_adds_total", counter, help, &|it| it.counted.adds as f64);
-        let help = "[BETA] Current depth of workqueue";
+        let help = "[BETA] Keys that wait in the queue";
         write("workqueue_depth", gauge, help, &|it| it.depth as f64);
-        let help = "[BETA] How many seconds has the longest running processor for workqueue been \
-                    running.";
+        let help = "[BETA] Seconds since the oldest work in hand was begun";
         let name = "workqueue_longest_running_processor_seconds";
         write(name, gauge, help, &|it| {
             ages(it).into_iter().max().unwrap_or_default().as_secs_f64()
         });
-        let help = "[BETA] Total number of retries handled by workqueue";
+        let help = "[BETA] Keys that came back after a failure";
         write("workqueue_retries_total", counter, help, &|it| it.counted.retries as f64);
-        let help = "[BETA] How many seconds of work has done that is in progress and hasn't been \
-                    observed by work_duration. Large values indicate stuck threads. One can deduce \
-                    the number of stuck threads by observing the rate at which this increases.";
+        let help = "[BETA] Seconds of all work in hand, which grow while something is stuck";
         write("workqueue_unfinished_work_seconds", gauge, help, &|it| {
             ages(it).into_iter().sum::<Duration>().as_secs_f64()
         });
@@ -122,9 +119,9 @@ impl Queues {
                 family.histogram(&[("name", queue)], spread(&reading.counted));
             }
         };
-        let help = "[BETA] How long in seconds an item stays in workqueue before being requested.";
+        let help = "[BETA] Seconds that a key waited in the queue";
         write("workqueue_queue_duration_seconds", help, &|it| &it.waited);
-        let help = "[BETA] How long in seconds processing an item from workqueue takes.";
+        let help = "[BETA] Seconds of the work on a key";
         write("workqueue_work_duration_seconds", help, &|it| &it.worked);
     }
 }

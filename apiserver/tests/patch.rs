@@ -291,6 +291,38 @@ fn who_applies_nothing_but_a_name_keeps_the_name() {
 }
 
 #[test]
+fn items_with_the_same_keys_keep_their_owner() {
+    let row = &kind::DEPLOYMENT;
+    let dns = json!({"containerPort": 53});
+    for others in [0, 20] {
+        let mut object = deployment();
+        let ports: Vec<Value> = (0..others).map(|n| json!({"containerPort": 100 + n})).collect();
+        let ports = [vec![dns.clone(), dns.clone()], ports].concat();
+        let container = "/spec/template/spec/containers/0";
+        object.pointer_mut(container).unwrap()["ports"] = json!(ports);
+        let live = update(row, None, object, "a", 1);
+        let set = "/f:spec/f:template/f:spec/f:containers/k:{\"name\":\"web\"}/f:ports\
+                   /k:{\"containerPort\":53,\"protocol\":\"TCP\"}";
+        assert!(owned(&live, "a").pointer(set).is_some());
+
+        // Another field changes: the ports are as they were.
+        let mut other = live.clone();
+        other.pointer_mut(container).unwrap()["image"] = json!("nginx:2");
+        let other = update(row, Some(&live), other, "b", 2);
+        assert!(owned(&other, "a").pointer(set).is_some());
+        assert!(owned(&other, "b").pointer(set).is_none());
+
+        // One of the two goes: who took it away owns the item that is left.
+        let mut fewer = live.clone();
+        let list = &mut fewer.pointer_mut(container).unwrap()["ports"];
+        list.as_array_mut().unwrap().remove(0);
+        let fewer = update(row, Some(&live), fewer, "b", 2);
+        assert!(owned(&fewer, "a").pointer(set).unwrap().get(".").is_none());
+        assert_eq!(owned(&fewer, "b").pointer(set), Some(&json!({})));
+    }
+}
+
+#[test]
 fn applied_objects_must_fit_the_schema() {
     let row = &kind::DEPLOYMENT;
     for (spec, problem) in [

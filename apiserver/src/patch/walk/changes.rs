@@ -1,6 +1,6 @@
 //! What differs between two versions of an object.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use serde_json::{Map, Value};
 
@@ -204,19 +204,26 @@ fn compare_inside(
         }
         Parts::Items(keys, of, ty) => {
             let (a, b) = (list(old), list(new));
-            let pairs = matches(a, b, keys, *ty);
-            let mut matched = vec![false; a.len()];
-            for (item, found) in b.iter().zip(pairs) {
-                let other = found.map(|index| {
-                    matched[index] = true;
-                    &a[index]
-                });
+            let Pairs { of_new, left } = pairs(a, b, keys, *ty);
+            for (item, found) in b.iter().zip(of_new) {
+                let other = found.map(|index| &a[index]);
                 compare_item(of, other, Some(item), || key(item, keys, *ty), out);
             }
-            for (item, _) in a.iter().zip(matched).filter(|(_, matched)| !matched) {
-                compare_item(of, Some(item), None, || key(item, keys, *ty), out);
+            for (index, namesake) in left {
+                let element = || key(&a[index], keys, *ty);
+                match namesake {
+                    true => mark_touched(element(), out),
+                    false => compare_item(of, Some(&a[index]), None, element, out),
+                }
             }
         }
+    }
+}
+
+/// Of several items with the same keys one went: those that are left are not what they were.
+fn mark_touched(element: String, out: &mut Changes) {
+    if let Value::Object(node) = out.touched.entry(element).or_insert_with(leaf) {
+        mark(node, true);
     }
 }
 
@@ -244,20 +251,45 @@ fn list(value: Option<&Value>) -> &[Value] {
     value.and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// For each item of `b` the index of the item of `a` with the same keys.
-fn matches(a: &[Value], b: &[Value], keys: &[Box<str>], ty: Option<&Type>) -> Vec<Option<usize>> {
+/// Which item of the old list has become which of the new one.
+struct Pairs {
+    /// Per item of the new list the index of the old one's.
+    of_new: Vec<Option<usize>>,
+    /// The old items that nothing has become of, and whether the new list has others with their
+    /// keys.
+    left: Vec<(usize, bool)>,
+}
+
+/// Pairs items by their keys; items with the same keys in order.
+fn pairs(a: &[Value], b: &[Value], keys: &[Box<str>], ty: Option<&Type>) -> Pairs {
     /// Up to here looking is faster than hashing.
     const FEW: usize = 16;
-    let same = |x: &Value, y: &Value| {
-        keys.iter().all(|name| key_value(x, name, ty) == key_value(y, name, ty))
-    };
-    if a.len() <= FEW {
-        let find = |item: &Value| a.iter().position(|other| same(other, item));
-        return b.iter().map(find).collect();
+    if a.len() <= FEW && b.len() <= FEW {
+        let same = |x: &Value, y: &Value| {
+            keys.iter().all(|name| key_value(x, name, ty) == key_value(y, name, ty))
+        };
+        let mut paired = [false; FEW];
+        let mut pair = |item| {
+            let index = (0..a.len()).find(|index| !paired[*index] && same(&a[*index], item))?;
+            paired[index] = true;
+            Some(index)
+        };
+        let of_new = b.iter().map(&mut pair).collect();
+        let left = (0..a.len()).filter(|index| !paired[*index]);
+        let namesake = |index: usize| (index, b.iter().any(|item| same(&a[index], item)));
+        return Pairs { of_new, left: left.map(namesake).collect() };
     }
-    let mut index: HashMap<String, usize> = HashMap::with_capacity(a.len());
+    let mut index: HashMap<String, (VecDeque<usize>, bool)> = HashMap::with_capacity(a.len());
     for (at, item) in a.iter().enumerate() {
-        index.entry(key(item, keys, ty)).or_insert(at);
+        index.entry(key(item, keys, ty)).or_default().0.push_back(at);
     }
-    b.iter().map(|item| index.get(&key(item, keys, ty)).copied()).collect()
+    let mut pair = |item| {
+        let (same, named) = index.get_mut(&key(item, keys, ty))?;
+        *named = true;
+        same.pop_front()
+    };
+    let of_new = b.iter().map(&mut pair).collect();
+    let left = index.into_values();
+    let left = left.flat_map(|(same, named)| same.into_iter().map(move |index| (index, named)));
+    Pairs { of_new, left: left.collect() }
 }

@@ -34,9 +34,7 @@ impl Controller for AttachDetach {
 
     fn watches(watches: &mut Watches<Node>) {
         let of_claim = |namespace: &str, name: &str, view: &View| -> Vec<Key> {
-            let pods = view.namespace::<Pod>(namespace);
-            let users = pods.iter().filter(|pod| pod.claims().any(|used| used.name == name));
-            users.filter_map(|pod| node_of(pod)).collect()
+            view.pods_using(namespace, name).iter().filter_map(|pod| node_of(pod)).collect()
         };
         watches
             .maps::<Pod>(|change, _| {

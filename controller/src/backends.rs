@@ -46,10 +46,8 @@ fn selects(service: &Service, pod: &Pod) -> bool {
 /// The pods that have an address and have not ended, by name.
 pub fn pods(service: &Service, view: &View) -> Vec<Arc<Entry<Pod>>> {
     let selector = Selector::of(&service.spec.selector);
-    let mut pods = view.namespace::<Pod>(&service.metadata.namespace);
-    pods.retain(|pod| {
-        selector.matches(&pod.metadata.labels) && !pod.is_terminal() && pod.ips().next().is_some()
-    });
+    let mut pods = view.selected(&service.metadata.namespace, &selector);
+    pods.retain(|pod| !pod.is_terminal() && pod.ips().next().is_some());
     pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     pods
 }

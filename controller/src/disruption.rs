@@ -68,10 +68,8 @@ impl Controller for Disruption {
         }
         let selector = budget.spec.selector.as_ref().map(|selector| selector.selector());
         let selector = selector.transpose().map_err(|source| PlanError::Selector { source })?;
-        let mut pods = view.namespace::<Pod>(&budget.metadata.namespace);
-        pods.retain(|pod| {
-            selector.as_ref().is_some_and(|selector| selector.matches(&pod.metadata.labels))
-        });
+        let selected = |selector: &Selector| view.selected(&budget.metadata.namespace, selector);
+        let mut pods = selector.as_ref().map_or_else(Vec::new, selected);
         pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         let old = &budget.status;
         let regarding = reference(&POD_DISRUPTION_BUDGET, &budget.metadata);

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use client::error::chain;
-use client::{Client, Clock, Entry, Informer, Key, Patch, Recorder, WorkQueue, in_namespace};
+use client::{Client, Clock, Entry, Informer, Key, Patch, Recorder, WorkQueue};
 use futures::future::join_all;
 use http::Method;
 use parking_lot::Mutex;
@@ -249,10 +249,7 @@ impl Worker {
             ("InvalidSelector", error.clone(), error)
         })?;
         let namespace = &autoscaler.metadata.namespace;
-        let snapshot = self.pods.snapshot();
-        let all = in_namespace(&snapshot, namespace).map(|(_, pod)| pod);
-        let pods: Vec<_> =
-            all.filter(|pod| selector.matches(&pod.metadata.labels)).cloned().collect();
+        let pods = self.pods.selected(namespace, &selector);
         let rivals = self.rivals(autoscaler, &pods);
         if rivals.len() > 1 {
             let error = format!(

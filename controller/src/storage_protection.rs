@@ -46,10 +46,8 @@ impl Controller for ClaimProtection {
     ) -> Result<Plan, PlanError> {
         let meta = &claim.metadata;
         let used = || {
-            let pods = view.namespace::<Pod>(&meta.namespace);
-            pods.iter().any(|pod| {
-                !pod.spec.node_name.is_empty() && pod.claims().any(|used| used.name == meta.name)
-            })
+            let pods = view.pods_using(&meta.namespace, &meta.name);
+            pods.iter().any(|pod| !pod.spec.node_name.is_empty())
         };
         Ok(protect(&PERSISTENT_VOLUME_CLAIM, meta, "kubernetes.io/pvc-protection", used))
     }

@@ -159,13 +159,13 @@ impl View {
     /// Every object of a kind, in no order.
     pub fn all<T: Object>(&self) -> Vec<Arc<Entry<T>>> {
         self.declared::<T>()
-            .merged(|_| true, |informer| informer.snapshot().values().cloned().collect())
+            .merged(|_: &T| true, |informer| informer.snapshot().values().cloned().collect())
     }
 
     /// The objects of a namespace.
     pub fn namespace<T: Object>(&self, namespace: &str) -> Vec<Arc<Entry<T>>> {
         self.declared::<T>().merged(
-            |meta| meta.namespace == namespace,
+            |object| object.meta().namespace == namespace,
             |informer| {
                 let snapshot = informer.snapshot();
                 in_namespace(&snapshot, namespace).map(|(_, entry)| entry.clone()).collect()
@@ -176,7 +176,7 @@ impl View {
     /// The objects that name this uid among their owners.
     pub fn owned_by<T: Object>(&self, uid: &str) -> Vec<Arc<Entry<T>>> {
         self.declared::<T>().merged(
-            |meta| meta.owner_references.iter().any(|owner| owner.uid == uid),
+            |object| object.meta().owner_references.iter().any(|owner| owner.uid == uid),
             |informer| informer.owned_by(uid).values().cloned().collect(),
         )
     }
@@ -184,7 +184,10 @@ impl View {
     /// The objects of a namespace that no controller owns.
     pub fn orphans<T: Object>(&self, namespace: &str) -> Vec<Arc<Entry<T>>> {
         self.declared::<T>().merged(
-            |meta| meta.namespace == namespace && meta.controller().is_none(),
+            |object| {
+                let meta = object.meta();
+                meta.namespace == namespace && meta.controller().is_none()
+            },
             |informer| {
                 let orphans = informer.owned_by("");
                 in_namespace(&orphans, namespace).map(|(_, entry)| entry.clone()).collect()
@@ -192,11 +195,28 @@ impl View {
         )
     }
 
+    /// The pods of a namespace that the selector matches.
+    pub fn selected(&self, namespace: &str, selector: &Selector) -> Vec<Arc<Entry<Pod>>> {
+        self.declared::<Pod>().merged(
+            |pod| pod.metadata.namespace == namespace && selector.matches(&pod.metadata.labels),
+            |informer| informer.selected(namespace, selector),
+        )
+    }
+
     /// The pods on a node.
     pub fn pods_on(&self, node: &str) -> Vec<Arc<Entry<Pod>>> {
-        let mut pods = self.all::<Pod>();
-        pods.retain(|pod| pod.spec.node_name == node);
-        pods
+        self.declared::<Pod>()
+            .merged(|pod| pod.spec.node_name == node, |informer| informer.on_node(node))
+    }
+
+    /// The pods that use a PersistentVolumeClaim.
+    pub fn pods_using(&self, namespace: &str, claim: &str) -> Vec<Arc<Entry<Pod>>> {
+        self.declared::<Pod>().merged(
+            |pod| {
+                pod.metadata.namespace == namespace && pod.claims().any(|used| used.name == claim)
+            },
+            |informer| informer.using_claim(namespace, claim),
+        )
     }
 
     /// How many objects of a kind there are, about.
@@ -356,7 +376,7 @@ impl<T: Object> Cache<T> {
     /// written objects belong to it.
     fn merged(
         &self,
-        selects: impl Fn(&ObjectMeta) -> bool,
+        selects: impl Fn(&T) -> bool,
         read: impl FnOnce(&Informer<T>) -> Vec<Arc<Entry<T>>>,
     ) -> Vec<Arc<Entry<T>>> {
         // The revision is compared before the objects are read: they may only be newer.
@@ -376,7 +396,7 @@ impl<T: Object> Cache<T> {
         });
         for write in written.values() {
             if let Written::Put(entry) = write
-                && selects(entry.meta())
+                && selects(entry)
             {
                 objects.push(entry.clone());
             }

@@ -52,6 +52,10 @@ pub trait Object: DeserializeOwned + Send + Sync + 'static {
     /// Where the kind is served.
     fn row() -> &'static Row;
     fn meta(&self) -> &ObjectMeta;
+    /// What it is found by beside its name and its owners in a local copy of the kind.
+    fn terms(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Declares views: every field optional and null-tolerant, camelCase, zero values not written.
@@ -73,9 +77,9 @@ macro_rules! views {
     )*};
 }
 
-/// Says of which kind a view is.
+/// Says of which kind a view is, and by which terms it is found.
 macro_rules! object {
-    ($view:ty, $row:ident) => {
+    ($view:ty, $row:ident $(, $terms:path)?) => {
         impl crate::view::Object for $view {
             fn row() -> &'static crate::kind::Row {
                 &crate::kind::$row
@@ -83,6 +87,9 @@ macro_rules! object {
             fn meta(&self) -> &crate::meta::ObjectMeta {
                 &self.metadata
             }
+            $(fn terms(&self) -> Vec<String> {
+                $terms(self)
+            })?
         }
     };
 }

@@ -55,8 +55,9 @@ struct Rig {
     client: Client,
     informers: Informers,
     bad: Arc<AtomicBool>,
-    /// What the controllers read of metrics.k8s.io, instead of what nodes say.
-    metrics: Arc<Mutex<Option<Value>>>,
+    /// What the controllers read at paths that begin so, as of APIs that somebody else serves:
+    /// metrics.k8s.io, where it is not what nodes say, and its relatives.
+    metrics: Arc<Mutex<BTreeMap<String, Value>>>,
     server: apiserver::Server,
     controllers: CancellationToken,
     _nodes: Simulated,
@@ -124,11 +125,14 @@ impl Rig {
         let service = tower::service_fn(move |request: Request<Full<Bytes>>| {
             let router = router.clone();
             let (bad, rng, clock) = (bad.clone(), rng.clone(), clock.clone());
-            let made = metrics.lock().unwrap().clone();
-            let made = made.filter(|_| request.uri().path().starts_with("/apis/metrics.k8s.io/"));
+            let asked = request.uri().path();
+            let metrics = metrics.lock().unwrap();
+            let made = metrics.iter().rev().find(|(path, _)| asked.starts_with(path.as_str()));
+            let made = made.map(|(_, answer)| answer.to_string());
+            drop(metrics);
             async move {
                 if let Some(made) = made {
-                    let body = Full::new(Bytes::from(made.to_string()));
+                    let body = Full::new(Bytes::from(made));
                     return Ok(Response::new(body.map_err(|never| match never {}).boxed_unsync()));
                 }
                 let dice = if bad.load(Ordering::Relaxed) { rng.below(10) } else { 99 };
@@ -176,6 +180,11 @@ impl Rig {
         show::<ReplicationController>(self);
         show::<Job>(self);
         panic!("{what} did not come to be in ten minutes");
+    }
+
+    /// What the controllers are answered at paths that begin so, from now on.
+    fn measure(&self, path: &str, answer: Value) {
+        self.metrics.lock().unwrap().insert(path.into(), answer);
     }
 
     fn all<T: Object>(&self) -> Vec<Arc<client::Entry<T>>> {

@@ -20,6 +20,7 @@ use proto::cri::runtime_service_client::RuntimeServiceClient;
 use proto::cri::{self, NamespaceMode};
 use tonic::transport::Channel;
 
+mod bare;
 mod containerd;
 #[allow(dead_code)]
 #[path = "../../tests/runtime/lab.rs"]
@@ -153,10 +154,10 @@ async fn remove(runtime: &mut Runtime, sandbox: String) {
     runtime.remove_pod_sandbox(request).await.expect("the sandbox goes");
 }
 
-/// So many pods at once, and so many `crun run`.
+/// So many pods at once, so many times what the kernel takes for one, and so many `crun run`.
 async fn at_once(lab: &Lab, clock: &Clock, bundle: &Path, rounds: usize) {
     let mut holder = without_unified();
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let [mut ours, mut kernels, mut theirs]: [Vec<Duration>; 3] = Default::default();
     for round in 0..rounds + 1 {
         let start = clock.instant();
         let pods = (0..AT_ONCE).map(|number| {
@@ -170,6 +171,17 @@ async fn at_once(lab: &Lab, clock: &Clock, bundle: &Path, rounds: usize) {
             remove(&mut lab.runtime.clone(), sandbox).await;
         }
         let start = clock.instant();
+        let bare: Vec<_> = std::thread::scope(|scope| {
+            let start = |number: usize| {
+                let folder = lab.folder.path().join(format!("bare-{round}-{number}"));
+                scope.spawn(move || bare::start(bundle, &folder, format!("bare{number}")))
+            };
+            let all: Vec<_> = (0..AT_ONCE).map(start).collect();
+            all.into_iter().map(|thread| thread.join().expect("it starts")).collect()
+        });
+        kernels.push(start.elapsed() / AT_ONCE as u32);
+        bare.into_iter().for_each(bare::Bare::end);
+        let start = clock.instant();
         std::thread::scope(|scope| {
             for number in 0..AT_ONCE {
                 let name = format!("{}-at-once-{round}-{number}", lab.cgroup);
@@ -181,7 +193,8 @@ async fn at_once(lab: &Lab, clock: &Clock, bundle: &Path, rounds: usize) {
     }
     holder.kill().expect("the holder ends");
     holder.wait().expect("the holder ends");
-    let [ours, theirs] = [ours, theirs].map(|times| milliseconds(median(times)));
+    let [ours, kernels, theirs] = [ours, kernels, theirs].map(|times| milliseconds(median(times)));
+    row("8 pods at once, each, to 1.5 of bare clone3, mounts, veth", ours, 1.5 * kernels, "ms");
     row("8 pods at once, each, to as many `crun run` without network", ours, theirs, "ms");
 }
 

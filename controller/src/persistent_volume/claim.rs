@@ -190,10 +190,9 @@ fn asked_by_name(plan: &mut Plan, claim: &PersistentVolumeClaim, view: &View) {
 fn wait(plan: &mut Plan, claim: &PersistentVolumeClaim, view: &View) {
     let meta = &claim.metadata;
     let mut pods: Vec<String> = view
-        .namespace::<Pod>(&meta.namespace)
+        .pods_using(&meta.namespace, &meta.name)
         .iter()
         .filter(|pod| pod.spec.node_name.is_empty() && !pod.is_terminal())
-        .filter(|pod| pod.claims().any(|used| used.name == meta.name))
         .map(|pod| pod.metadata.name.clone())
         .collect();
     pods.sort();

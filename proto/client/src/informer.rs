@@ -2,10 +2,11 @@
 //! kind and shared by all its readers. Readers see bytes and the slim view, decoded once.
 //! Nothing is ever written through an informer.
 
+mod pods;
 mod reflector;
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -60,6 +61,8 @@ struct State<T> {
     /// The objects that name an owner, by the owner's uid; under the empty uid those without a
     /// controller, which may be adopted.
     owned: HashMap<String, Snapshot<T>>,
+    /// Which objects are found by which of their terms.
+    found: HashMap<String, BTreeSet<Key>>,
     revision: u64,
     readers: Vec<mpsc::UnboundedSender<Change<T>>>,
 }
@@ -241,6 +244,7 @@ impl<T: Object> Store<T> {
         let state = State {
             objects: OrdMap::new(),
             owned: HashMap::new(),
+            found: HashMap::new(),
             revision: 0,
             readers: Vec::new(),
         };
@@ -320,10 +324,30 @@ impl<T: Object> State<T> {
                 }
             }
         }
+        self.index(&key, old.as_deref(), new.as_deref());
         self.readers.retain(|reader| {
             let (key, old, new) = (key.clone(), old.clone(), new.clone());
             reader.send(Change { key, old, new }).is_ok()
         });
+    }
+
+    /// Mostly its terms stay the same.
+    fn index(&mut self, key: &Key, old: Option<&Entry<T>>, new: Option<&Entry<T>>) {
+        let [before, after] = [old, new].map(|it| it.map_or_else(Vec::new, |it| it.terms()));
+        if before == after {
+            return;
+        }
+        for term in before.iter().filter(|term| !after.contains(term)) {
+            if let Some(keys) = self.found.get_mut(term) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.found.remove(term);
+                }
+            }
+        }
+        for term in after.into_iter().filter(|term| !before.contains(term)) {
+            self.found.entry(term).or_default().insert(key.clone());
+        }
     }
 }
 

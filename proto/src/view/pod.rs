@@ -261,7 +261,34 @@ views! {
     }
 }
 
-object!(Pod, POD);
+object!(Pod, POD, terms);
+
+/// Pods are looked for by their labels, their node and the claims that they use.
+fn terms(pod: &Pod) -> Vec<String> {
+    let namespace = &pod.metadata.namespace;
+    let mut terms: Vec<String> = Vec::with_capacity(pod.metadata.labels.len() + 1);
+    terms.extend(pod.metadata.labels.iter().map(|(key, value)| term::label(namespace, key, value)));
+    terms.extend(pod.claims().map(|claim| term::claim(namespace, &claim.name)));
+    if !pod.spec.node_name.is_empty() {
+        terms.push(term::node(&pod.spec.node_name));
+    }
+    terms
+}
+
+/// A term of each sort; no two are alike, as names and labels bear no zero byte.
+pub mod term {
+    pub fn label(namespace: &str, key: &str, value: &str) -> String {
+        [namespace, "\0", key, "=", value].concat()
+    }
+
+    pub fn claim(namespace: &str, name: &str) -> String {
+        [namespace, "\0\0", name].concat()
+    }
+
+    pub fn node(name: &str) -> String {
+        ["\0", name].concat()
+    }
+}
 
 impl Requirements {
     pub fn is_set(&self) -> bool {

@@ -5,6 +5,10 @@ use proto::view::horizontal_pod_autoscaler::HorizontalPodAutoscaler;
 
 use super::*;
 
+const RESOURCES: &str = "/apis/metrics.k8s.io/";
+const CUSTOM: &str = "/apis/custom.metrics.k8s.io";
+const EXTERNAL: &str = "/apis/external.metrics.k8s.io";
+
 /// What each ready pod uses when they share the load, in thousandths of a CPU.
 fn metrics(rig: &Rig, load: usize) -> Value {
     let mut pods = rig.all::<Pod>();
@@ -48,7 +52,7 @@ async fn replicas_follow_the_load() {
     let mut course = Vec::new();
     for (load, minutes) in [(200, 8), (900, 10), (3000, 10), (300, 10)] {
         for _ in 0..minutes * 12 {
-            *rig.metrics.lock().unwrap() = Some(metrics(&rig, load));
+            rig.measure(RESOURCES, metrics(&rig, load));
             rig.clock.sleep(Duration::from_secs(5)).await;
         }
         course.push(replicas());
@@ -67,7 +71,7 @@ async fn replicas_follow_the_load() {
     assert_eq!(current.average_utilization, Some(50));
 
     // Without metrics nothing is done, and it is said why.
-    *rig.metrics.lock().unwrap() = Some(json!({ "items": [] }));
+    rig.measure(RESOURCES, json!({ "items": [] }));
     let said = || {
         let status = autoscalers.get("default", "web").unwrap().status.clone();
         let active = Condition::find(&status.conditions, "ScalingActive").unwrap().clone();
@@ -125,7 +129,7 @@ async fn policies_and_windows_bound_the_pace() {
         let start = rig.clock.now();
         let mut course = Vec::new();
         while rig.clock.now().since(start).as_secs() < seconds as u64 {
-            *rig.metrics.lock().unwrap() = Some(metrics(&rig, load));
+            rig.measure(RESOURCES, metrics(&rig, load));
             rig.clock.sleep(Duration::from_secs(5)).await;
             if course.last().is_none_or(|(_, last)| *last != replicas()) {
                 course.push((rig.clock.now().since(start).as_secs(), replicas()));
@@ -161,4 +165,96 @@ async fn policies_and_windows_bound_the_pace() {
             "two a minute: {down:?}"
         );
     }
+}
+
+/// Metrics that APIs of others serve, of the pods, of an object and of what is not in the cluster:
+/// whichever asks for the most decides, and none that fails lets replicas go.
+#[tokio::test(start_paused = true)]
+async fn other_metrics_scale_too() {
+    let rig = Rig::new(23, 4).await;
+    let autoscalers = rig.informers.of::<HorizontalPodAutoscaler>();
+    autoscalers.synced().await;
+    rig.client.create::<Deployment>("default", &deployment("web", 2, "i:1")).await.unwrap();
+    rig.until("the rollout", || rolled_out(&rig, "web", 2, "i:1")).await;
+    let autoscaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "web"},
+        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+            "minReplicas": 1, "maxReplicas": 20,
+            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
+            "metrics": [
+                {"type": "Pods", "pods": {"metric": {"name": "requests"},
+                    "target": {"type": "AverageValue", "averageValue": "10"}}},
+                {"type": "Object", "object": {"metric": {"name": "hits"},
+                    "describedObject": {"apiVersion": "v1", "kind": "Service", "name": "web"},
+                    "target": {"type": "Value", "value": "100"}}},
+                {"type": "External", "external": {
+                    "metric": {"name": "queue", "selector": {"matchLabels": {"of": "web"}}},
+                    "target": {"type": "AverageValue", "averageValue": "5"}}}]},
+    });
+    // Per pod, of the Service, and in the queue.
+    let measure = |requests: u32, hits: u32, queue: u32| {
+        let group = json!({"kind": "APIGroup", "preferredVersion":
+            {"groupVersion": "custom.metrics.k8s.io/v1beta2", "version": "v1beta2"}});
+        rig.measure(CUSTOM, group);
+        let pods: Vec<Value> = rig
+            .all::<Pod>()
+            .iter()
+            .filter(|pod| pod.is_active())
+            .map(|pod| {
+                json!({"describedObject": {"kind": "Pod", "name": pod.metadata.name},
+                    "timestamp": rig.clock.now(), "value": requests.to_string()})
+            })
+            .collect();
+        let custom = format!("{CUSTOM}/v1beta2/namespaces/default");
+        rig.measure(&format!("{custom}/pods/*/requests"), json!({"items": pods}));
+        let hits = json!({"items": [{"value": hits.to_string()}]});
+        rig.measure(&format!("{custom}/services/web/hits"), hits);
+        let queue = json!({"items": [{"value": "1"}, {"value": (queue - 1).to_string()}]});
+        rig.measure(&format!("{EXTERNAL}/v1beta1/namespaces/default/queue"), queue);
+    };
+    measure(10, 100, 10);
+    rig.client.create::<HorizontalPodAutoscaler>("default", &autoscaler).await.unwrap();
+    let replicas = || {
+        let web = rig.informers.of::<Deployment>().get("default", "web").unwrap();
+        web.spec.replicas.unwrap_or(1)
+    };
+    let mut course = Vec::new();
+    // Nothing to do; twice as many requests as two should have; three times the hits of four; a
+    // queue for ten; and less of everything.
+    for (requests, hits, queue) in [(10, 100, 10), (20, 100, 10), (10, 300, 10), (3, 20, 50)] {
+        measure(requests, hits, queue);
+        rig.clock.sleep(Duration::from_secs(16)).await;
+        rig.until("the rollout", || rolled_out(&rig, "web", replicas(), "i:1")).await;
+        course.push(replicas());
+    }
+    assert_eq!(course, [2, 4, 12, 10]);
+    let status = || autoscalers.get("default", "web").unwrap().status.clone();
+    let reason = |kind: &str| {
+        let status = status();
+        let condition = Condition::find(&status.conditions, kind).unwrap();
+        format!("{} {} {}", condition.status, condition.reason, condition.message)
+    };
+    assert_eq!(
+        reason("ScalingActive"),
+        "True ValidMetricFound the HPA was able to successfully calculate a replica count from \
+         external metric queue(&LabelSelector{MatchLabels:map[string]string{of: web,},\
+         MatchExpressions:[]LabelSelectorRequirement{},})"
+    );
+
+    // Without one of them nobody goes; without all it is said what failed first.
+    rig.measure(EXTERNAL, json!({"items": []}));
+    rig.metrics.lock().unwrap().remove(&format!("{EXTERNAL}/v1beta1/namespaces/default/queue"));
+    rig.clock.sleep(Duration::from_secs(60)).await;
+    assert_eq!(replicas(), 10);
+    assert!(reason("ScalingActive").starts_with("False FailedGetExternalMetric "));
+    rig.metrics.lock().unwrap().clear();
+    rig.clock.sleep(Duration::from_secs(60)).await;
+    assert_eq!(replicas(), 10);
+    assert_eq!(
+        reason("ScalingActive"),
+        "False FailedGetPodsMetric the HPA was unable to compute the replica count: unable to get \
+         metric requests: unable to fetch metrics from custom metrics API: no custom metrics API \
+         (custom.metrics.k8s.io) registered"
+    );
 }

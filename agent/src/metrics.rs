@@ -107,23 +107,22 @@ impl Metrics {
     /// The lines of `/metrics` that are counted here.
     pub fn write(&self, text: &mut Text) {
         let labels = ["long_running", "method", "path", "server_type"];
-        let help = "[ALPHA] Number of the http requests received since the server started";
+        let help = "[ALPHA] Requests that came since the start";
         self.requests.write(text.counter("kubelet_http_requests_total", help), labels);
-        let help = "[ALPHA] Number of the inflight http requests";
+        let help = "[ALPHA] Requests that are being answered";
         self.inflight.write(text.gauge("kubelet_http_inflight_requests", help), labels);
-        let help = "[ALPHA] Duration in seconds to serve http requests";
+        let help = "[ALPHA] What answering a request took, in seconds";
         let name = "kubelet_http_requests_duration_seconds";
         self.request_durations.write(text.family(name, Kind::Histogram, help), labels);
 
         let labels = ["operation_type"];
-        let help = "[ALPHA] Cumulative number of runtime operations by operation type.";
+        let help = "[ALPHA] Calls of the container runtime, by method";
         let family = text.counter("kubelet_runtime_operations_total", help);
         self.runtime_operations.write_counts(family, labels);
-        let help = "[ALPHA] Duration in seconds of runtime operations. Broken down by operation \
-                    type.";
+        let help = "[ALPHA] What calls of the container runtime took, in seconds, by method";
         let name = "kubelet_runtime_operations_duration_seconds";
         self.runtime_operations.write(text.family(name, Kind::Histogram, help), labels);
-        let help = "[ALPHA] Cumulative number of runtime operation errors by operation type.";
+        let help = "[ALPHA] Calls that the container runtime refused or failed, by method";
         let family = text.counter("kubelet_runtime_operations_errors_total", help);
         self.runtime_errors.write(family, labels);
     }
@@ -131,11 +130,10 @@ impl Metrics {
     /// The lines of `/metrics/probes`.
     pub fn write_probes(&self, text: &mut Text) {
         let labels = ["probe_type", "result", "container", "pod", "namespace", "pod_uid"];
-        let help = "[ALPHA] Cumulative number of a liveness, readiness or startup probe for a \
-                    container by result.";
+        let help = "[ALPHA] Probes of a container by what they found";
         self.probes.write(text.counter("prober_probe_total", help), labels);
         let labels = ["probe_type", "container", "pod", "namespace"];
-        let help = "[ALPHA] Duration in seconds for a probe response.";
+        let help = "[ALPHA] What a probe took, in seconds";
         let family = text.family("prober_probe_duration_seconds", Kind::Histogram, help);
         self.probe_durations.write(family, labels);
     }

@@ -123,7 +123,7 @@ fn number(value: &Option<UInt64Value>) -> Option<f64> {
 
 fn compute(text: &mut Text, rows: &[Row<'_>]) {
     let head =
-        ("container_cpu_usage_seconds_total", true, "Cumulative cpu time consumed in seconds.");
+        ("container_cpu_usage_seconds_total", true, "Processor time since the start, in seconds");
     family(text, rows, head, |row| {
         let Some(cpu) = row.cpu else { return Vec::new() };
         let seconds = number(&cpu.usage_core_nano_seconds).map(|total| total / 1e9);
@@ -133,14 +133,15 @@ fn compute(text: &mut Text, rows: &[Row<'_>]) {
     let memory: [(&'static str, &'static str, Of); 3] = [
         (
             "container_memory_usage_bytes",
-            "Current memory usage in bytes, including all memory regardless of when it was \
-             accessed",
+            "All memory that is in use, pages of files too",
             |memory| &memory.usage_bytes,
         ),
-        ("container_memory_rss", "Size of RSS in bytes.", |memory| &memory.rss_bytes),
-        ("container_memory_working_set_bytes", "Current working set in bytes.", |memory| {
-            &memory.working_set_bytes
-        }),
+        ("container_memory_rss", "Memory that is no page of a file", |memory| &memory.rss_bytes),
+        (
+            "container_memory_working_set_bytes",
+            "Memory that cannot be taken back at once",
+            |memory| &memory.working_set_bytes,
+        ),
     ];
     for (name, help, of) in memory {
         family(text, rows, (name, false, help), |row| match row.memory {
@@ -148,11 +149,8 @@ fn compute(text: &mut Text, rows: &[Row<'_>]) {
             None => Vec::new(),
         });
     }
-    let head = (
-        "container_memory_failures_total",
-        true,
-        "Cumulative count of memory allocation failures.",
-    );
+    let head =
+        ("container_memory_failures_total", true, "Page faults since the start, by their kind");
     family(text, rows, head, |row| {
         let Some(memory) = row.memory else { return Vec::new() };
         let both = [("pgfault", &memory.page_faults), ("pgmajfault", &memory.major_page_faults)];
@@ -161,18 +159,14 @@ fn compute(text: &mut Text, rows: &[Row<'_>]) {
         };
         both.into_iter().filter_map(said).collect()
     });
-    let head = ("container_memory_swap", false, "Container swap usage in bytes.");
+    let head = ("container_memory_swap", false, "Swap that is in use");
     family(text, rows, head, |row| match row.swap {
         Some(swap) => one(number(&swap.swap_usage_bytes), swap.timestamp),
         None => Vec::new(),
     });
-    let head = ("container_processes", false, "Number of processes running inside the container.");
+    let head = ("container_processes", false, "Processes that live");
     family(text, rows, head, |row| one(row.processes.map(|count| count as f64), 0));
-    let head = (
-        "container_start_time_seconds",
-        false,
-        "Start time of the container since unix epoch in seconds.",
-    );
+    let head = ("container_start_time_seconds", false, "When it started, in seconds of Unix time");
     family(text, rows, head, |row| {
         one((row.created_at > 0).then_some(row.created_at as f64 / 1e9), 0)
     });
@@ -181,12 +175,12 @@ fn compute(text: &mut Text, rows: &[Row<'_>]) {
 fn files(text: &mut Text, rows: &[Row<'_>]) {
     type Of = fn(&cri::FilesystemUsage) -> &Option<UInt64Value>;
     let layers: [(&'static str, &'static str, Of); 2] = [
-        (
-            "container_fs_usage_bytes",
-            "Number of bytes that are consumed by the container on this filesystem.",
-            |layer| &layer.used_bytes,
-        ),
-        ("container_fs_inodes_used", "Number of used Inodes", |layer| &layer.inodes_used),
+        ("container_fs_usage_bytes", "What it has written over its image, in bytes", |layer| {
+            &layer.used_bytes
+        }),
+        ("container_fs_inodes_used", "Files that it has made over its image", |layer| {
+            &layer.inodes_used
+        }),
     ];
     for (name, help, of) in layers {
         family(text, rows, (name, false, help), |row| match row.layer {
@@ -201,22 +195,22 @@ fn networks(text: &mut Text, rows: &[Row<'_>]) {
     let counters: [(&'static str, &'static str, Of); 4] = [
         (
             "container_network_receive_bytes_total",
-            "Cumulative count of bytes received",
+            "Bytes that came in since the start",
             |interface| &interface.rx_bytes,
         ),
         (
             "container_network_receive_errors_total",
-            "Cumulative count of errors encountered while receiving",
+            "Packets that were lost coming in",
             |interface| &interface.rx_errors,
         ),
         (
             "container_network_transmit_bytes_total",
-            "Cumulative count of bytes transmitted",
+            "Bytes that went out since the start",
             |interface| &interface.tx_bytes,
         ),
         (
             "container_network_transmit_errors_total",
-            "Cumulative count of errors encountered while transmitting",
+            "Packets that were lost going out",
             |interface| &interface.tx_errors,
         ),
     ];
@@ -236,20 +230,16 @@ fn networks(text: &mut Text, rows: &[Row<'_>]) {
 fn machine(text: &mut Text, figures: &Figures) {
     let memory = &figures.machine.memory;
     let gauges = [
-        ("machine_cpu_cores", "Number of logical CPU cores.", figures.machine.cores as f64),
-        ("machine_memory_bytes", "Amount of memory installed on the machine.", memory.total as f64),
-        (
-            "machine_swap_bytes",
-            "Amount of swap memory available on the machine.",
-            figures.machine.swap.total as f64,
-        ),
+        ("machine_cpu_cores", "Processors that the machine has", figures.machine.cores as f64),
+        ("machine_memory_bytes", "Memory that the machine has", memory.total as f64),
+        ("machine_swap_bytes", "Swap that the machine has", figures.machine.swap.total as f64),
     ];
     for (name, help, value) in gauges {
         text.gauge(name, help).sample(&[], value);
     }
     text.gauge(
         "container_scrape_error",
-        "1 if there was an error while getting container metrics, 0 otherwise",
+        "Whether the figures of containers could not be had: 1 where it is so",
     )
     .sample(&[], 0.0);
 }

@@ -20,31 +20,27 @@ pub struct Own<'a> {
 
 pub fn write(text: &mut Text, own: &Own<'_>) {
     write_build(text);
-    text.gauge("kubelet_node_name", "[ALPHA] The node's name. The count is always 1.")
+    text.gauge("kubelet_node_name", "[ALPHA] Always 1; the label tells which node this is")
         .sample(&[("node", own.node)], 1.0);
     text.gauge(
         "kubelet_desired_pods",
-        "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if \
-         the pod is not from the apiserver.",
+        "[ALPHA] Pods that this node shall run; static ones come from its own files",
     )
     .sample(&[("static", "")], own.desired as f64);
     text.gauge(
         "kubelet_active_pods",
-        "[ALPHA] The number of pods the kubelet considers active and which are being considered \
-         when admitting new pods. static is true if the pod is not from the apiserver.",
+        "[ALPHA] Pods that count when another is admitted; static ones come from the node's own \
+         files",
     )
     .sample(&[("static", "")], own.active as f64);
     if let Some(running) = own.running {
         let uids = running.sandboxes.values().filter_map(|one| one.metadata.as_ref());
         let uids: BTreeSet<&str> = uids.map(|meta| meta.uid.as_str()).collect();
-        text.gauge(
-            "kubelet_running_pods",
-            "[ALPHA] Number of pods that have a running pod sandbox",
-        )
-        .sample(&[], uids.len() as f64);
+        text.gauge("kubelet_running_pods", "[ALPHA] Pods whose sandbox runs")
+            .sample(&[], uids.len() as f64);
         let ours = running.containers.values();
         let ours = ours.filter(|one| one.labels.contains_key(labels::CONTAINER_NAME)).count();
-        text.gauge("kubelet_running_containers", "[ALPHA] Number of containers currently running")
+        text.gauge("kubelet_running_containers", "[ALPHA] Containers by their state")
             .sample(&[("container_state", "running")], ours as f64);
     }
     own.process.write(text);

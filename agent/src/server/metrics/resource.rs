@@ -20,7 +20,7 @@ pub fn write(text: &mut Text, summary: Option<&Summary>) {
     let error = if summary.is_some() { 0.0 } else { 1.0 };
     text.gauge(
         "resource_scrape_error",
-        "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
+        "[STABLE] Whether the figures of containers could not be had: 1 where it is so",
     )
     .sample(&[], error);
 }
@@ -38,37 +38,27 @@ fn containers(text: &mut Text, summary: &Summary) {
     };
     each(
         "container_cpu_usage_seconds_total",
-        "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
+        "[STABLE] Processor time of the container since it started",
         true,
         |one| one.cpu.and_then(|cpu| Some((seconds(cpu.usage_core_nano_seconds?), cpu.time))),
     );
     each(
         "container_memory_working_set_bytes",
-        "[STABLE] Current working set of the container in bytes",
+        "[STABLE] Memory of the container that cannot be taken from it at once",
         false,
         |one| one.memory.and_then(|memory| Some((memory.working_set_bytes? as f64, memory.time))),
     );
-    each(
-        "container_swap_limit_bytes",
-        "[ALPHA] Current amount of the container swap limit in bytes. Reported only on \
-         non-windows systems",
-        false,
-        |one| {
-            let swap = one.swap?;
-            let limit = swap.swap_available_bytes? + swap.swap_usage_bytes.unwrap_or(0);
-            Some((limit as f64, swap.time))
-        },
-    );
-    each(
-        "container_swap_usage_bytes",
-        "[ALPHA] Current amount of the container swap usage in bytes. Reported only on \
-         non-windows systems",
-        false,
-        |one| one.swap.and_then(|swap| Some((swap.swap_usage_bytes? as f64, swap.time))),
-    );
+    each("container_swap_limit_bytes", "[ALPHA] Swap that the container may use", false, |one| {
+        let swap = one.swap?;
+        let limit = swap.swap_available_bytes? + swap.swap_usage_bytes.unwrap_or(0);
+        Some((limit as f64, swap.time))
+    });
+    each("container_swap_usage_bytes", "[ALPHA] Swap that the container uses", false, |one| {
+        one.swap.and_then(|swap| Some((swap.swap_usage_bytes? as f64, swap.time)))
+    });
     let mut family = text.gauge(
         "container_start_time_seconds",
-        "[STABLE] Start time of the container since unix epoch in seconds",
+        "[STABLE] When the container started, in seconds of Unix time",
     );
     for (pod, container) in all() {
         if let Some(started) = container.start_time {
@@ -81,18 +71,17 @@ fn containers(text: &mut Text, summary: &Summary) {
 fn node(text: &mut Text, summary: &Summary) {
     let node = &summary.node;
     if let Some(total) = node.cpu.usage_core_nano_seconds {
-        let help = "[STABLE] Cumulative cpu time consumed by the node in core-seconds";
+        let help = "[STABLE] Processor time of the whole node since it started";
         let mut family = text.counter("node_cpu_usage_seconds_total", help);
         family.sample_at(&[], seconds(total), milliseconds(node.cpu.time));
     }
     if let Some(bytes) = node.memory.working_set_bytes {
-        let help = "[STABLE] Current working set of the node in bytes";
+        let help = "[STABLE] Memory of the node that cannot be taken back at once";
         let mut family = text.gauge("node_memory_working_set_bytes", help);
         family.sample_at(&[], bytes as f64, milliseconds(node.memory.time));
     }
     if let Some(bytes) = node.swap.swap_usage_bytes {
-        let help = "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows \
-                    systems";
+        let help = "[ALPHA] Swap that is in use on the node";
         let mut family = text.gauge("node_swap_usage_bytes", help);
         family.sample_at(&[], bytes as f64, milliseconds(node.swap.time));
     }
@@ -109,23 +98,19 @@ fn pods(text: &mut Text, summary: &Summary) {
     };
     each(
         "pod_cpu_usage_seconds_total",
-        "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
+        "[STABLE] Processor time of the pod's containers since they started",
         true,
         |pod| pod.cpu.and_then(|cpu| Some((seconds(cpu.usage_core_nano_seconds?), cpu.time))),
     );
     each(
         "pod_memory_working_set_bytes",
-        "[STABLE] Current working set of the pod in bytes",
+        "[STABLE] Memory of the pod that cannot be taken from it at once",
         false,
         |pod| pod.memory.and_then(|memory| Some((memory.working_set_bytes? as f64, memory.time))),
     );
-    each(
-        "pod_swap_usage_bytes",
-        "[ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows \
-         systems",
-        false,
-        |pod| pod.swap.and_then(|swap| Some((swap.swap_usage_bytes? as f64, swap.time))),
-    );
+    each("pod_swap_usage_bytes", "[ALPHA] Swap that the pod uses", false, |pod| {
+        pod.swap.and_then(|swap| Some((swap.swap_usage_bytes? as f64, swap.time)))
+    });
 }
 
 fn of_pod(pod: &PodStats) -> Labels<'_> {

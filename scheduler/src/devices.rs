@@ -21,7 +21,7 @@ use proto::view::resource_claim::{Allocation, DeviceClass, ResourceClaim};
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 
 use extended::slot;
-pub use extended::{Backed, object};
+pub use extended::{Backed, Stock, object};
 pub use inventory::Inventory;
 use selector::Selectors;
 

@@ -338,7 +338,7 @@ impl<'a> Search<'a> {
 }
 
 /// Whether all of these select the device.
-fn selects(
+pub fn selects(
     known: &Selectors,
     all: &[DeviceSelector],
     driver: &str,

@@ -17,7 +17,8 @@ use proto::view::resource_claim::{
 };
 use serde_json::{Value, json};
 
-use super::{Claim, Devices, Grant};
+use super::inventory::{Inventory, Item, Place, State};
+use super::{Claim, Devices, Grant, allocate};
 use crate::snapshot::{NodeInfo, PodInfo};
 
 /// What a claim is called while it is only thought of; no claim of the API can have the name.
@@ -25,6 +26,13 @@ const UNMADE: &str = "<extended-resources>";
 
 /// By extended resource: the class of devices that stands for it.
 pub type Backed = BTreeMap<String, String>;
+
+/// By extended resource: the devices that answer for it, wherever they are.
+#[derive(Debug, Default)]
+pub struct Stock {
+    inventory: Inventory,
+    items: BTreeMap<String, Vec<Item>>,
+}
 
 impl Devices {
     /// Those of the pod's extended resources for which a class of devices stands.
@@ -35,6 +43,30 @@ impl Devices {
         let asked = pod.requests.extended.iter().filter(|(_, amount)| **amount > 0);
         let backed = asked.filter_map(|(name, _)| Some((name, self.class_for(name)?)));
         backed.map(|(name, class)| (name.clone(), class.to_string())).collect()
+    }
+
+    /// What there is of those of these resources that `counts` names. Only who counts it in scores
+    /// asks, for each pod anew: nothing else costs a look at every device.
+    pub fn stock(&self, backed: &Backed, counts: impl Fn(&str) -> bool) -> Stock {
+        let counted: Vec<_> = backed.iter().filter(|(resource, _)| counts(resource)).collect();
+        if counted.is_empty() {
+            return Stock::default();
+        }
+        let inventory = self.inventory();
+        let of = |class: &str| -> Vec<Item> {
+            let Some(class) = self.classes.get(class) else { return Vec::new() };
+            let selected = |item: &&Item| {
+                let (device, (driver, ..)) = (inventory.device(item), inventory.id(item));
+                let selectors = &class.spec.selectors;
+                // What cannot be told of a device does not make the node better.
+                inventory.pools[item.pool].state == State::Complete
+                    && allocate::selects(&self.selectors, selectors, driver, device, String::new)
+                        .unwrap_or(false)
+            };
+            inventory.devices.iter().filter(selected).copied().collect()
+        };
+        let items = counted.into_iter().map(|(resource, class)| (resource.clone(), of(class)));
+        Stock { items: items.collect(), inventory }
     }
 
     /// Of several classes with one resource the newest counts, then the first by name.
@@ -57,6 +89,18 @@ impl Devices {
         claims.find(|claim| {
             *claim.metadata.namespace == *pod.key.namespace
                 && claim.extended_owner().is_some_and(|owner| owner.uid == pod.uid())
+        })
+    }
+}
+
+impl Stock {
+    /// How many devices the node reaches for the resource, and how many of them somebody has.
+    pub fn on_node(&self, resource: &str, node: &NodeInfo) -> (i64, i64) {
+        let place = Place { name: &node.name, labels: node.labels() };
+        let items = self.items.get(resource).into_iter().flatten();
+        let here = items.filter(|item| self.inventory.reaches(item, &place));
+        here.fold((0, 0), |(all, taken), item| {
+            (all + 1, taken + i64::from(self.inventory.is_taken(item)))
         })
     }
 }

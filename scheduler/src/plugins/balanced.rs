@@ -28,8 +28,9 @@ impl Plugin for BalancedAllocation {
         &[]
     }
 
-    fn judge(&self, pod: &Arc<PodInfo>, _: &Snapshot, args: &Args) -> Option<Box<dyn Judge>> {
+    fn judge(&self, pod: &Arc<PodInfo>, cluster: &Snapshot, args: &Args) -> Option<Box<dyn Judge>> {
         let amounts = Amounts::requested(&pod.requests, &args.balanced);
+        let amounts = amounts.with_devices(pod, &cluster.devices);
         // A pod that asks for nothing would look balanced wherever it is.
         amounts.any().then(|| Box::new(Balance(amounts)) as Box<dyn Judge>)
     }

@@ -39,7 +39,7 @@ impl Plugin for NodeResourcesFit {
     fn judge(&self, pod: &Arc<PodInfo>, cluster: &Snapshot, args: &Args) -> Option<Box<dyn Judge>> {
         let mut requests = pod.requests.clone();
         requests.extended.retain(|name, amount| *amount > 0 && !args.ignores(name));
-        let amounts = Amounts::scored(pod, &args.resources);
+        let amounts = Amounts::scored(pod, &args.resources).with_devices(pod, &cluster.devices);
         let (backed, strategy) = (cluster.devices.backed(pod), args.strategy.clone());
         Some(Box::new(Asked { requests, backed, amounts, strategy }))
     }

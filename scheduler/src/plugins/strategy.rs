@@ -2,6 +2,7 @@
 //! <https://kubernetes.io/docs/concepts/scheduling-eviction/resource-bin-packing/>
 
 use super::BEST;
+use crate::devices::{Devices, Stock};
 use crate::resources::Resources;
 use crate::snapshot::{NodeInfo, PodInfo};
 
@@ -23,6 +24,8 @@ pub struct Amounts {
     asked: Vec<(Resource, i64, i64)>,
     /// Requests as they are, or with the least that every container counts as.
     plain: bool,
+    /// Of extended resources that may be had as devices.
+    stock: Stock,
 }
 
 #[derive(Debug)]
@@ -69,7 +72,8 @@ impl Amounts {
             let amount = resource.amount(requests);
             (resource, amount, *weight)
         };
-        Amounts { asked: weights.iter().map(of).collect(), plain: true }
+        let asked = weights.iter().map(of).collect();
+        Amounts { asked, plain: true, stock: Stock::default() }
     }
 
     /// With the least CPU and memory that every container counts as.
@@ -86,6 +90,20 @@ impl Amounts {
         amounts
     }
 
+    /// Where a node has none of a resource by itself, devices that stand for it count.
+    pub fn with_devices(mut self, pod: &PodInfo, devices: &Devices) -> Amounts {
+        let extended = |(resource, ..): &(Resource, i64, i64)| match resource {
+            Resource::Extended(name) => Some(name.clone()),
+            _ => None,
+        };
+        let counted: Vec<String> = self.asked.iter().filter_map(extended).collect();
+        if !counted.is_empty() {
+            let counts = |resource: &str| counted.iter().any(|name| name == resource);
+            self.stock = devices.stock(&devices.backed(pod), counts);
+        }
+        self
+    }
+
     /// Whether the pod asks for any of them.
     pub fn any(&self) -> bool {
         self.asked.iter().any(|(_, amount, _)| *amount > 0)
@@ -98,12 +116,17 @@ impl Amounts {
             if *asked == 0 && matches!(resource, Resource::Extended(_)) {
                 return None;
             }
+            let mut allocatable = resource.amount(&node.allocatable);
             let taken = match (resource, self.plain) {
                 (Resource::Cpu, false) => node.scored.0,
                 (Resource::Memory, false) => node.scored.1,
+                (Resource::Extended(name), _) if allocatable == 0 => {
+                    let (all, taken) = self.stock.on_node(name, node);
+                    allocatable = all;
+                    taken
+                }
                 _ => resource.amount(&node.requested),
             };
-            let allocatable = resource.amount(&node.allocatable);
             let used = Used { requested: taken + asked, allocatable, weight: *weight };
             (allocatable != 0).then_some(used)
         })

@@ -157,6 +157,26 @@ fn devices_for_extended_resources() {
     assert_eq!(granted(&devices, &pod, &having("a", json!({}))).unwrap_err(), Lack::Stale);
 }
 
+/// A node's devices count in its score, those that somebody has as in use, where the node has none
+/// of the resource by itself.
+#[test]
+fn devices_make_a_node_better() {
+    use crate::plugins::strategy::{Amounts, Strategy};
+    let held = json!({"allocation": {"devices": {"results": [{"request": "r", "driver": DRIVER,
+        "pool": "b", "device": "x"}]}}});
+    let two = json!([gpu("x", none()), gpu("y", none())]);
+    let slices = [slice("a", two.clone()), slice("b", two)];
+    let devices = backed_world(&slices, &[claim("held", json!({}), held)]);
+    let pod = one_gpu("p");
+    let weights = vec![(GPU.to_string(), 1)];
+    let amounts = Amounts::requested(&pod.requests, &weights).with_devices(&pod, &devices);
+    let score = |node: &NodeInfo| Strategy::LeastAllocated.score(amounts.after(node));
+    assert_eq!(score(&having("a", json!({}))), 50, "one of two");
+    assert_eq!(score(&having("b", json!({}))), 0, "both");
+    assert_eq!(score(&having("a", json!({GPU: "4"}))), 75, "its own");
+    assert_eq!(score(&having("c", json!({}))), 0, "nothing to score");
+}
+
 fn extended_claim(name: &str, pod: &str, revision: u64, status: Value) -> Value {
     let mut claim = claim(name, requests(json!([exactly("r", none())])), status);
     let meta = &mut claim["metadata"];

@@ -123,7 +123,8 @@ impl Found {
             }
             // Nobody here evaluates these.
             Expr::Comprehension(all) if all.iter_var2.is_some() => {
-                let detail = "compilation failed: comprehensions of two variables are not supported";
+                let detail =
+                    "compilation failed: comprehensions of two variables are not supported";
                 return Err(Refusal::Invalid(detail.into()));
             }
             Expr::Comprehension(all) => {
@@ -212,6 +213,27 @@ mod tests {
         let start = "compilation failed: ERROR: <input>:1:17: Syntax error: ";
         assert!(unread.starts_with(start), "{unread}");
         assert!(unread.ends_with("\n | device.driver ==\n | ................^"), "{unread}");
+    }
+
+    /// The evaluator knows nothing of the macros that are unfolded here.
+    #[test]
+    fn what_is_unfolded_can_be_evaluated() {
+        use kube_cel::KubeCelExt;
+        use kube_cel::cel::{Context, Value, to_value};
+
+        let device = serde_json::json!({"attributes": {"d": {"ecc": true, "model": "x"}}});
+        let mut context = Context::default().with_all();
+        context.add_variable_from_value("device", to_value(device).unwrap());
+        for expression in [
+            "cel.bind(own, device.attributes['d'], own.ecc && own.model == 'x')",
+            "device.attributes['d'].?model.optMap(m, m + '!').orValue('') == 'x!'",
+            "device.attributes['d'].?other.optMap(m, m + '!').orValue('-') == '-'",
+            "device.attributes['d'].?ecc.optFlatMap(e, optional.of(!e)).hasValue()",
+        ] {
+            let selector = compile(expression).unwrap();
+            let found = context.resolve(&selector.expression);
+            assert_eq!(found, Ok(Value::Bool(true)), "{expression}");
+        }
     }
 
     #[test]

@@ -102,9 +102,7 @@ impl Checker<'_> {
                 Type::Dyn
             }
             open if open.is_open() => Type::Dyn,
-            other => {
-                self.wrong(id, format!("type '{other}' does not support field selection"))
-            }
+            other => self.wrong(id, format!("type '{other}' does not support field selection")),
         };
         if optional.is_some() { Type::optional(ty) } else { ty }
     }
@@ -125,7 +123,8 @@ impl Checker<'_> {
             };
         };
         let long = qualified(target, SEGMENTS).map(|prefix| format!("{prefix}.{name}"));
-        if let Some((name, overloads)) = long.and_then(|name| Some((overloads(&name)?, name))).map(swap)
+        if let Some((name, overloads)) =
+            long.and_then(|name| Some((overloads(&name)?, name))).map(swap)
         {
             return self.resolve(id, &name, overloads, false, &types);
         }

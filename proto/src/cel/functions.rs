@@ -79,7 +79,9 @@ fn families() -> impl Iterator<Item = (&'static str, Overload)> {
         for ty in ORDERED {
             all.push(made(name, false, vec![ty.clone(), ty.clone()], Type::Bool));
         }
-        for (left, right) in NUMBERS.iter().flat_map(|left| NUMBERS.iter().map(move |it| (left, it))) {
+        for (left, right) in
+            NUMBERS.iter().flat_map(|left| NUMBERS.iter().map(move |it| (left, it)))
+        {
             if left != right {
                 all.push(made(name, false, vec![left.clone(), right.clone()], Type::Bool));
             }

@@ -12,8 +12,27 @@ use super::types::{Fields, Type};
 const MOST_REFERENCES: usize = 32;
 /// Names that mean something in CEL. As fields they are also known as `__namespace__`.
 const RESERVED: &[&str] = &[
-    "as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in",
-    "let", "loop", "namespace", "null", "package", "return", "true", "var", "void", "while",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "false",
+    "for",
+    "function",
+    "if",
+    "import",
+    "in",
+    "let",
+    "loop",
+    "namespace",
+    "null",
+    "package",
+    "return",
+    "true",
+    "var",
+    "void",
+    "while",
 ];
 /// How characters are written that names in CEL cannot have.
 const ESCAPES: &[(&str, &str)] =
@@ -32,7 +51,8 @@ pub struct Schema {
 impl Schema {
     /// Of a kind, in the document of its group and version; `None` if it is not there.
     pub fn of_kind(document: Arc<Value>, group: &str, version: &str, kind: &str) -> Option<Schema> {
-        let is = |own: &Value| own["group"] == group && own["version"] == version && own["kind"] == kind;
+        let is =
+            |own: &Value| own["group"] == group && own["version"] == version && own["kind"] == kind;
         let ours = |schema: &Value| {
             let kinds = schema["x-kubernetes-group-version-kind"].as_array();
             kinds.is_some_and(|kinds| kinds.iter().any(is))
@@ -53,7 +73,9 @@ impl Schema {
         }
         let below = |key: &str, own: &str| schema.below(key).ty(&format!("{name}.{own}"));
         Some(match own["type"].as_str() {
-            _ if set("x-kubernetes-preserve-unknown-fields") && own["properties"].is_null() => Type::Dyn,
+            _ if set("x-kubernetes-preserve-unknown-fields") && own["properties"].is_null() => {
+                Type::Dyn
+            }
             // What has no type is one of several.
             None => Type::Dyn,
             Some("array") => Type::list(below("items", "@idx")?),
@@ -83,13 +105,16 @@ impl Schema {
         let properties = self.below("properties");
         let all = properties.value();
         if let Some(own) = all.and_then(|all| all.get(&property)) {
-            let whole = property != "metadata" || !self.root || has_names(&properties, own);
+            let whole = property != "metadata" || !self.root || has_names(own);
             if whole {
                 return properties.below(&property).ty(&format!("{name}.{field}"));
             }
         }
         match property.as_str() {
-            _ if self.value().is_some_and(|own| own["x-kubernetes-preserve-unknown-fields"] == true) => {
+            _ if self
+                .value()
+                .is_some_and(|own| own["x-kubernetes-preserve-unknown-fields"] == true) =>
+            {
                 Some(Type::Dyn)
             }
             "apiVersion" | "kind" if self.root => Some(Type::String),
@@ -129,10 +154,9 @@ impl Schema {
 }
 
 /// Whether a root's metadata says what it holds; without that it has names all the same.
-fn has_names(properties: &Schema, metadata: &Value) -> bool {
+fn has_names(metadata: &Value) -> bool {
     let refers = metadata.get("$ref").is_some() || metadata.get("allOf").is_some();
-    refers && !properties.pointer.is_empty()
-        || ["name", "generateName"].iter().all(|name| metadata["properties"].get(name).is_some())
+    refers || ["name", "generateName"].iter().all(|name| metadata["properties"].get(name).is_some())
 }
 
 /// As part of a JSON pointer.

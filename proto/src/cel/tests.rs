@@ -170,7 +170,11 @@ fn what_is_wrong_with_them() {
         ("object.spec.replicas == null", 22, overload("_==_", "(int, null)")),
         ("1 == 1.0", 3, overload("_==_", "(int, double)")),
         ("object.spec > 1", 13, overload("_>_", "(Widget.spec, int)")),
-        ("object.spec.parts.exists(p, p.names.exists(n, n == p.data))", 49, overload("_==_", "(string, bytes)")),
+        (
+            "object.spec.parts.exists(p, p.names.exists(n, n == p.data))",
+            49,
+            overload("_==_", "(string, bytes)"),
+        ),
         ("1.startsWith('a')", 13, overload("startsWith", "int.(string)")),
         ("'a'.startsWith(1)", 15, overload("startsWith", "string.(int)")),
         ("size(1)", 5, overload("size", "(int)")),
@@ -182,9 +186,11 @@ fn what_is_wrong_with_them() {
         ("['a'].sum()", 10, overload("sum", "list(string).()")),
         ("quantity('1').isLessThan(1)", 25, overload("isLessThan", "kubernetes.Quantity.(int)")),
         ("1.optMap(m, m)", 9, overload("hasValue", "int.()")),
-        ("object.spec.names.filter(n, n)", 25, overload(
-            "_?_:_", "(string, list(string), list(string))",
-        )),
+        (
+            "object.spec.names.filter(n, n)",
+            25,
+            overload("_?_:_", "(string, list(string), list(string))"),
+        ),
         ("object.foo > 1", 7, undefined("foo")),
         ("has(object.spec.foo)", 4, undefined("foo")),
         ("object.spec.?foo", 12, undefined("foo")),

@@ -168,24 +168,21 @@ fn named(rule: &ResourceRule) -> Vec<(&str, &str, &str)> {
     if rule.api_groups.iter().chain(&rule.api_versions).any(any) {
         return Vec::new();
     }
-    let sorted = |names: &'_ [String]| -> Vec<usize> {
-        let mut order: Vec<usize> = (0..names.len()).collect();
-        order.sort_by_key(|index| &names[*index]);
-        order
-    };
     let mut all = Vec::new();
     for group in sorted(&rule.api_groups) {
         for version in sorted(&rule.api_versions) {
-            for resource in sorted(&rule.resources) {
-                let resource = rule.resources[resource].as_str();
-                if !resource.contains(['*', '/']) {
-                    let group = rule.api_groups[group].as_str();
-                    all.push((group, rule.api_versions[version].as_str(), resource));
-                }
-            }
+            let resources = sorted(&rule.resources).into_iter();
+            let whole = resources.filter(|resource| !resource.contains(['*', '/']));
+            all.extend(whole.map(|resource| (group, version, resource)));
         }
     }
     all
+}
+
+fn sorted(names: &[String]) -> Vec<&str> {
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    names
 }
 
 /// What is wrong with the expressions for objects of these types, by the fields that they are in.

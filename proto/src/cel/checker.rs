@@ -123,10 +123,10 @@ impl Checker<'_> {
             };
         };
         let long = qualified(target, SEGMENTS).map(|prefix| format!("{prefix}.{name}"));
-        if let Some((name, overloads)) =
-            long.and_then(|name| Some((overloads(&name)?, name))).map(swap)
+        if let Some(name) = &long
+            && let Some(overloads) = overloads(name)
         {
-            return self.resolve(id, &name, overloads, false, &types);
+            return self.resolve(id, name, overloads, false, &types);
         }
         types.insert(0, self.check(target));
         match overloads(name) {
@@ -366,10 +366,6 @@ impl Checker<'_> {
             }
         }
     }
-}
-
-fn swap<A, B>((first, second): (A, B)) -> (B, A) {
-    (second, first)
 }
 
 fn literal(value: &LiteralValue) -> Type {

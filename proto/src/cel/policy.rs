@@ -104,7 +104,7 @@ pub fn environment(object: Type, params: Option<Type>) -> Environment {
 }
 
 /// The same with `variables`, by their names and expressions: each sees those before it. One that is
-/// wrong itself may be anything.
+/// wrong itself may be anything, and so may objects in variables.
 pub fn with_variables<'a>(
     environment: Environment,
     variables: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -116,9 +116,17 @@ pub fn with_variables<'a>(
     };
     for (name, expression) in variables {
         let ty = check(expression, &with(&known)).unwrap_or(Type::Dyn);
-        known.push((name.into(), ty));
+        known.push((name.into(), kept(&ty)));
     }
     with(&known)
+}
+
+/// What is known of a variable by its expression's type.
+fn kept(ty: &Type) -> Type {
+    match ty {
+        Type::Object(..) | Type::Opaque(..) | Type::Type(_) => Type::Dyn,
+        other => other.with_inner(kept),
+    }
 }
 
 fn declared(name: &str) -> Type {

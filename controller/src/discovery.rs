@@ -3,6 +3,7 @@
 use client::{Client, Error};
 use proto::kind::Row;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// The kinds served, and the groups that could not say.
 pub struct Discovery {
@@ -52,20 +53,33 @@ pub async fn discover(client: &Client) -> Result<Discovery, Error> {
     );
     let mut discovery = Discovery { rows: Vec::new(), failures: Vec::new() };
     for (group, version) in versions {
-        let path = match group.as_str() {
-            "" => format!("/api/{version}"),
-            group => format!("/apis/{group}/{version}"),
-        };
-        match read::<ResourceList>(client, &path).await {
-            Ok(list) => {
-                let rows =
-                    list.resources.into_iter().filter(|resource| !resource.name.contains('/'));
-                discovery.rows.extend(rows.map(|resource| row(&group, &version, resource)));
-            }
+        match kinds(client, &group, &version).await {
+            Ok(rows) => discovery.rows.extend(rows),
             Err(error) => discovery.failures.push((format!("{group}/{version}"), error)),
         }
     }
     Ok(discovery)
+}
+
+/// The kinds that are served of one group and version.
+pub async fn kinds(client: &Client, group: &str, version: &str) -> Result<Vec<Row>, Error> {
+    let path = format!("/{}", place(group, version));
+    let list: ResourceList = read(client, &path).await?;
+    let whole = list.resources.into_iter().filter(|resource| !resource.name.contains('/'));
+    Ok(whole.map(|resource| row(group, version, resource)).collect())
+}
+
+/// The schemas of one group and version (OpenAPI v3).
+pub async fn schemas(client: &Client, group: &str, version: &str) -> Result<Value, Error> {
+    client.document(&format!("/openapi/v3/{}", place(group, version))).await
+}
+
+/// `api/v1`, `apis/apps/v1`.
+fn place(group: &str, version: &str) -> String {
+    match group {
+        "" => format!("api/{version}"),
+        group => format!("apis/{group}/{version}"),
+    }
 }
 
 async fn read<T: for<'de> Deserialize<'de>>(client: &Client, path: &str) -> Result<T, Error> {

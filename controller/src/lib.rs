@@ -47,6 +47,7 @@ pub mod stateful_set;
 pub mod storage_protection;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
+pub mod validating_admission_policy;
 pub mod view;
 pub mod volume_expansion;
 
@@ -183,6 +184,9 @@ static CONTROLLERS: &[Start] = &[
     (VolumeExpansion::NAME, |_, setup| Ok(start(VolumeExpansion, setup))),
     (resource_claim::NAME, |_, setup| Ok(Some(Box::pin(resource_claim::run(setup))))),
     (host_path::NAME, |_, setup| Ok(Some(Box::pin(host_path::run(setup))))),
+    (validating_admission_policy::NAME, |_, setup| {
+        Ok(Some(Box::pin(validating_admission_policy::run(setup))))
+    }),
     (RootCa::NAME, |options, setup| {
         let Some(certificates) = root_ca(options)? else { return Ok(None) };
         Ok(start(RootCa { certificates }, setup))

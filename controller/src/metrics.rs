@@ -47,6 +47,7 @@ const QUEUES: &[(&str, &str, &str)] = &[
     ("taint-eviction-controller", "", "noexec_taint_pod"),
     ("token-cleaner-controller", "", "token_cleaner"),
     ("ttl-after-finished-controller", "", "ttl_jobs_to_delete"),
+    ("validatingadmissionpolicy-status-controller", "", "validatingadmissionpolicy-status"),
 ];
 
 /// What the queue is called of this controller for this resource.

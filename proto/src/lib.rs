@@ -45,6 +45,7 @@ pub mod pod_resources {
     tonic::include_proto!("v1");
 }
 
+pub mod cel;
 pub mod cron;
 pub mod device_selector;
 pub mod exposition;

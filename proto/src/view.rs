@@ -36,6 +36,7 @@ pub mod service_account;
 pub mod service_cidr;
 pub mod stateful_set;
 pub mod storage_class;
+pub mod validating_admission_policy;
 pub mod volume_attachment;
 
 use std::collections::BTreeMap;

@@ -7,6 +7,8 @@
 mod autoscale;
 #[path = "controllers/jobs.rs"]
 mod jobs;
+#[path = "controllers/policies.rs"]
+mod policies;
 #[path = "controllers/takeover.rs"]
 mod takeover;
 

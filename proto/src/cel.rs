@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 pub use macros::bind;
 pub use schema::Schema;
-pub use source::{Problem, nesting, parse, report};
+pub use source::{Problem, misread, nesting, parse, report};
 pub use types::{Fields, Type};
 
 use kube_cel::cel::IdedExpr;

@@ -68,6 +68,9 @@ fn checked(source: &str) -> Result<Selector, Refusal> {
     let wrong = |problems: Vec<Problem>| {
         Refusal::Invalid(format!("compilation failed: {}", cel::report(&problems)))
     };
+    if let Some(problem) = cel::misread(source) {
+        return Err(wrong(vec![problem]));
+    }
     let mut expression = cel::parse(source).map_err(wrong)?;
     cel::bind(&mut expression);
     match cel::check_parsed(&expression, source, &ENVIRONMENT).map_err(wrong)? {

@@ -119,6 +119,41 @@ fn unquoted(source: &str) -> String {
     source.bytes().map(plain).collect()
 }
 
+/// Where the parser takes an even number of signs for one: `!!x` for `!x`. That does not change what is
+/// right or wrong, but what it evaluates to.
+pub fn misread(source: &str) -> Option<Problem> {
+    let text = unquoted(source);
+    let bytes: Vec<(usize, u8)> =
+        text.bytes().enumerate().filter(|(_, byte)| !byte.is_ascii_whitespace()).collect();
+    let sign = |at: usize| match bytes.get(at) {
+        Some((_, b'!')) if bytes.get(at + 1).is_none_or(|(_, next)| *next != b'=') => Some(b'!'),
+        Some((_, b'-')) => Some(b'-'),
+        _ => None,
+    };
+    let mut at = 0;
+    while at < bytes.len() {
+        let Some(first) = sign(at) else {
+            at += 1;
+            continue;
+        };
+        let start = at;
+        while sign(at) == Some(first) {
+            at += 1;
+        }
+        let operand =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b')' | b']' | b'}');
+        let takes_away = first == b'-' && start > 0 && operand(bytes[start - 1].1);
+        let signs = at - start - usize::from(takes_away);
+        if signs > 0 && signs.is_multiple_of(2) {
+            let sign = char::from(first);
+            let message =
+                format!("an even number of '{sign}' in a row is not supported: leave them out");
+            return Some(Problem::at(source, bytes[start].0, message));
+        }
+    }
+    None
+}
+
 /// How deep brackets nest, or signs before each other, from the text alone.
 pub fn nesting(expression: &str) -> usize {
     let (mut depth, mut deepest, mut signs) = (0usize, 0usize, 0usize);

@@ -254,6 +254,24 @@ fn how_it_is_shown() {
 }
 
 #[test]
+fn signs_that_the_parser_misreads() {
+    for (source, column) in [
+        ("!!a", Some(1)),
+        ("b && ! !a", Some(6)),
+        ("1 + --2", Some(5)),
+        ("1 ---2", Some(3)),
+        ("!!!a", None),
+        ("!a", None),
+        ("1 --2", None),
+        ("a != b", None),
+        ("'!!' == \"--\"", None),
+        ("f(-1) - -2", None),
+    ] {
+        assert_eq!(misread(source).map(|problem| problem.column), column, "{source}");
+    }
+}
+
+#[test]
 fn whatever_is_written_is_answered() {
     let sums = format!("1{}", " + 1".repeat(2_400));
     let fields = format!("any{}", ".a".repeat(4_900));

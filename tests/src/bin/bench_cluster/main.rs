@@ -139,14 +139,7 @@ fn real() {
             .collect()
     };
     let server = pids("server")[0];
-    let before = cpu_ticks(server);
-    let idle = Duration::from_secs(20);
-    let started = now();
-    while started.elapsed() < idle {
-        std::thread::park_timeout(idle.saturating_sub(started.elapsed()));
-    }
-    let ticks = (cpu_ticks(server) - before) as f64;
-    row("control plane at rest, 3 nodes: CPU of a core", ticks / idle.as_secs_f64(), 0.5, "%");
+    row("control plane at rest, 3 nodes: CPU of a core", busy(&[server]), 0.5, "%");
     for (field, what) in [("Rss:", "resident"), ("Pss:", "proportional set")] {
         let what = |of: &str| format!("{of}: {what}");
         row(&what("control plane at rest, 3 nodes"), memory(server, field), 45.0, "MiB");
@@ -154,6 +147,41 @@ fn real() {
         row(&what("agent and runtime of a node"), node, 25.0, "MiB");
     }
     paced::measure(&cluster);
+    hundred(&cluster, &pids("node1"));
+}
+
+/// What a node of 100 pods costs that do nothing: its agent and its runtime together.
+fn hundred(cluster: &Cluster, processes: &[i64]) {
+    let nodes = cluster.get(&["nodes"]);
+    let names = nodes["items"].as_array().into_iter().flatten();
+    let mut names = names.filter_map(|node| node["metadata"]["name"].as_str());
+    let node = names.find(|name| name.contains("node1")).expect("a first node");
+    let spec = serde_json::json!({"spec": {"replicas": 100, "template": {"spec": {
+        "nodeName": node,
+        "containers": [{"name": "hello", "imagePullPolicy": "IfNotPresent"}]}}}});
+    cluster
+        .ctl(&["create", "deployment", "hello", "--image=coracle/hello:latest", "--replicas=0"])
+        .ok();
+    cluster.ctl(&["patch", "deployment", "hello", "-p", &spec.to_string()]).ok();
+    cluster.ctl(&["rollout", "status", "deployment/hello"]).ok();
+    for (field, what) in [("Rss:", "resident"), ("Pss:", "proportional set")] {
+        let all = processes.iter().map(|pid| memory(*pid, field)).sum();
+        row(&format!("agent and runtime with 100 pods: {what}"), all, 30.0, "MiB");
+    }
+    let busy = busy(processes);
+    row("the same at rest: CPU of a core", busy, 0.5, "%");
+    cluster.ctl(&["delete", "deployment", "hello"]).ok();
+}
+
+/// How much of a core these processes use, in percent.
+fn busy(processes: &[i64]) -> f64 {
+    let period = Duration::from_secs(20);
+    let ticks = || processes.iter().map(|pid| cpu_ticks(*pid)).sum::<u64>();
+    let (before, started) = (ticks(), now());
+    while started.elapsed() < period {
+        std::thread::park_timeout(period.saturating_sub(started.elapsed()));
+    }
+    (ticks() - before) as f64 / period.as_secs_f64()
 }
 
 /// User and system time in hundredths of a second.

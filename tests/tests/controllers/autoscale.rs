@@ -225,7 +225,7 @@ async fn other_metrics_scale_too() {
     for (requests, hits, queue) in [(10, 100, 10), (20, 100, 10), (10, 300, 10), (3, 20, 50)] {
         measure(requests, hits, queue);
         rig.clock.sleep(Duration::from_secs(16)).await;
-        rig.until("the rollout", || rolled_out(&rig, "web", replicas(), "i:1")).await;
+        rig.until("the rollout", || rolled_out(&rig, "web", replicas() as usize, "i:1")).await;
         course.push(replicas());
     }
     assert_eq!(course, [2, 4, 12, 10]);

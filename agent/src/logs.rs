@@ -10,7 +10,7 @@ mod rotate;
 mod watch;
 
 pub use read::{LogOptions, Source, stream};
-pub use rotate::{Limits, rotate};
+pub use rotate::{Limits, grown, rotate};
 pub use watch::Watcher;
 
 /// The last `lines` lines of a log, without times and streams, at most `bytes` long: the

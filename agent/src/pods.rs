@@ -47,11 +47,6 @@ impl Pods {
         &self.context
     }
 
-    /// The uids of all pods that have a worker.
-    pub fn uids(&self) -> Vec<String> {
-        self.workers.lock().keys().cloned().collect()
-    }
-
     pub fn len(&self) -> usize {
         self.workers.lock().len()
     }

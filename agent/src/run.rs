@@ -401,7 +401,17 @@ async fn rotate(pods: &Pods, limits: Limits) {
     let context = pods.context();
     loop {
         context.clock.sleep(LOOK_AT_LOGS).await;
-        for uid in pods.uids() {
+        let folder = context.config.logs.clone();
+        let uids = match tokio::task::spawn_blocking(move || logs::grown(&folder, limits)).await {
+            Ok(Ok(uids)) => uids,
+            Ok(Err(error)) => {
+                let folder = context.config.logs.display();
+                tracing::warn!(%folder, %error, "cannot look at the sizes of logs");
+                continue;
+            }
+            Err(_) => continue,
+        };
+        for uid in uids {
             let Ok(observed) = context.runtime.observe(&uid).await else { continue };
             for run in observed.running().filter(|run| !run.log_path.is_empty()) {
                 let (log, now) = (Path::new(&run.log_path), context.clock.now());

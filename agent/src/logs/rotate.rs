@@ -26,6 +26,29 @@ pub enum Error {
     Reopen { container: String, source: crate::cri::Error },
 }
 
+/// The uids of the pods with a log that has grown too large, of those whose folders are below `logs`.
+/// A look at the files is cheap; asking the runtime about every pod again and again is not.
+pub fn grown(logs: &Path, limits: Limits) -> io::Result<Vec<String>> {
+    let mut uids = Vec::new();
+    for pod in fs::read_dir(logs)? {
+        let pod = pod?.path();
+        // Anything may come or go meanwhile, and strangers may have put something here.
+        let containers = fs::read_dir(&pod).into_iter().flatten().flatten();
+        let mut files = containers.flat_map(|it| fs::read_dir(it.path()).into_iter().flatten());
+        let large = files.any(|file| {
+            file.is_ok_and(|file| {
+                file.path().extension().is_some_and(|it| it == "log")
+                    && file.metadata().is_ok_and(|metadata| metadata.len() > limits.bytes)
+            })
+        });
+        let name = pod.file_name().and_then(|name| name.to_str());
+        if large && let Some((_, uid)) = name.and_then(|name| name.rsplit_once('_')) {
+            uids.push(uid.to_string());
+        }
+    }
+    Ok(uids)
+}
+
 /// Rotates the log of a running container if it is too large. No line is lost: until the runtime
 /// has opened the new file it writes into the old one under its new name.
 pub async fn rotate(
@@ -83,6 +106,25 @@ fn surplus(log: &Path, files: usize) -> io::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn which_have_grown() {
+        let dir = tempfile::tempdir().unwrap();
+        for (log, size) in [
+            ("a_small_1/c/0.log", 10),
+            ("a_large_2/c/0.log", 1),
+            ("a_large_2/d/3.log", 11),
+            ("a_rotated_3/c/0.log", 0),
+            ("a_rotated_3/c/0.log.20240101-000000", 20),
+            ("stranger/c/0.log", 20),
+        ] {
+            let log = dir.path().join(log);
+            fs::create_dir_all(log.parent().unwrap()).unwrap();
+            fs::write(log, "x".repeat(size)).unwrap();
+        }
+        fs::write(dir.path().join("a_file_4"), "").unwrap();
+        assert_eq!(grown(dir.path(), Limits { bytes: 10, files: 2 }).unwrap(), ["2"]);
+    }
 
     #[test]
     fn the_oldest_go() {

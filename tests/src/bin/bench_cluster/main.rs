@@ -156,21 +156,24 @@ fn hundred(cluster: &Cluster, processes: &[i64]) {
     let names = nodes["items"].as_array().into_iter().flatten();
     let mut names = names.filter_map(|node| node["metadata"]["name"].as_str());
     let node = names.find(|name| name.contains("node1")).expect("a first node");
-    let spec = serde_json::json!({"spec": {"replicas": 100, "template": {"spec": {
-        "nodeName": node,
-        "containers": [{"name": "hello", "imagePullPolicy": "IfNotPresent"}]}}}});
-    cluster
-        .ctl(&["create", "deployment", "hello", "--image=coracle/hello:latest", "--replicas=0"])
-        .ok();
-    cluster.ctl(&["patch", "deployment", "hello", "-p", &spec.to_string()]).ok();
-    cluster.ctl(&["rollout", "status", "deployment/hello"]).ok();
+    let deployment = serde_json::json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "hundred"},
+        "spec": {"replicas": 100, "selector": {"matchLabels": {"app": "hundred"}},
+            "template": {"metadata": {"labels": {"app": "hundred"}}, "spec": {"nodeName": node,
+                "containers": [{"name": "hello", "image": "coracle/hello:latest",
+                    "imagePullPolicy": "IfNotPresent"}]}}}});
+    let manifest = cluster.state().join("hundred.json");
+    std::fs::write(&manifest, deployment.to_string()).expect("a manifest");
+    let manifest = manifest.display().to_string();
+    cluster.ctl(&["apply", "-f", &manifest]).ok();
+    cluster.ctl(&["rollout", "status", "deployment/hundred"]).ok();
     for (field, what) in [("Rss:", "resident"), ("Pss:", "proportional set")] {
         let all = processes.iter().map(|pid| memory(*pid, field)).sum();
         row(&format!("agent and runtime with 100 pods: {what}"), all, 30.0, "MiB");
     }
     let busy = busy(processes);
     row("the same at rest: CPU of a core", busy, 0.5, "%");
-    cluster.ctl(&["delete", "deployment", "hello"]).ok();
+    cluster.ctl(&["delete", "-f", &manifest]).ok();
 }
 
 /// How much of a core these processes use, in percent.

@@ -52,6 +52,8 @@ impl Controller for PodGc {
         let node_name = pod.spec.node_name.as_str();
         if node_name.is_empty() {
             if pod.is_terminating() {
+                // A Job that replaces only what has failed waits for that.
+                fail(pod, None, now, &mut plan);
                 plan.steps.push(delete(pod));
             } else if pod.is_terminal() {
                 self.clear_ended(pod, view, &mut plan);
@@ -72,13 +74,13 @@ impl Controller for PodGc {
                     name: node_name.into(),
                     uid: String::new(),
                 }));
-                fail(pod, "PodGC: node no longer exists", now, &mut plan);
+                fail(pod, Some("PodGC: node no longer exists"), now, &mut plan);
                 plan.steps.push(delete(pod));
             }
             Some(node) => {
                 let tainted = node.spec.taints.iter().any(|taint| taint.key == OUT_OF_SERVICE);
                 if pod.is_terminating() && tainted && !node.is_ready() {
-                    fail(pod, "PodGC: node is out-of-service", now, &mut plan);
+                    fail(pod, Some("PodGC: node is out-of-service"), now, &mut plan);
                     plan.steps.push(delete(pod));
                 } else if pod.is_terminal() && !pod.is_terminating() {
                     self.clear_ended(pod, view, &mut plan);
@@ -106,20 +108,20 @@ impl PodGc {
     }
 }
 
-/// No agent will say how the pod ended, so this does.
-fn fail(pod: &Entry<Pod>, why: &str, now: Time, plan: &mut Plan) {
+/// No agent will say how the pod ended, so this does; `why` where a node's end was the reason.
+fn fail(pod: &Entry<Pod>, why: Option<&str>, now: Time, plan: &mut Plan) {
     if pod.is_terminal() {
         return;
     }
-    let condition = Condition {
+    let condition = why.map(|why| Condition {
         kind: "DisruptionTarget".into(),
         status: "True".into(),
         reason: "DeletionByPodGC".into(),
         message: why.into(),
         last_transition_time: Some(now),
         ..Condition::default()
-    };
-    plan.conditions(&POD, &pod.metadata, &[condition], json!({ "phase": "Failed" }));
+    });
+    plan.conditions(&POD, &pod.metadata, condition.as_slice(), json!({ "phase": "Failed" }));
 }
 
 fn delete(pod: &Entry<Pod>) -> Step {
@@ -152,7 +154,8 @@ mod tests {
             ("node just gone", pod("p", "gone", "Running", false), 39, "again"),
             ("node gone", pod("p", "gone", "Running", false), 40, "absent fail delete"),
             ("ended on a gone node", pod("p", "gone", "Failed", false), 40, "absent delete"),
-            ("never placed", pod("p", "", "Pending", true), 0, "delete"),
+            ("never placed", pod("p", "", "Pending", true), 0, "fail delete"),
+            ("never placed, and failed", pod("p", "", "Failed", true), 0, "delete"),
             ("out of service", pod("p", "out", "Running", true), 0, "fail delete"),
             ("too many ended", pod("e0", "n", "Failed", false), 0, "delete"),
             ("not too many", pod("e2", "n", "Failed", false), 0, "-"),

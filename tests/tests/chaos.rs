@@ -421,10 +421,9 @@ impl Play {
         }
         self.until("all that was asked for", |play| play.unfinished()).await;
         self.until("the end of the Jobs", |play| {
-            let mut left: Vec<String> = play.all::<Job>().iter().map(|job| name(job)).collect();
-            left.extend(
-                play.all::<Pod>().iter().filter(|pod| pod.is_terminating()).map(|pod| name(pod)),
-            );
+            let pods = play.all::<Pod>();
+            let mut left: Vec<String> = play.all::<Job>().iter().map(|job| whole(job)).collect();
+            left.extend(pods.iter().filter(|pod| pod.is_terminating()).map(|pod| whole(pod)));
             left
         })
         .await;
@@ -573,4 +572,9 @@ impl Play {
 
 fn name<T: Object>(entry: &Entry<T>) -> String {
     format!("{} {}", T::row().kind, entry.meta().name)
+}
+
+/// All that the API says of it.
+fn whole<T: Object>(entry: &Entry<T>) -> String {
+    String::from_utf8_lossy(&entry.bytes).into_owned()
 }

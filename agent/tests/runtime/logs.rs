@@ -29,6 +29,23 @@ async fn lines_are_whole_long_or_unfinished() {
 }
 
 #[tokio::test]
+async fn lines_of_every_length_end_where_they_do() {
+    let Some(mut lab) = Lab::start().await else { return };
+    let pod = lab.sandbox("pod").await;
+    // Of the byte next to a newline, and all at once.
+    let text = "n=0; while [ $n -lt 300 ]; do head -c $n /dev/zero | tr '\\0' '\\013'; echo; \
+                n=$((n+1)); done > /lines; cat /lines >&2";
+    let id = lab.run(&pod, script("main", text)).await;
+    lab.exited(&id).await;
+    let log = lab.log("main.log");
+    let entries: Vec<&str> = log.split_terminator('\n').map(|line| &line[31..]).collect();
+    let written: Vec<String> =
+        (0..300).map(|n| format!("stderr F {}", "\u{b}".repeat(n))).collect();
+    assert_eq!(entries, written);
+    lab.finish().await;
+}
+
+#[tokio::test]
 async fn rotation_loses_nothing() {
     let Some(mut lab) = Lab::start().await else { return };
     let pod = lab.sandbox("pod").await;

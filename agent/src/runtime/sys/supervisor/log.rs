@@ -5,6 +5,7 @@ use super::calls::*;
 /// Longer lines are written in parts, all but the last tagged P.
 const LINE: usize = 16 * 1024;
 const TIMESTAMP: usize = 30;
+const HEAD: usize = TIMESTAMP + 10;
 
 /// One output stream of a process and what was read of its unfinished line.
 #[repr(C)]
@@ -54,16 +55,15 @@ impl Stream {
         }
         let end = held + got as usize;
         copy(&self.line[held..end], stream, sinks);
-        let stamp = timestamp(now());
-        let mut start = 0;
-        for at in held..end {
-            if self.line[at] == b'\n' {
-                writer.entry(log, &stamp, stream, b'F', &self.line[start..at]);
-                start = at + 1;
-            }
+        let full = head(stream, b'F');
+        let (mut start, mut seen) = (0, held);
+        while let Some(newline) = newline(&self.line[seen..end]) {
+            writer.entry(log, &full, &self.line[start..seen + newline]);
+            seen += newline + 1;
+            start = seen;
         }
         if start == 0 && end == LINE {
-            writer.entry(log, &stamp, stream, b'P', &self.line);
+            writer.entry(log, &head(stream, b'P'), &self.line);
             start = end;
         }
         self.line.copy_within(start..end, 0);
@@ -75,7 +75,7 @@ impl Stream {
     /// Writes what is left, as a part: it has no newline. Closes the stream.
     pub fn finish(&mut self, stream: usize, log: i32, writer: &mut Writer) {
         if self.fd > 0 && self.length > 0 {
-            writer.entry(log, &timestamp(now()), stream, b'P', &self.line[..self.length as usize]);
+            writer.entry(log, &head(stream, b'P'), &self.line[..self.length as usize]);
             writer.flush(log);
         }
         self.length = 0;
@@ -84,17 +84,16 @@ impl Stream {
 }
 
 impl Writer {
-    fn entry(&mut self, log: i32, stamp: &[u8; TIMESTAMP], stream: usize, tag: u8, line: &[u8]) {
-        if self.bytes.len() - self.length < line.len() + 64 {
+    fn entry(&mut self, log: i32, head: &[u8; HEAD], line: &[u8]) {
+        if self.bytes.len() - self.length < HEAD + line.len() + 1 {
             self.flush(log);
         }
-        self.put(stamp);
-        self.put(if stream == 0 { b" stdout " } else { b" stderr " });
-        self.put(&[tag, b' ']);
+        self.put(head);
         self.put(line);
         self.put(b"\n");
     }
 
+    #[inline(always)] // What is of one size is copied by a few instructions then.
     fn put(&mut self, bytes: &[u8]) {
         self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
         self.length += bytes.len();
@@ -127,6 +126,33 @@ fn copy(bytes: &[u8], stream: usize, sinks: &mut [(i32, i32)]) {
             take(&mut sink.0);
         }
     }
+}
+
+/// What an entry begins with.
+fn head(stream: usize, tag: u8) -> [u8; HEAD] {
+    let mut head = *b"0000-00-00T00:00:00.000000000Z stdout F ";
+    head[..TIMESTAMP].copy_from_slice(&timestamp(now()));
+    if stream == 1 {
+        head[TIMESTAMP + 4..TIMESTAMP + 7].copy_from_slice(b"err");
+    }
+    head[HEAD - 2] = tag;
+    head
+}
+
+/// Where the first newline is, looked for in eight bytes at a time.
+fn newline(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        // A byte that is zero now was a newline.
+        let word = u64::from_le_bytes(*word) ^ (ONES * b'\n' as u64);
+        let found = word.wrapping_sub(ONES) & !word & (ONES << 7);
+        if found != 0 {
+            return Some(at * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|byte| *byte == b'\n')?;
+    Some(words.len() * 8 + at)
 }
 
 /// `2026-01-02T03:04:05.000000006Z`.

@@ -2,7 +2,7 @@
 //! terminal, port forwarding, proxies, debugging and draining.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use tests::cluster::Cluster;
@@ -92,6 +92,7 @@ fn streams_reach_pods() {
         forwards_ports(*tool);
         serves_the_api(*tool);
     }
+    serves_who_says_no_more(ctl);
     copies(&tools);
     // kubectl ends well or not, as it happens.
     let nothing = said(ctl(&["cp", "shell:/box/nothing", "nothing"]), "").fails();
@@ -187,6 +188,20 @@ fn serves_the_api(tool: Tool) {
     assert!(through.contains("Hello from web"), "{through}");
     let strange = http_get(port, "/api/v1/pods", "evil.example");
     assert!(strange.starts_with("HTTP/1.1 403"), "{strange}");
+    ended(child);
+}
+
+/// `printf … | nc` ends its half of the connection when it has asked. kubectl does not answer then.
+fn serves_who_says_no_more(ctl: Tool) {
+    let mut child = started(ctl(&["proxy", "--port=0"]));
+    let line = lines(&mut child).next().unwrap();
+    let port: u16 = line.rsplit(':').next().unwrap().trim().parse().unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(b"GET /version HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("gitVersion"), "{answer:?}");
     ended(child);
 }
 

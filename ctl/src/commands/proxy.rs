@@ -52,7 +52,8 @@ async fn serve(client: &Client, listener: TcpListener) {
         let client = client.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(client.clone(), request));
-            let builder = hyper::server::conn::http1::Builder::new();
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.half_close(true);
             // Clients leave when they like.
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         });

@@ -158,7 +158,8 @@ where
                 }
                 service.clone().oneshot(request)
             });
-            let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            server.http1().half_close(true);
             let service = TowerToHyperService::new(service);
             let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
             if let Err(error) = connection.await {

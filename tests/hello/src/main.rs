@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut terminated = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await?;
-    println!("{host}: listening on port {port}");
+    println!("{host}: listening on port {}", listener.local_addr()?.port());
     tokio::select! {
         never = serve(&listener, &host) => return never,
         _ = terminated.recv() => println!("{host}: SIGTERM, leaving in {linger} s"),
@@ -66,6 +66,7 @@ async fn serve(listener: &TcpListener, host: &str) -> Result<(), Box<dyn std::er
             async { Ok::<_, Infallible>(Response::new(body)) }
         });
         let connection = hyper::server::conn::http1::Builder::new()
+            .half_close(true)
             .serve_connection(TokioIo::new(stream), answer);
         tokio::spawn(async {
             if let Err(error) = connection.await {

@@ -48,7 +48,17 @@ pub struct Change<T> {
 }
 
 /// The changes of a kind from one reader's first look on; first everything there was.
-pub struct Changes<T>(mpsc::UnboundedReceiver<Change<T>>);
+pub struct Changes<T> {
+    news: mpsc::UnboundedReceiver<News<T>>,
+    /// What of everything is still to be told.
+    first: <Snapshot<T> as IntoIterator>::IntoIter,
+}
+
+/// What readers hear of. A snapshot costs nothing, however slow they are and however many.
+enum News<T> {
+    All(Snapshot<T>),
+    One(Change<T>),
+}
 
 struct Store<T> {
     state: RwLock<State<T>>,
@@ -64,7 +74,7 @@ struct State<T> {
     /// Which objects are found by which of their terms.
     found: HashMap<String, BTreeSet<Key>>,
     revision: u64,
-    readers: Vec<mpsc::UnboundedSender<Change<T>>>,
+    readers: Vec<mpsc::UnboundedSender<News<T>>>,
 }
 
 impl Informers {
@@ -136,12 +146,12 @@ impl<T: Object> Informer<T> {
 impl<T: Object> Feed<T> {
     /// As a complete list at `revision`.
     pub fn replace(&self, entries: Vec<Entry<T>>, revision: u64) {
-        self.0.replace(entries, revision);
+        self.0.replace(entries.into_iter().map(Arc::new).collect(), revision);
     }
 
     /// As the event of a write.
     pub fn put(&self, entry: Entry<T>) {
-        self.0.put(entry);
+        self.0.put(Arc::new(entry));
     }
 
     /// As the event of a deletion; `entry` bears its revision.
@@ -198,15 +208,10 @@ impl<T: Object> Informer<T> {
 
     /// From here on every change, after one `Change` for each object that is already here.
     pub fn changes(&self) -> Changes<T> {
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (sender, news) = mpsc::unbounded_channel();
         let mut state = self.0.state.write();
-        for (key, entry) in &state.objects {
-            let first = Change { key: key.clone(), old: None, new: Some(entry.clone()) };
-            // The receiver is at hand, so this cannot fail.
-            let _ = sender.send(first);
-        }
         state.readers.push(sender);
-        Changes(receiver)
+        Changes { news, first: state.objects.clone().into_iter() }
     }
 
     /// Every write up to this revision is in the snapshot.
@@ -227,15 +232,29 @@ pub fn in_namespace<'a, T>(
 impl<T> Changes<T> {
     /// The next change; waits for it. Pends for ever once the informer has ended.
     pub async fn next(&mut self) -> Change<T> {
-        match self.0.recv().await {
-            Some(change) => change,
-            None => std::future::pending().await,
+        loop {
+            if let Some(change) = self.try_next() {
+                return change;
+            }
+            match self.news.recv().await {
+                Some(News::One(change)) => return change,
+                Some(News::All(all)) => self.first = all.into_iter(),
+                None => std::future::pending().await,
+            }
         }
     }
 
     /// The next change that has already happened.
     pub fn try_next(&mut self) -> Option<Change<T>> {
-        self.0.try_recv().ok()
+        loop {
+            if let Some((key, new)) = self.first.next() {
+                return Some(Change { key, old: None, new: Some(new) });
+            }
+            match self.news.try_recv().ok()? {
+                News::One(change) => return Some(change),
+                News::All(all) => self.first = all.into_iter(),
+            }
+        }
     }
 }
 
@@ -256,9 +275,11 @@ impl<T: Object> Store<T> {
     }
 
     /// Takes over a complete list. What it does not name is gone.
-    fn replace(&self, entries: Vec<Entry<T>>, revision: u64) {
+    fn replace(&self, entries: Vec<Arc<Entry<T>>>, revision: u64) {
         let mut state = self.state.write();
         let mut gone = state.objects.clone();
+        // Where nothing was, readers hear of all at once.
+        let first = gone.is_empty();
         for entry in entries {
             let key = Key::of(entry.meta());
             gone.remove(&key);
@@ -267,27 +288,37 @@ impl<T: Object> Store<T> {
                 old.resource_version == new.resource_version && old.uid == new.uid
             };
             if !state.objects.get(&key).is_some_and(same) {
-                state.set(key, Some(entry));
+                let change = state.set(key, Some(entry));
+                if !first {
+                    state.tell(change);
+                }
             }
         }
         for (key, _) in gone {
-            state.set(key, None);
+            let change = state.set(key, None);
+            state.tell(change);
+        }
+        if first {
+            let all = state.objects.clone();
+            state.readers.retain(|reader| reader.send(News::All(all.clone())).is_ok());
         }
         state.revision = revision;
         drop(state);
         self.synced.send_replace(true);
     }
 
-    fn put(&self, entry: Entry<T>) {
+    fn put(&self, entry: Arc<Entry<T>>) {
         let mut state = self.state.write();
         state.revision = state.revision.max(entry.meta().revision());
-        state.set(Key::of(entry.meta()), Some(entry));
+        let change = state.set(Key::of(entry.meta()), Some(entry));
+        state.tell(change);
     }
 
     fn delete(&self, entry: &Entry<T>) {
         let mut state = self.state.write();
         state.revision = state.revision.max(entry.meta().revision());
-        state.set(Key::of(entry.meta()), None);
+        let change = state.set(Key::of(entry.meta()), None);
+        state.tell(change);
     }
 
     fn advance(&self, revision: u64) {
@@ -297,15 +328,12 @@ impl<T: Object> Store<T> {
 }
 
 impl<T: Object> State<T> {
-    fn set(&mut self, key: Key, entry: Option<Entry<T>>) {
-        let new = entry.map(Arc::new);
+    /// Takes over the state of an object; whoever calls tells the readers.
+    fn set(&mut self, key: Key, new: Option<Arc<Entry<T>>>) -> Change<T> {
         let old = match &new {
             Some(new) => self.objects.insert(key.clone(), new.clone()),
             None => self.objects.remove(&key),
         };
-        if old.is_none() && new.is_none() {
-            return;
-        }
         for owner in old.iter().flat_map(|old| owners(old.meta())) {
             if let Some(owned) = self.owned.get_mut(owner) {
                 owned.remove(&key);
@@ -325,9 +353,16 @@ impl<T: Object> State<T> {
             }
         }
         self.index(&key, old.as_deref(), new.as_deref());
+        Change { key, old, new }
+    }
+
+    fn tell(&mut self, Change { key, old, new }: Change<T>) {
+        if old.is_none() && new.is_none() {
+            return;
+        }
         self.readers.retain(|reader| {
             let (key, old, new) = (key.clone(), old.clone(), new.clone());
-            reader.send(Change { key, old, new }).is_ok()
+            reader.send(News::One(Change { key, old, new })).is_ok()
         });
     }
 

@@ -2,7 +2,7 @@
 //! list), then a watch that resumes where it broke off. Only a revision that is gone leads back
 //! to the start.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -98,7 +98,7 @@ impl<T: Object> Reflector<T> {
         let mut entries = Vec::new();
         loop {
             let page = self.client.list_of(&self.row, &options).await?;
-            entries.extend(page.items);
+            entries.extend(page.items.into_iter().map(Arc::new));
             if page.continue_token.is_empty() {
                 self.store.upgrade().inspect(|store| store.replace(entries, page.revision));
                 return Ok(Phase::Known(page.revision));
@@ -114,10 +114,12 @@ impl<T: Object> Reflector<T> {
             ..ListOptions::default()
         };
         let mut stream = self.client.watch_of::<T>(&self.row, &options);
-        let mut entries: Vec<Entry<T>> = Vec::new();
+        let mut entries: Vec<Arc<Entry<T>>> = Vec::new();
         while let Some(event) = stream.next().await {
             match self.tolerate(event)? {
-                Some(WatchEvent::Added(entry) | WatchEvent::Modified(entry)) => entries.push(entry),
+                Some(WatchEvent::Added(entry) | WatchEvent::Modified(entry)) => {
+                    entries.push(Arc::new(entry));
+                }
                 Some(WatchEvent::Deleted(gone)) => {
                     entries.retain(|entry| entry.meta().uid != gone.meta().uid);
                 }
@@ -151,7 +153,7 @@ impl<T: Object> Reflector<T> {
             revision = revision.max(match event {
                 WatchEvent::Added(entry) | WatchEvent::Modified(entry) => {
                     let seen = entry.meta().revision();
-                    store.put(entry);
+                    store.put(Arc::new(entry));
                     seen
                 }
                 WatchEvent::Deleted(entry) => {

@@ -1,4 +1,6 @@
 //! Pod: placement, resources, readiness.
+//!
+//! Its lists are boxes: processes hold very many pods, and a `Vec` is read with room for four.
 
 use crate::meta::{Labels, ObjectMeta};
 use crate::selector::{Expression, LabelSelector};
@@ -16,15 +18,15 @@ views! {
     pub struct PodSpec {
         pub node_name: String,
         pub scheduler_name: String,
-        pub containers: Vec<Container>,
-        pub init_containers: Vec<Container>,
+        pub containers: Box<[Container]>,
+        pub init_containers: Box<[Container]>,
         pub overhead: Resources,
         /// Of the pod as a whole.
         pub resources: Requirements,
         pub node_selector: Labels,
         pub affinity: Option<Box<Affinity>>,
-        pub tolerations: Vec<Toleration>,
-        pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+        pub tolerations: Box<[Toleration]>,
+        pub topology_spread_constraints: Box<[TopologySpreadConstraint]>,
         pub priority: Option<i32>,
         pub priority_class_name: String,
         /// `PreemptLowerPriority` or `Never`.
@@ -35,11 +37,11 @@ views! {
         pub service_account_name: String,
         pub termination_grace_period_seconds: Option<i64>,
         pub active_deadline_seconds: Option<i64>,
-        pub scheduling_gates: Vec<SchedulingGate>,
+        pub scheduling_gates: Box<[SchedulingGate]>,
         pub restart_policy: String,
-        pub volumes: Vec<Volume>,
-        pub readiness_gates: Vec<ReadinessGate>,
-        pub resource_claims: Vec<PodClaim>,
+        pub volumes: Box<[Volume]>,
+        pub readiness_gates: Box<[ReadinessGate]>,
+        pub resource_claims: Box<[PodClaim]>,
     }
 
     /// A ResourceClaim of the pod, by name or made from a template.
@@ -53,7 +55,7 @@ views! {
         pub name: String,
         pub image: String,
         pub resources: Requirements,
-        pub ports: Vec<ContainerPort>,
+        pub ports: Box<[ContainerPort]>,
         /// `Always` makes an init container a sidecar.
         pub restart_policy: String,
         pub readiness_probe: Option<Probe>,
@@ -68,7 +70,7 @@ views! {
     pub struct Requirements {
         pub requests: Resources,
         pub limits: Resources,
-        pub claims: Vec<ContainerClaim>,
+        pub claims: Box<[ContainerClaim]>,
     }
 
     /// A claim of the pod that the container uses, or a single request of it.
@@ -187,21 +189,21 @@ views! {
 
     pub struct PodStatus {
         pub phase: String,
-        pub conditions: Vec<Condition>,
+        pub conditions: Box<[Condition]>,
         pub reason: String,
         pub message: String,
         #[serde(rename = "podIP")]
         pub pod_ip: String,
         #[serde(rename = "podIPs")]
-        pub pod_ips: Vec<PodIp>,
+        pub pod_ips: Box<[PodIp]>,
         #[serde(rename = "hostIP")]
         pub host_ip: String,
         pub start_time: Option<Time>,
-        pub container_statuses: Vec<ContainerStatus>,
-        pub init_container_statuses: Vec<ContainerStatus>,
+        pub container_statuses: Box<[ContainerStatus]>,
+        pub init_container_statuses: Box<[ContainerStatus]>,
         pub nominated_node_name: String,
         pub qos_class: String,
-        pub resource_claim_statuses: Vec<PodClaimStatus>,
+        pub resource_claim_statuses: Box<[PodClaimStatus]>,
         pub extended_resource_claim_status: Option<ExtendedClaimStatus>,
     }
 

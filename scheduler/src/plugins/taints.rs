@@ -12,7 +12,13 @@ use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 
 pub struct TaintToleration;
 
-struct Tolerant(Vec<Toleration>);
+struct Tolerant(Arc<PodInfo>);
+
+impl Tolerant {
+    fn tolerations(&self) -> &[Toleration] {
+        &self.0.object.spec.tolerations
+    }
+}
 
 impl Plugin for TaintToleration {
     fn name(&self) -> &'static str {
@@ -28,21 +34,22 @@ impl Plugin for TaintToleration {
     }
 
     fn judge(&self, pod: &Arc<PodInfo>, _: &Snapshot, _: &Args) -> Option<Box<dyn Judge>> {
-        Some(Box::new(Tolerant(pod.object.spec.tolerations.clone())))
+        Some(Box::new(Tolerant(pod.clone())))
     }
 }
 
 impl Judge for Tolerant {
     fn filter(&self, node: &NodeInfo, _: &Snapshot) -> Option<Rejection> {
-        match node.object.spec.taints.iter().any(|taint| repels(taint, &self.0)) {
+        match node.object.spec.taints.iter().any(|taint| repels(taint, self.tolerations())) {
             true => Rejection::lasting("node(s) had untolerated taint(s)"),
             false => None,
         }
     }
 
     fn score(&self, node: &NodeInfo, _: &Snapshot) -> Option<i64> {
-        let prefers_not =
-            |taint: &&Taint| taint.effect == "PreferNoSchedule" && !tolerates(&self.0, taint);
+        let prefers_not = |taint: &&Taint| {
+            taint.effect == "PreferNoSchedule" && !tolerates(self.tolerations(), taint)
+        };
         Some(node.object.spec.taints.iter().filter(prefers_not).count() as i64)
     }
 

@@ -9,6 +9,7 @@ use proto::view::job::Job;
 use proto::view::pod::Pod;
 
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 
 #[derive(Default)]
 pub struct History(Mutex<Told>);
@@ -33,7 +34,8 @@ struct Told {
 pub struct Counted {
     pub name: String,
     pub job: Option<Box<Job>>,
-    /// The pods that succeeded, by their index, or by nothing.
+    /// The pods that succeeded, by their index, or by nothing. Who was let go before, as one too
+    /// many, does not count.
     pub succeeded: BTreeMap<String, BTreeSet<String>>,
     pub failed: BTreeSet<String>,
 }
@@ -121,8 +123,9 @@ impl Told {
         let Some(owner) = owner else { return };
         let job = self.jobs.entry(owner.uid.clone()).or_default();
         let index = pod.metadata.annotations.get(INDEX).cloned().unwrap_or_default();
+        let tracked = pod.metadata.finalizers.iter().any(|finalizer| finalizer == TRACKING);
         match pod.status.phase.as_str() {
-            "Succeeded" => {
+            "Succeeded" if tracked => {
                 job.succeeded.entry(index).or_default().insert(uid.clone());
             }
             "Failed" => {

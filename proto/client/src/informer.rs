@@ -232,6 +232,8 @@ pub fn in_namespace<'a, T>(
 impl<T> Changes<T> {
     /// The next change; waits for it. Pends for ever once the informer has ended.
     pub async fn next(&mut self) -> Change<T> {
+        // What is at hand comes without waiting: others on this thread have their turn all the same.
+        tokio::task::coop::consume_budget().await;
         loop {
             if let Some(change) = self.try_next() {
                 return change;

@@ -545,8 +545,7 @@ impl Play {
         assert!(owners.is_empty(), "{}: orphans {owners:#?}", self.label);
     }
 
-    /// Every Job is complete; each of its completions was one pod's. An index may, as documented,
-    /// have been two pods' where the answer to a creation was lost: it counts once.
+    /// Every Job is complete; each of its completions was one pod's.
     fn check_jobs(&self) {
         let all = self.chaos.history.jobs();
         assert!(all.len() as u64 > self.jobs, "{}: CronJobs started some", self.label);
@@ -556,10 +555,8 @@ impl Play {
             let label = format!("{}: {}: {:?} {counted:?}", self.label, counted.name, job.status);
             assert!(job.is_complete(), "{label}");
             assert_eq!(job.status.succeeded as usize, completions, "{label}");
-            if !job.is_indexed() {
-                let pods: usize = counted.succeeded.values().map(BTreeSet::len).sum();
-                assert_eq!(pods, completions, "{label}");
-            }
+            let pods: usize = counted.succeeded.values().map(BTreeSet::len).sum();
+            assert_eq!(pods, completions, "{label}");
             assert_eq!(job.status.failed as usize, counted.failed.len(), "{label}");
             if job.is_indexed() {
                 let last = completions - 1;

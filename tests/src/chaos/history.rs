@@ -9,7 +9,6 @@ use proto::view::job::Job;
 use proto::view::pod::Pod;
 
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
-const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 
 #[derive(Default)]
 pub struct History(Mutex<Told>);
@@ -34,8 +33,7 @@ struct Told {
 pub struct Counted {
     pub name: String,
     pub job: Option<Box<Job>>,
-    /// The pods that succeeded, by their index, or by nothing. Who was let go before, as one too
-    /// many, does not count.
+    /// The pods that succeeded, by their index, or by nothing.
     pub succeeded: BTreeMap<String, BTreeSet<String>>,
     pub failed: BTreeSet<String>,
 }
@@ -123,9 +121,8 @@ impl Told {
         let Some(owner) = owner else { return };
         let job = self.jobs.entry(owner.uid.clone()).or_default();
         let index = pod.metadata.annotations.get(INDEX).cloned().unwrap_or_default();
-        let tracked = pod.metadata.finalizers.iter().any(|finalizer| finalizer == TRACKING);
         match pod.status.phase.as_str() {
-            "Succeeded" if tracked => {
+            "Succeeded" => {
                 job.succeeded.entry(index).or_default().insert(uid.clone());
             }
             "Failed" => {
